@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[np.floating]
 Outline = Callable[[FloatArray, FloatArray], FloatArray]
 
 # How far the corners of a polygon are rounded, in units of its circumscribed radius.
@@ -32,7 +32,7 @@ def _ellipse_distance(x: FloatArray, y: FloatArray, short_axis: float) -> FloatA
     return scaled * (scaled - 1) / slope
 
 
-def _polygon_distance(x: FloatArray, y: FloatArray, vertices: NDArray[np.float64]) -> FloatArray:
+def _polygon_distance(x: FloatArray, y: FloatArray, vertices: FloatArray) -> FloatArray:
     """Exact signed distance to a simple polygon with ``vertices`` [n, 2] of either orientation."""
     squared = np.full(x.shape, np.inf, np.float32)
     winding = np.zeros(x.shape, np.int8)
@@ -50,13 +50,13 @@ def _polygon_distance(x: FloatArray, y: FloatArray, vertices: NDArray[np.float64
     return np.where(winding != 0, -distance, distance)
 
 
-def _polygon(vertices: NDArray[np.float64]) -> Outline:
+def _polygon(vertices: FloatArray) -> Outline:
     """The polygon with rounded corners; ``vertices`` [n, 2] lie in the unit circle."""
     shrunk = vertices * (1 - _CORNER_RADIUS)
     return lambda x, y: _polygon_distance(x, y, shrunk) - _CORNER_RADIUS
 
 
-def _on_circle(angles: NDArray[np.float64], radii: float | NDArray[np.float64]):
+def _on_circle(angles: FloatArray, radii: float | FloatArray) -> FloatArray:
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.reshape(radii, (-1, 1))
 
 

@@ -50,7 +50,7 @@ class Scene:
     @property
     def boxes(self) -> NDArray[np.int64]:
         """Tight boxes of the masks, int64 [N, 4]: x1, y1, x2, y2 in pixels, the ends exclusive."""
-        columns, rows = self.masks.any(axis=1), self.masks.any(axis=2)
+        columns, rows = np.any(self.masks, axis=1), np.any(self.masks, axis=2)
         height, width = self.masks.shape[1:]
         return np.stack(
             [
@@ -81,12 +81,15 @@ class _Piece:
     def crop(
         self, canvas: tuple[int, int], shift: tuple[int, int] = (0, 0)
     ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Where the window, moved by ``shift``, meets the canvas: in the canvas, in the window."""
+        """Where the window, moved by ``shift``, meets the canvas: in the canvas, in the window.
+
+        They always meet: the centre lies in the canvas and ``shift`` is less than a radius.
+        """
         on_canvas, in_window = [], []
         for start, side, limit in zip(
             (self.top + shift[0], self.left + shift[1]), self.distance.shape, canvas, strict=True
         ):
-            first, last = max(start, 0), max(min(start + side, limit), 0)
+            first, last = max(start, 0), min(start + side, limit)
             on_canvas.append(slice(first, last))
             in_window.append(slice(first - start, last - start))
         return (on_canvas[0], on_canvas[1]), (in_window[0], in_window[1])
@@ -171,14 +174,16 @@ def _paint_background(
     return _lerp(colours[0], colours[1], pattern(rng, kind, u, v, 0.16 * min(canvas)))
 
 
-def _shade(piece: _Piece, bevel: float, light: tuple[float, float, float]):
+def _shade(
+    piece: _Piece, bevel: float, light: tuple[float, float, float]
+) -> tuple[FloatArray, FloatArray]:
     """Diffuse and specular light, float32 each, on a surface that rises over ``bevel`` samples."""
     inward = np.clip(-piece.distance / bevel, 0, 1)
     relief = 0.6 * bevel * np.sqrt(1 - (1 - inward) ** 2)
     slope_y, slope_x = np.gradient(relief)
     normal = np.stack([-slope_x, -slope_y, np.ones_like(relief)])
     normal /= np.linalg.norm(normal, axis=0)
-    facing = np.tensordot(np.array(light, np.float32), normal, axes=1)
+    facing = light[0] * normal[0] + light[1] * normal[1] + light[2] * normal[2]
     mirrored = 2 * facing * normal[2] - light[2]
     return np.clip(facing, 0, 1), np.clip(mirrored, 0, 1) ** 12
 

@@ -34,8 +34,9 @@ METAINFO: dict[str, Any] = dict(
     classes=CLASSES,
     palette=[(230, 80, 60), (60, 150, 230), (250, 190, 40), (150, 90, 220), (60, 190, 110)],
 )
-# For the label maps, loaded with reduce_zero_label=True as those of ADE20K: their value 0 (pixels
-# of which no surface covers half) is ignored, 1 becomes class 0, and so on.
+# For the label maps, loaded as those of ADE20K: with reduce_zero_label=True their value 0 (pixels
+# of which no surface covers half) is ignored, 1 becomes class 0, and so on. The data set class is
+# mmseg's BaseSegDataset with img_suffix='.png', as ADE20KDataset refuses other class names.
 SEMANTIC_METAINFO: dict[str, Any] = dict(
     classes=('background', *CLASSES), palette=[(90, 90, 90), *METAINFO['palette']]
 )

@@ -6,16 +6,15 @@ import colorsys
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-FloatArray = NDArray[np.float32]
+from .outlines import FloatArray
 
 BACKGROUND_PATTERNS = ('gradient', 'noise', 'stripes', 'checker', 'blobs')
 SHAPE_PATTERNS = ('plain', 'gradient', 'noise', 'stripes', 'checker', 'dots')
 
 
-def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> FloatArray:
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cell: float) -> FloatArray:
     """Noise [H, W] in about [0, 1] that varies over ``cell`` samples."""
     rows, columns = (math.ceil(side / cell) + 1 for side in shape)
     grid = Image.fromarray(rng.random((rows, columns), dtype=np.float32))
