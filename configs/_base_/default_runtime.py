@@ -1,0 +1,25 @@
+# What every task shares: hooks, environment and logging of a run.
+custom_imports = dict(
+    imports=['overlock_mm', 'overlock_mm.utils.checkpoint_hook'], allow_failed_imports=False
+)
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    # mmengine's own hook writes in place: a run killed while saving loses a checkpoint.
+    checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+)
+
+env_cfg = dict(
+    # Image sizes change from batch to batch: timing algorithms for each costs more than it saves.
+    cudnn_benchmark=False,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+
+vis_backends = [dict(type='LocalVisBackend')]
+log_level = 'INFO'
+load_from = None
+resume = False

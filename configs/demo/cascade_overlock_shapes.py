@@ -1,0 +1,171 @@
+# The S detector cut down until two CPU cores train it in minutes on the drawn data set
+# (overlock_mm.datasets.shapes): everything is as in the parent but smaller.
+_base_ = '../detection/cascade_overlock_s.py'
+
+from overlock_mm.datasets.shapes import METAINFO as metainfo  # noqa: E402
+
+data_root = 'data/shapes/coco/'
+image_scale = (160, 128)
+num_classes = 5
+neck_channels = 96
+head_channels = 128
+
+model = dict(
+    backbone=dict(
+        arch=dict(
+            _delete_=True,
+            channels=(24, 48, 96, 128),
+            depths=(1, 1, 1, 1, 2, 1),
+            groups=(2, 4),
+            kernel_sizes=(17, 15, 13, 7),
+        ),
+        # One process, so its own statistics are all there are.
+        norm_cfg=dict(type='BN'),
+        # A network this small underfits; it needs no regularisation.
+        drop_path_rate=0.0,
+        # No weights are published for it.
+        init_cfg=None,
+    ),
+    neck=dict(in_channels=[24, 48, 128, 160], out_channels=neck_channels),
+    rpn_head=dict(
+        in_channels=neck_channels,
+        feat_channels=neck_channels,
+        # Anchors from 16 pixels on: the shapes are 20 to 100 pixels wide.
+        anchor_generator=dict(scales=[4]),
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=neck_channels),
+        bbox_head=[
+            dict(
+                type='ConvFCBBoxHead',
+                num_shared_convs=1,
+                num_shared_fcs=1,
+                in_channels=neck_channels,
+                conv_out_channels=head_channels,
+                fc_out_channels=head_channels,
+                roi_feat_size=7,
+                num_classes=num_classes,
+                bbox_coder=dict(
+                    type='DeltaXYWHBBoxCoder',
+                    target_means=[0.0, 0.0, 0.0, 0.0],
+                    target_stds=stds,
+                ),
+                reg_class_agnostic=False,
+                reg_decoded_bbox=True,
+                norm_cfg=dict(type='BN', requires_grad=True),
+                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+                loss_bbox=dict(type='GIoULoss', loss_weight=10.0),
+            )
+            for stds in (
+                [0.1, 0.1, 0.2, 0.2],
+                [0.05, 0.05, 0.1, 0.1],
+                [0.033, 0.033, 0.067, 0.067],
+            )
+        ],
+        mask_roi_extractor=dict(out_channels=neck_channels),
+        mask_head=dict(
+            num_convs=1,
+            in_channels=neck_channels,
+            conv_out_channels=head_channels,
+            num_classes=num_classes,
+        ),
+    ),
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=300, max_per_img=200),
+        rcnn=[
+            dict(
+                assigner=dict(
+                    type='MaxIoUAssigner',
+                    pos_iou_thr=iou,
+                    neg_iou_thr=iou,
+                    min_pos_iou=iou,
+                    match_low_quality=False,
+                    ignore_iof_thr=-1,
+                ),
+                sampler=dict(
+                    type='RandomSampler',
+                    num=64,
+                    pos_fraction=0.25,
+                    neg_pos_ub=-1,
+                    add_gt_as_proposals=True,
+                ),
+                mask_size=28,
+                pos_weight=-1,
+                debug=False,
+            )
+            for iou in (0.5, 0.6, 0.7)
+        ],
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=200)),
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=image_scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='PackDetInputs', meta_keys={{_base_.meta_keys}}),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Resize', scale=image_scale, keep_ratio=True)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [
+                dict(
+                    type='PackDetInputs',
+                    meta_keys=(
+                        'img_id',
+                        'img_path',
+                        'ori_shape',
+                        'img_shape',
+                        'scale_factor',
+                        'flip',
+                        'flip_direction',
+                    ),
+                )
+            ],
+        ],
+    ),
+]
+
+# Without workers: both cores are busy with the network.
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+
+max_epochs = 8
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+optim_wrapper = dict(
+    # Ten times the parent's rate: from random weights, in a hundredth of the steps.
+    optimizer=dict(lr=1e-3),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
+]
+auto_scale_lr = dict(base_batch_size=4)
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(max_keep_ckpts=1),
+)

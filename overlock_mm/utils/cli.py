@@ -1,0 +1,114 @@
+"""What ``tools/train.py`` and ``tools/test.py`` have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.config.utils import ConfigParsingError
+
+from overlock_mm.checkpoint import SAFE_GLOBALS
+from overlock_mm.utils.config import load_config
+
+_TRACEBACK = 'OVERLOCK_TRACEBACK'
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every run takes."""
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, checkpoints and results; default: the `work_dir` of the config, '
+        'else work_dirs/NAME_OF_THE_CONFIG',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change settings of the config, for example data_root=/data/coco '
+        'train_dataloader.batch_size=4',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='what started the processes of a distributed run (pytorch: torchrun)',
+    )
+    # torch.distributed.launch passes it; torchrun sets the environment variable.
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """The config of a run, with the common options applied.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        ValueError: An option does not fit the config or the machine.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = load_config(args.config, args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    cfg.launcher = args.launcher
+    if args.launcher != 'none' and not torch.cuda.is_available():
+        _use_gloo(cfg)
+    return cfg
+
+
+def load_tensors_only() -> None:
+    """Let no checkpoint run code in this process, whichever library reads it.
+
+    mmengine reads checkpoints with ``torch.load`` and, in some versions, falls back to unpickling
+    anything when the safe way fails. This makes the safe way the only one, and lets it accept what
+    mmengine's own training checkpoints contain.
+    """
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    torch.serialization.add_safe_globals(SAFE_GLOBALS)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Show a user's mistake as its message, and end with status 1.
+
+    Wrap preparation in it, not the run itself: what fails there deserves its traceback.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, OSError, ConfigParsingError) as error:
+        if os.environ.get(_TRACEBACK):
+            raise
+        # The str() of a KeyError is the repr of its message.
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(
+            f'error: {message}\n({_TRACEBACK}=1 shows where it was raised)',
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+
+
+def _use_gloo(cfg: Config) -> None:
+    """Prepare a distributed run on CPUs, where mmengine takes NCCL and a GPU for granted."""
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs a GPU, and none is visible. On CPUs start the '
+            'processes with torchrun and use --launcher pytorch.'
+        )
+    if 'RANK' not in os.environ:
+        raise ValueError(
+            '--launcher pytorch expects the environment of torchrun. Start with '
+            'torchrun --nproc-per-node N tools/train.py ... --launcher pytorch.'
+        )
+    # mmengine leaves a process group that exists alone.
+    torch.distributed.init_process_group('gloo')
+    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    wrapper = cfg.setdefault('model_wrapper_cfg', {})
+    wrapper.setdefault('type', 'MMDistributedDataParallel')
+    wrapper.device_ids = None

@@ -1,0 +1,132 @@
+"""Checks before long work: what is missing is told in the first seconds, not after an epoch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from overlock_mm.utils.config import innermost_dataset
+
+
+def check_data(cfg: Config, splits: Sequence[str]) -> None:
+    """Look for every data folder and annotation file that the splits name.
+
+    Args:
+        cfg: A full config.
+        splits: Of ``'train'``, ``'val'`` and ``'test'``; one that the config lacks is left out.
+
+    Raises:
+        FileNotFoundError: Lists each missing path, the setting it comes from and how to set it.
+    """
+    missing = {
+        path: setting
+        for split in splits
+        for setting, path in _data_paths(cfg, split)
+        # Paths like s3://... are for mmengine's storage backends to judge.
+        if '://' not in path and not os.path.exists(path)
+    }
+    if not missing:
+        return
+    lines = [f'  {path} ({setting})' for path, setting in missing.items()]
+    root = cfg.get('data_root')
+    remedy = (
+        f'The config looks under data_root={root!r}; give the right folder with '
+        '--cfg-options data_root=FOLDER.'
+        if root
+        else 'Set each with --cfg-options, for example '
+        f'--cfg-options {next(iter(missing.values()))}=PATH.'
+    )
+    raise FileNotFoundError('\n'.join(['Data that the config names is missing:', *lines, remedy]))
+
+
+def check_work_dir(path: str | Path) -> None:
+    """Create the work directory and try to write in it.
+
+    Raises:
+        OSError: It cannot be created or written to; the message says what to do.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise OSError(
+            f'The work directory {str(path)!r} is not writable ({error.strerror}). '
+            'Choose another with --work-dir.'
+        ) from error
+
+
+def check_output_file(path: str | Path, suffixes: Sequence[str]) -> None:
+    """Check the name of a file to be written later and try to write in its folder.
+
+    Raises:
+        ValueError: The suffix is none of ``suffixes``.
+        OSError: Its folder cannot be created or written to.
+    """
+    path = Path(path)
+    if path.suffix not in suffixes:
+        raise ValueError(f'--out must end in {" or ".join(suffixes)}, got {str(path)!r}.')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(f'{str(path)!r} cannot be written ({error.strerror}).') from error
+
+
+def find_checkpoint_to_resume(work_dir: str | Path) -> Path | None:
+    """The newest checkpoint in a work directory, also when the directory was moved.
+
+    ``last_checkpoint``, which mmengine writes after each checkpoint, holds a path as it was then;
+    after a move, or when the run was killed while writing it, the newest file counts instead.
+
+    Returns:
+        The path, or None if there is no checkpoint.
+    """
+    work_dir = Path(work_dir)
+    pointer = work_dir / 'last_checkpoint'
+    if pointer.is_file():
+        named = pointer.read_text().strip()
+        for candidate in (Path(named), work_dir / Path(named).name):
+            if named and candidate.is_file():
+                return candidate
+    saved = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
+    return max(saved, key=lambda file: file.stat().st_mtime, default=None)
+
+
+def _data_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
+    """Pairs of a dotted setting and the path that follows from it."""
+    loader = cfg.get(f'{split}_dataloader')
+    if loader is None:
+        return
+    where = f'{split}_dataloader.dataset'
+    for dataset in _leaf_datasets(loader.dataset):
+        root = dataset.get('data_root') or ''
+        if root:
+            yield f'{where}.data_root', root
+        if dataset.get('ann_file'):
+            yield f'{where}.ann_file', os.path.join(root, dataset.ann_file)
+        prefixes = dataset.get('data_prefix') or {}
+        if isinstance(prefixes, str):
+            yield f'{where}.data_prefix', os.path.join(root, prefixes)
+        else:
+            for name, prefix in prefixes.items():
+                yield f'{where}.data_prefix.{name}', os.path.join(root, prefix)
+    evaluators: Any = cfg.get(f'{split}_evaluator') or []
+    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
+        if evaluator.get('ann_file'):
+            yield f'{split}_evaluator.ann_file', evaluator.ann_file
+
+
+def _leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    inner = innermost_dataset(dataset)
+    if 'datasets' in inner:
+        for part in inner.datasets:
+            yield from _leaf_datasets(part)
+    else:
+        yield inner

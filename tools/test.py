@@ -1,0 +1,111 @@
+"""Test a detector, segmentor or classifier.
+
+python tools/test.py configs/detection/cascade_overlock_s.py work_dirs/.../epoch_36.pth
+
+The metrics are printed and written to ``metrics.json`` in the work directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+from mmengine.fileio import dump
+from mmengine.runner import Runner
+
+from overlock_mm.checkpoint import check_compatible, read_checkpoint
+from overlock_mm.utils.cli import (
+    add_common_arguments,
+    load_run_config,
+    load_tensors_only,
+    readable_errors,
+)
+from overlock_mm.utils.config import innermost_dataset
+from overlock_mm.utils.preflight import check_data, check_output_file, check_work_dir
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Test a model.')
+    parser.add_argument('config', help='config file, for example one below configs/')
+    parser.add_argument('checkpoint', help='checkpoint file with the weights')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--out', metavar='FILE.pkl', help='write the predictions too, pickled; masks as COCO RLE'
+    )
+    parser.add_argument('--show-dir', metavar='FOLDER', help='draw predictions into this folder')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: the `tta_model` and `tta_pipeline` of the config',
+    )
+    return parser.parse_args(argv)
+
+
+def enable_tta(cfg: Config) -> None:
+    """Wrap the model and replace the test pipeline as the config says."""
+    lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    if lacking:
+        raise ValueError(f'--tta needs {" and ".join(lacking)} in the config.')
+    cfg.model = dict(**cfg.tta_model, module=cfg.model)
+    innermost_dataset(cfg.test_dataloader.dataset).pipeline = cfg.tta_pipeline
+
+
+def enable_drawing(cfg: Config, folder: str) -> None:
+    """Let the visualization hook of the config's library draw every test image."""
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise ValueError('--show-dir needs `default_hooks.visualization` in the config.')
+    folder = str(Path(folder).absolute())
+    # Three libraries, three spellings of the same wish.
+    if cfg.default_scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, out_dir=folder)
+    elif cfg.default_scope == 'mmseg':
+        hook.update(draw=True)
+        cfg.visualizer.save_dir = folder
+    else:
+        hook.update(draw=True, test_out_dir=folder)
+
+
+def results_writer(cfg: Config, path: str) -> DumpResults:
+    """A metric that computes nothing and writes the predictions."""
+    if cfg.default_scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+
+        return DumpDetResults(out_file_path=path)
+    return DumpResults(out_file_path=path)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Test as the command line says; return the metrics."""
+    args = parse_args(argv)
+    load_tensors_only()
+    with readable_errors():
+        cfg = load_run_config(args)
+        checkpoint = read_checkpoint(args.checkpoint)
+        check_data(cfg, ('test',))
+        check_work_dir(cfg.work_dir)
+        cfg.load_from = args.checkpoint
+        if args.out is not None:
+            check_output_file(args.out, ('.pkl', '.pickle'))
+        if args.show_dir is not None:
+            enable_drawing(cfg, args.show_dir)
+        if args.tta:
+            enable_tta(cfg)
+        runner = Runner.from_cfg(cfg)
+        check_compatible(runner.model.module if args.tta else runner.model, checkpoint)
+        del checkpoint
+    if args.out is not None:
+        runner.test_evaluator.metrics.append(results_writer(cfg, args.out))
+    metrics = {name: float(value) for name, value in runner.test().items()}
+    if is_main_process():
+        dump(metrics, Path(cfg.work_dir, 'metrics.json'), indent=2)
+    return metrics
+
+
+if __name__ == '__main__':
+    main()
