@@ -105,8 +105,8 @@ def _draw_piece(
     outline = OUTLINES[CLASSES[label]](rng)
     radius = 0.5 * min(canvas) * rng.uniform(*diameters)
     turn = rng.uniform(0, 2 * math.pi)
-    # Up to 0.3 of a radius may lie beyond the border; a shape as large as the image stays centred.
-    margin = min(0.7 * radius, 0.5 * min(canvas))
+    # Up to 0.3 of a radius may lie beyond the border.
+    margin = 0.7 * radius
     centre_y, centre_x = (rng.uniform(margin, side - margin) for side in canvas)
 
     reach = math.ceil(radius) + 2 * _SAMPLES

@@ -199,7 +199,11 @@ def _files(parameters: dict[str, Any]) -> set[str]:
 def _publish(
     root: Path, parameters: dict[str, Any], overwrite: bool, fill: Callable[[Path], None]
 ) -> bool:
-    """Let ``fill`` write into a temporary folder, then give it the name ``root``."""
+    """Let ``fill`` write into a temporary folder, then give it the name ``root``.
+
+    A run that ends early leaves ``root`` as it was; one that is killed also leaves its temporary
+    folder (a hidden one beside ``root``), which no later run looks at.
+    """
     # An absolute path without a final link: what is renamed below is a folder, not a link to it.
     root = root.expanduser().resolve()
     replaces = _check_existing(root, parameters, overwrite)
