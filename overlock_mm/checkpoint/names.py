@@ -1,0 +1,214 @@
+"""Names of the official checkpoints and ours, translated as a pure function."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Value = TypeVar('Value')
+
+#: Tasks of the published checkpoints.
+TASKS = ('classification', 'detection', 'segmentation')
+
+# The tables map modules, official to ours; the parameter's own name (weight, bias,
+# running_mean, ...) stays.
+_REPARAM = {'lk_origin': 'conv', 'origin_bn': 'norm'}
+_DILATED_BRANCH = re.compile(r'dil_(?P<part>conv|bn)_k(?P<size>\d+)_(?P<dilation>\d+)')
+
+_BASIC_BLOCK = {
+    'dwconv': 'dwconv',
+    'proj.0': 'norm',
+    'proj.1': 'large_conv',
+    'proj.2': 'large_norm',
+    'proj.3.proj.1': 'se.squeeze',
+    'proj.3.proj.3': 'se.excite',
+    'proj.4': 'mlp.expand',
+    'proj.6': 'mlp.dwconv',
+    'proj.7': 'mlp.grn',
+    'proj.8': 'mlp.reduce',
+    'ls': 'layer_scale',
+}
+
+_DYNAMIC_BLOCK = {
+    'x_scale': 'context_scale',
+    'h_scale': 'prior_scale',
+    'dwconv1': 'dwconv1',
+    'norm1': 'norm1',
+    'fusion.0': 'fusion.dwconv',
+    'fusion.1': 'fusion.norm',
+    'fusion.3': 'fusion.proj',
+    'fusion.4': 'fusion.grn',
+    'gate.0': 'gate.conv',
+    'gate.1': 'gate.norm',
+    'lepe.0': 'local_conv',
+    'lepe.1': 'local_norm',
+    'weight_query.0': 'contmix.query.conv',
+    'weight_query.1': 'contmix.query.norm',
+    'weight_key.1': 'contmix.key.conv',
+    'weight_key.2': 'contmix.key.norm',
+    'weight_proj': 'contmix.kernel_proj',
+    'rpb1': 'contmix.rpb_small',
+    'rpb2': 'contmix.rpb_large',
+    'dyconv_proj.0': 'contmix.out_proj',
+    'dyconv_proj.1': 'contmix.out_norm',
+    'se_layer.proj.1': 'se.squeeze',
+    'se_layer.proj.3': 'se.excite',
+    'proj.0': 'out_norm',
+    'proj.1': 'out_proj',
+    'ls1': 'layer_scale1',
+    'dwconv2': 'dwconv2',
+    'norm2': 'norm2',
+    'mlp.0': 'mlp.expand',
+    'mlp.2': 'mlp.dwconv',
+    'mlp.3': 'mlp.grn',
+    'mlp.4': 'mlp.reduce',
+    'ls2': 'layer_scale2',
+}
+
+_STAGES = {
+    'blocks1': ('base_net.stages.0', _BASIC_BLOCK),
+    'blocks2': ('base_net.stages.1', _BASIC_BLOCK),
+    'blocks3': ('base_net.stages.2', _BASIC_BLOCK),
+    'blocks4': ('overview_net.blocks', _BASIC_BLOCK),
+    'sub_blocks3': ('focus_net.stages.0', _DYNAMIC_BLOCK),
+    'sub_blocks4': ('focus_net.stages.1', _DYNAMIC_BLOCK),
+}
+_BLOCK = re.compile(r'(?P<stage>blocks[1-4]|sub_blocks[34])\.(?P<index>\d+)\.(?P<rest>.+)')
+
+_BACKBONE = {
+    'patch_embed1.0': 'base_net.downsamples.0.0.conv',
+    'patch_embed1.1': 'base_net.downsamples.0.0.norm',
+    'patch_embed1.3': 'base_net.downsamples.0.2.conv',
+    'patch_embed1.4': 'base_net.downsamples.0.2.norm',
+    'patch_embed1.6': 'base_net.downsamples.0.4.conv',
+    'patch_embed1.7': 'base_net.downsamples.0.4.norm',
+    'patch_embed1.9': 'base_net.downsamples.0.6.conv',
+    'patch_embed1.10': 'base_net.downsamples.0.6.norm',
+    'patch_embed2.0': 'base_net.downsamples.1.conv',
+    'patch_embed2.1': 'base_net.downsamples.1.norm',
+    'patch_embed3.0': 'base_net.downsamples.2.conv',
+    'patch_embed3.1': 'base_net.downsamples.2.norm',
+    'patch_embed4.0': 'overview_net.downsample.conv',
+    'patch_embed4.1': 'overview_net.downsample.norm',
+    'high_level_proj': 'focus_net.prior_proj',
+    'patch_embedx.x_proj.0': 'focus_net.downsample_features.conv',
+    'patch_embedx.x_proj.1': 'focus_net.downsample_features.norm',
+    'patch_embedx.h_proj.0': 'focus_net.downsample_context.conv',
+    'patch_embedx.h_proj.1': 'focus_net.downsample_context.norm',
+}
+
+_OUTPUT_NORMS = {f'extra_norm.{i}': f'norm{i}' for i in range(4)}
+
+_CONTEXT_RESIDUAL = {
+    'extra_norm.4': 'overview_residual.norm',
+    'h_proj.0': 'overview_residual.proj',
+    'h_proj.1': 'overview_residual.layer_scale',
+}
+
+_HEAD = {
+    'head.0': 'head.proj.conv',
+    'head.1': 'head.proj.norm',
+    'head.4': 'head.fc',
+    'aux_head.0': 'head.aux_norm',
+    'aux_head.2': 'head.aux_fc',
+}
+
+_TASK_PARTS: dict[str, dict[str, str]] = {
+    'classification': {},
+    'detection': {**_OUTPUT_NORMS, **_CONTEXT_RESIDUAL},
+    'segmentation': _OUTPUT_NORMS,
+}
+
+
+def _lookup(name: str, table: Mapping[str, str]) -> str | None:
+    """Translate a parameter or the module that owns it."""
+    if name in table:
+        return table[name]
+    module, _, parameter = name.rpartition('.')
+    return f'{table[module]}.{parameter}' if module in table else None
+
+
+def _rename_in_reparam(name: str) -> str | None:
+    """A parameter of an official re-parameterised convolution."""
+    module, _, parameter = name.rpartition('.')
+    branch = _DILATED_BRANCH.fullmatch(module)
+    if branch:
+        part = 'norm' if branch['part'] == 'bn' else 'conv'
+        return f'branches.k{branch["size"]}_d{branch["dilation"]}.{part}.{parameter}'
+    return _lookup(name, _REPARAM)
+
+
+def _rename_in_block(name: str, table: Mapping[str, str]) -> str | None:
+    for reparam in ('proj.1.', 'lepe.0.'):
+        if name.startswith(reparam):
+            inner = _rename_in_reparam(name.removeprefix(reparam))
+            if inner:
+                return f'{table[reparam[:-1]]}.{inner}'
+    return _lookup(name, table)
+
+
+def _rename(name: str, task: str) -> str | None:
+    """Our name of an official one, or None if the task's network has no such tensor."""
+    block = _BLOCK.fullmatch(name)
+    if block:
+        prefix, table = _STAGES[block['stage']]
+        inner = _rename_in_block(block['rest'], table)
+        return inner and f'backbone.{prefix}.{block["index"]}.{inner}'
+    if task == 'classification' and (head := _lookup(name, _HEAD)):
+        return head
+    ours = _lookup(name, {**_BACKBONE, **_TASK_PARTS[task]})
+    return ours and f'backbone.{ours}'
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether these are names of an official checkpoint, bare or of a full model."""
+    return any(name.removeprefix('backbone.').startswith('patch_embed1.') for name in names)
+
+
+def official_task(names: Iterable[str]) -> str:
+    """The task that official names belong to, told by the parts that only one task has."""
+    modules = {name.removeprefix('backbone.').split('.')[0] for name in names}
+    if 'h_proj' in modules:
+        return 'detection'
+    return 'segmentation' if 'extra_norm' in modules else 'classification'
+
+
+def convert_official(state_dict: Mapping[str, Value], task: str) -> dict[str, Value]:
+    """Rename an official state dict to that of the OpenMMLab 2.x model.
+
+    A pure function: it renames, it does not copy or change tensors.
+
+    Args:
+        state_dict: Official names. Either a bare network, or a full detector or
+            segmentor, whose network is below ``backbone.`` and whose other parts
+            pass through.
+        task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
+
+    Returns:
+        Keys ``backbone.…``, for classification also ``head.…``, in the given order.
+
+    Raises:
+        ValueError: Unknown task, or names that the task's network does not have.
+    """
+    if task not in TASKS:
+        raise ValueError(f'task must be one of {", ".join(TASKS)}, got {task!r}.')
+    full_model = any(name.startswith('backbone.') for name in state_dict)
+    converted: dict[str, Value] = {}
+    unknown = []
+    for name, value in state_dict.items():
+        if full_model and not name.startswith('backbone.'):
+            converted[name] = value
+            continue
+        ours = _rename(name.removeprefix('backbone.'), task)
+        if ours is None:
+            unknown.append(name)
+        else:
+            converted[ours] = value
+    if unknown:
+        hint = ''
+        if is_official(state_dict) and official_task(state_dict) != task:
+            hint = f' They look like a {official_task(state_dict)} network.'
+        raise ValueError(
+            f'{len(unknown)} of {len(state_dict)} names are not those of an official {task} '
+            f'network, first {", ".join(unknown[:3])}.{hint}'
+        )
+    return converted

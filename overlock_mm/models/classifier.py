@@ -1,0 +1,98 @@
+"""Classification head for mmpretrain's ``ImageClassifier``.
+
+Imported by the classification configs alone: the backbone does not need mmpretrain.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from overlock_mm.models.layers import ConvNorm, build_norm
+
+
+@MODELS.register_module()
+class OverLoCKClsHead(ClsHead):
+    """Main classifier, and an auxiliary one that teaches the Overview-Net (paper section 3.2).
+
+    It reads the last two outputs of ``OverLoCK(out_indices=(3, 4), output_norm=False)``.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Channels of output 3 and of the Overview-Net's output.
+        hidden_channels: Width between the main classifier's two layers.
+        auxiliary: Build the auxiliary classifier. Without it, an auxiliary classifier
+            in a checkpoint is dropped on loading: the published deploy files
+            still carry one.
+        auxiliary_loss_weight: Of the auxiliary loss beside the main one.
+        norm_cfg: Type of the batch norms.
+        **kwargs: Of mmpretrain's ``ClsHead``: loss, topk, cal_acc, init_cfg.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: Sequence[int],
+        hidden_channels: int = 1024,
+        auxiliary: bool = True,
+        auxiliary_loss_weight: float = 0.4,
+        norm_cfg: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if len(in_channels) != 2:
+            raise ValueError(
+                'in_channels must name two widths, of output 3 and of the Overview-Net, '
+                f'got {in_channels!r}.'
+            )
+        if num_classes < 1:
+            raise ValueError(f'num_classes must be positive, got {num_classes}.')
+        norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
+        features, overview = in_channels
+        self.num_classes = num_classes
+        self.auxiliary = auxiliary
+        self.auxiliary_loss_weight = auxiliary_loss_weight
+        self.proj = ConvNorm(features, hidden_channels, 1, norm_cfg)
+        self.fc = nn.Conv2d(hidden_channels, num_classes, 1)
+        if auxiliary:
+            self.aux_norm = build_norm(norm_cfg, overview)
+            self.aux_fc = nn.Conv2d(overview, num_classes, 1)
+        else:
+            self._register_load_state_dict_pre_hook(_drop_auxiliary)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
+        """Pooled features [B, hidden_channels] of the main classifier."""
+        return F.silu(self.proj(feats[-2])).mean((2, 3))
+
+    def forward(self, feats: Sequence[Tensor]) -> Tensor:
+        """Logits [B, num_classes] of the main classifier."""
+        return self.fc(self.pre_logits(feats)[..., None, None]).flatten(1)
+
+    def forward_auxiliary(self, feats: Sequence[Tensor]) -> Tensor:
+        """Logits [B, num_classes] of the auxiliary classifier."""
+        pooled = self.aux_norm(feats[-1]).mean((2, 3), keepdim=True)
+        return self.aux_fc(pooled).flatten(1)
+
+    def loss(
+        self, feats: Sequence[Tensor], data_samples: list[DataSample], **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Losses of a training batch; ``loss`` and, with an auxiliary head, ``loss_aux``."""
+        losses = self._get_loss(self(feats), data_samples, **kwargs)
+        if self.auxiliary:
+            aux = self._get_loss(self.forward_auxiliary(feats), data_samples, **kwargs)
+            losses['loss_aux'] = self.auxiliary_loss_weight * aux['loss']
+        return losses
+
+
+def _drop_auxiliary(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for name in [n for n in state_dict if n.startswith((f'{prefix}aux_norm.', f'{prefix}aux_fc.'))]:
+        del state_dict[name]

@@ -1,0 +1,134 @@
+"""ContMix, the context-mixing dynamic convolution (paper section 3.3)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from overlock_mm import ops
+from overlock_mm.models.layers import ConvNorm, build_norm
+
+#: Side of the grid of region centres that a token is compared with.
+REGION_GRID = 7
+
+
+def enlarged_size(height: int, width: int, kernel_size: int) -> tuple[int, int]:
+    """Size to which a map smaller than the window is resized: short side K, aspect kept.
+
+    The published network divides first and truncates, so a 3 x 27 map becomes
+    13 x 116, not 13 x 117; the order of operations is part of its checkpoints.
+    """
+    if height < width:
+        return kernel_size, int(kernel_size / height * width)
+    # max: for some K, K / W * H of a square map truncates to K - 1.
+    return max(kernel_size, int(kernel_size / width * height)), kernel_size
+
+
+class ContMix(nn.Module):
+    """Mixes values with kernels made from each token's affinity to the context.
+
+    A query per token meets the keys of 7 x 7 region centres; a linear layer turns
+    the 49 affinities of a group into the logits of two kernels, small and large. The
+    first half of the value channels is mixed with the small one, the second half
+    with the large one.
+
+    Args:
+        query_channels: Channels of the map that gives the query.
+        key_channels: Channels of the map that gives the keys.
+        channels: D, channels of the value and the output.
+        groups: Published number of groups; twice as many are used.
+        kernel_size: K of the large kernel.
+        small_kernel_size: K of the small kernel.
+        norm_cfg: Type of the batch norms.
+        backend: Backend of :func:`overlock_mm.ops.contmix`; None chooses.
+    """
+
+    def __init__(
+        self,
+        query_channels: int,
+        key_channels: int,
+        channels: int,
+        groups: int,
+        kernel_size: int,
+        small_kernel_size: int,
+        norm_cfg: Mapping[str, Any],
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.groups = 2 * groups
+        self.kernel_sizes = (small_kernel_size, kernel_size)
+        self.backend = backend
+        # A group's query has D / 2 / G channels, yet the published network scales by
+        # (D / G) ** -0.5, and its checkpoints were trained so.
+        self.scale = (channels / self.groups) ** -0.5
+        self.query = ConvNorm(query_channels, channels // 2, 1, norm_cfg)
+        self.key = ConvNorm(key_channels, channels // 2, 1, norm_cfg)
+        # Holds the weights alone: the operator applies them.
+        taps = sum(size * size for size in self.kernel_sizes)
+        self.kernel_proj = nn.Conv2d(REGION_GRID**2, taps, 1)
+        self.rpb_small, self.rpb_large = (
+            nn.Parameter(torch.zeros(self.groups, 2 * size - 1, 2 * size - 1))
+            for size in self.kernel_sizes
+        )
+        self.out_proj = nn.Conv2d(channels, channels, 1, bias=False)
+        self.out_norm = build_norm(norm_cfg, channels)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mix ``value``.
+
+        Args:
+            query: [B, query_channels, H, W].
+            key: [B, key_channels, H, W].
+            value: [B, D, H, W].
+
+        Returns:
+            [B, D, H, W].
+        """
+        height, width = value.shape[-2:]
+        enlarge = min(height, width) < self.kernel_sizes[1]
+        if enlarge:
+            size = enlarged_size(height, width, self.kernel_sizes[1])
+            query, key, value = (
+                F.interpolate(x, size, mode='bilinear', align_corners=False)
+                for x in (query, key, value)
+            )
+        out = self._mix(self.query(query), self._region_keys(key), value)
+        if enlarge:
+            out = F.adaptive_avg_pool2d(out, (height, width))
+        return self.out_norm(self.out_proj(out))
+
+    def _region_keys(self, key: Tensor) -> Tensor:
+        return self.key(F.adaptive_avg_pool2d(key, REGION_GRID))
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Both kernels over the projected query, the region keys and the values."""
+        query = query.unflatten(1, (self.groups, -1))  # [B, G, Cq, H, W]
+        key = key.flatten(2).unflatten(1, (self.groups, -1))  # [B, G, Cq, S]
+        halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
+        taps = [k * k for k in self.kernel_sizes]
+        weights = self.kernel_proj.weight.flatten(1).split(taps)
+        biases = self.kernel_proj.bias.split(taps)
+        out = [
+            ops.contmix(
+                query,
+                key,
+                half,
+                weight,
+                bias,
+                rpb,
+                kernel_size,
+                scale=self.scale,
+                backend=self.backend,
+            )
+            for half, weight, bias, rpb, kernel_size in zip(
+                halves,
+                weights,
+                biases,
+                (self.rpb_small, self.rpb_large),
+                self.kernel_sizes,
+                strict=True,
+            )
+        ]
+        return torch.stack(out, 1).flatten(1, 3)

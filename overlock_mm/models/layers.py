@@ -1,0 +1,152 @@
+"""The small layers that all blocks share (NCHW maps throughout)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+
+_NORMS: dict[str, type[nn.modules.batchnorm._BatchNorm]] = {
+    'BN': nn.BatchNorm2d,
+    'SyncBN': nn.SyncBatchNorm,
+}
+
+
+def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.modules.batchnorm._BatchNorm:
+    """A batch norm from an OpenMMLab ``norm_cfg``.
+
+    Only batch norms: the deploy form folds them into convolutions.
+
+    Raises:
+        ValueError: The type is neither BN nor SyncBN.
+    """
+    kwargs = dict(norm_cfg)
+    norm_type = kwargs.pop('type', None)
+    if norm_type not in _NORMS:
+        raise ValueError(
+            f'norm_cfg.type must be one of {", ".join(_NORMS)}, as batch norms are folded into '
+            f'convolutions in deploy form; got {norm_type!r}.'
+        )
+    requires_grad = kwargs.pop('requires_grad', True)
+    norm = _NORMS[norm_type](channels, **kwargs)
+    for parameter in norm.parameters():
+        parameter.requires_grad = requires_grad
+    return norm
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of [B, C, H, W], eps 1e-6."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2).contiguous()
+
+
+class LayerScale(nn.Module):
+    """Per-channel weight and bias: ``weight * x + bias``.
+
+    In OverLoCK it acts on the identity path of a block, not on the branch.
+    The weight has shape [C, 1, 1, 1], that of the checkpoints' 1 x 1 depthwise
+    convolution.
+    """
+
+    def __init__(self, channels: int, init_value: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels, 1, 1, 1), init_value))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, groups=x.shape[1])
+
+
+class GRN(nn.Module):
+    """Global response normalisation (ConvNeXt V2, section 3): ``(gamma * n + 1) * x + beta``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+        response = norm / (norm.mean(dim=1, keepdim=True) + 1e-6)
+        return torch.addcmul(self.beta, self.gamma * response + 1, x)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate from the global mean; hidden width max(16, C // 8)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(16, channels // 8)
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
+        self.excite = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.gelu(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return x * self.excite(gate).sigmoid()
+
+
+class ResidualDepthwiseConv(nn.Conv2d):
+    """``x + depthwise 3 x 3 (x)``, with bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class ConvMLP(nn.Module):
+    """1x1 to ``hidden``, GELU, residual depthwise 3x3, GRN, 1x1 back to ``out_channels``."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, hidden, 1)
+        self.dwconv = ResidualDepthwiseConv(hidden)
+        self.grn = GRN(hidden)
+        self.reduce = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.reduce(self.grn(self.dwconv(F.gelu(self.expand(x)))))
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, then a batch norm (``conv``, ``norm``)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        norm_cfg: Mapping[str, Any],
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+        self.norm = build_norm(norm_cfg, out_channels)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a sample's branch is dropped with probability ``rate`` in training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(1 - self.rate)
+        return x * (keep / (1 - self.rate))
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:.3f}'

@@ -1,0 +1,283 @@
+"""OverLoCK: overview first, then a close look (arXiv 2502.20087, figure 3)."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from overlock_mm.models.arch import STAGES, OverLoCKArch
+from overlock_mm.models.base_net import BaseNet
+from overlock_mm.models.focus_net import FocusNet
+from overlock_mm.models.layers import LayerNorm2d, LayerScale
+from overlock_mm.models.overview_net import OverviewNet
+from overlock_mm.models.recompute import RecomputableBlock
+from overlock_mm.models.reparam import DilatedReparamConv
+from overlock_mm.ops.contmix.backends import select_backend
+
+#: Smallest side of an image: one token at stride 32.
+MIN_IMAGE_SIZE = 32
+#: Index in `out_indices` of the Overview-Net's output.
+OVERVIEW_INDEX = 4
+
+
+class ContextResidual(nn.Module):
+    """What the detection networks add to output 4: a little of the overview."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(in_channels)
+        self.proj = nn.Conv2d(in_channels, out_channels, 1)
+        self.layer_scale = LayerScale(out_channels, init_value=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer_scale(self.proj(self.norm(x)))
+
+
+def _checked_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    indices = tuple(out_indices)
+    if not indices or any(i not in range(OVERVIEW_INDEX + 1) for i in indices):
+        raise ValueError(
+            f'out_indices must be a non-empty sequence of integers from 0 to {OVERVIEW_INDEX} (0 to '
+            f'3: the pyramid; {OVERVIEW_INDEX}: the Overview-Net), got {out_indices!r}.'
+        )
+    return indices
+
+
+def _checked_frozen_stages(frozen_stages: int) -> int:
+    if frozen_stages not in range(-1, len(STAGES) + 1):
+        raise ValueError(
+            f'frozen_stages must be from -1 (none) to {len(STAGES)} (all of '
+            f'{", ".join(STAGES)}), got {frozen_stages!r}.'
+        )
+    return frozen_stages
+
+
+def _checked_with_cp(with_cp: bool | Sequence[bool]) -> tuple[bool, ...]:
+    if isinstance(with_cp, bool):
+        return (with_cp,) * len(STAGES)
+    flags = tuple(with_cp)
+    if len(flags) != len(STAGES) or not all(isinstance(flag, bool) for flag in flags):
+        raise ValueError(
+            f'with_cp must be a bool or one bool for each of {", ".join(STAGES)}, got {with_cp!r}.'
+        )
+    return flags
+
+
+def _drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Per stage and block: from 0 to ``rate``, linear over all blocks of the network."""
+    rates = torch.linspace(0, rate, sum(depths), dtype=torch.float64).tolist()
+    ends = list(accumulate(depths))
+    return [rates[end - depth : end] for end, depth in zip(ends, depths, strict=True)]
+
+
+@MODELS.register_module()
+class OverLoCK(BaseModule):
+    """The OverLoCK backbone.
+
+    Args:
+        arch: Variant ``'xt'``, ``'t'``, ``'s'`` or ``'b'``, or the fields of
+            :class:`OverLoCKArch` as a dict.
+        in_channels: Channels of the image.
+        out_indices: Outputs to return, ascending: 0 to 3 are the pyramid at strides 4,
+            8, 16 and 32; 4 is the Overview-Net's output at stride 32, never
+            normalised, from which the auxiliary classifier learns.
+        frozen_stages: Freeze the stem (0) and the first n stages in the order base1,
+            base2, base3, overview, focus3, focus4; -1 freezes nothing.
+        norm_eval: Keep batch norms in evaluation mode while training.
+        norm_cfg: Type of the batch norms, ``BN`` or ``SyncBN``.
+        drop_path_rate: Of the last block; rises linearly from 0 over all blocks.
+        with_cp: Recompute blocks in the backward pass to save memory: all, or one flag
+            for each of the six stages. Outputs, gradients and batch-norm statistics
+            stay the same.
+        output_norm: True, the dense-prediction form: a LayerNorm for each output of
+            the pyramid. As published, Base-Net stage 3 is then fed with the
+            *normalised* output 1, so that norm exists whatever ``out_indices`` says.
+            False, the classification form.
+        context_residual: The detection form: adds a residual from the overview to
+            output 3, after its LayerNorm. Needs ``output_norm``.
+        contmix_backend: Backend of :func:`overlock_mm.ops.contmix`; None chooses.
+        deploy: Build the deploy form, in which dilated branches are folded into one
+            convolution. Takes weights written after :meth:`switch_to_deploy`.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` takes official files and
+            ours; see :mod:`overlock_mm.checkpoint`.
+
+    Raises:
+        ValueError: A number or name is out of its range.
+
+    Example:
+        >>> model = OverLoCK('t')
+        >>> [tuple(x.shape) for x in model(torch.rand(1, 3, 224, 224))]
+        [(1, 64, 56, 56), (1, 128, 28, 28), (1, 384, 14, 14), (1, 640, 7, 7)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Any] | OverLoCKArch,
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: Mapping[str, Any] | None = None,
+        drop_path_rate: float = 0.0,
+        with_cp: bool | Sequence[bool] = False,
+        output_norm: bool = True,
+        context_residual: bool = False,
+        contmix_backend: str | None = None,
+        deploy: bool = False,
+        init_cfg: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.arch = OverLoCKArch.from_spec(arch)
+        self.out_indices = _checked_out_indices(out_indices)
+        self.frozen_stages = _checked_frozen_stages(frozen_stages)
+        self.with_cp = _checked_with_cp(with_cp)
+        self.norm_eval = norm_eval
+        self.output_norm = output_norm
+        self.context_residual = context_residual
+        self.deploy = deploy
+        if not 0.0 <= drop_path_rate < 1.0:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}.')
+        if context_residual and not (output_norm and 3 in self.out_indices):
+            raise ValueError(
+                'context_residual=True needs output_norm=True and output 3, to which it adds; got '
+                f'output_norm={output_norm} and out_indices={self.out_indices}.'
+            )
+        select_backend(contmix_backend)  # an unknown name fails here, not in the first forward
+        norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
+
+        rates = _drop_path_rates(drop_path_rate, self.arch.depths)
+        self.base_net = BaseNet(self.arch, in_channels, rates[:3], norm_cfg, deploy)
+        self.overview_net = OverviewNet(self.arch, rates[3], norm_cfg, deploy)
+        self.focus_net = FocusNet(self.arch, rates[4:], norm_cfg, contmix_backend, deploy)
+        widths = self.arch.pyramid_channels
+        # A norm without an output would be a parameter without a gradient, which
+        # distributed training refuses. The norm of output 1 is on the path.
+        normed = {i for i in (*self.out_indices, 1) if i != OVERVIEW_INDEX} if output_norm else ()
+        for i in sorted(normed):
+            self.add_module(f'norm{i}', LayerNorm2d(widths[i]))
+        if context_residual:
+            self.overview_residual = ContextResidual(self.arch.channels[3], widths[3])
+        for stage, flag in zip(STAGES, self.with_cp, strict=True):
+            for part in self._modules_of_stage(stage):
+                for module in part.modules():
+                    if isinstance(module, RecomputableBlock):
+                        module.with_cp = flag
+        self._init_parameters()
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    @property
+    def out_channels(self) -> tuple[int, ...]:
+        """Channels of each returned output."""
+        widths = (*self.arch.pyramid_channels, self.arch.channels[3])
+        return tuple(widths[i] for i in self.out_indices)
+
+    def _init_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def init_weights(self) -> None:
+        """Load the weights that ``init_cfg`` names; without one keep those of the constructor.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+            CheckpointMismatchError: It belongs to another variant or form.
+        """
+        if (self.init_cfg or {}).get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        # Deferred, as `checkpoint` looks at this package.
+        from overlock_mm.checkpoint import load_pretrained
+
+        load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'))
+        self._is_init = True
+
+    def _modules_of_stage(self, stage: str) -> list[nn.Module]:
+        """The parts that ``frozen_stages`` freezes together with a stage."""
+        base, overview, focus = self.base_net, self.overview_net, self.focus_net
+        if stage.startswith('base'):
+            index = int(stage[-1]) - 1
+            parts = [base.downsamples[index], base.stages[index]]
+            if stage == 'base2' and self.output_norm:
+                parts.append(self.norm1)  # on the path to base3
+            return parts
+        if stage == 'overview':
+            return [overview]
+        if stage == 'focus3':
+            return [focus.prior_proj, focus.stages[0]]
+        return [focus.downsample_features, focus.downsample_context, focus.stages[1]]
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        stages = STAGES[: self.frozen_stages]
+        parts = [part for stage in stages for part in self._modules_of_stage(stage)]
+        return [self.base_net.downsamples[0], *parts]
+
+    def train(self, mode: bool = True) -> 'OverLoCK':
+        """Switch the mode; frozen stages, and batch norms under ``norm_eval``, stay in eval."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
+        return self
+
+    def switch_to_deploy(self) -> None:
+        """Fold the dilated branches into one convolution each; twice is the same as once.
+
+        Outputs in evaluation stay the same. The folded network is for inference.
+        """
+        for module in self.modules():
+            if isinstance(module, DilatedReparamConv):
+                module.switch_to_deploy()
+        self.deploy = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Multi-scale features of a batch of images.
+
+        Args:
+            x: [B, in_channels, H, W], sides of at least 32 pixels.
+
+        Returns:
+            One map per entry of ``out_indices``: [B, out_channels[i], H / s, W / s]
+            (rounded up) with strides s = 4, 8, 16, 32 and 32.
+
+        Raises:
+            ValueError: The image is not four-dimensional or too small.
+        """
+        if x.dim() != 4:
+            raise ValueError(f'The input must be [B, C, H, W], got {list(x.shape)}.')
+        if min(x.shape[-2:]) < MIN_IMAGE_SIZE:
+            raise ValueError(
+                f'Images must have sides of at least {MIN_IMAGE_SIZE} pixels, got '
+                f'{x.shape[-2]} x {x.shape[-1]}. Resize or pad them.'
+            )
+        outputs: dict[int, Tensor] = {}
+        outputs[0] = x = self.base_net(x, 0)
+        outputs[1] = x = self.base_net(x, 1)
+        if self.output_norm:
+            outputs[1] = x = self.norm1(x)
+        if max(self.out_indices) > 1:
+            x = self.base_net(x, 2)
+            outputs[OVERVIEW_INDEX] = overview = self.overview_net(x)
+            prior = self.focus_net.prior(overview)
+            if {2, 3} & set(self.out_indices):
+                outputs[2] = x = self.focus_net.stage3(x, prior)
+            if 3 in self.out_indices:
+                outputs[3] = self.focus_net.stage4(x, prior)
+        for i in {0, 2, 3} & set(self.out_indices) if self.output_norm else ():
+            outputs[i] = getattr(self, f'norm{i}')(outputs[i])
+        if self.context_residual:
+            outputs[3] = outputs[3] + self.overview_residual(overview)
+        return tuple(outputs[i] for i in self.out_indices)

@@ -1,0 +1,51 @@
+"""Overview-Net: a quick look at the whole scene, at stride 32 (paper figure 3)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from overlock_mm.models.arch import OverLoCKArch
+from overlock_mm.models.blocks import BasicBlock
+from overlock_mm.models.layers import ConvNorm
+
+
+class OverviewNet(nn.Module):
+    """Few blocks on a halved map; their output is the source of the context prior.
+
+    Args:
+        arch: The variant.
+        drop_path_rates: Per block.
+        norm_cfg: Type of the batch norms.
+        deploy: Build the re-parameterised convolutions in deploy form.
+    """
+
+    def __init__(
+        self,
+        arch: OverLoCKArch,
+        drop_path_rates: Sequence[float],
+        norm_cfg: Mapping[str, Any],
+        deploy: bool,
+    ) -> None:
+        super().__init__()
+        c3, c4 = arch.channels[2:]
+        self.downsample = ConvNorm(c3, c4, 3, norm_cfg, stride=2)
+        self.blocks = nn.ModuleList(
+            BasicBlock(
+                c4,
+                arch.kernel_sizes[3],
+                arch.mlp_ratios[0],
+                rate,
+                layer_scale=True,
+                norm_cfg=norm_cfg,
+                deploy=deploy,
+            )
+            for rate in drop_path_rates
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C3, H, W] at stride 16 to [B, C4, H/2, W/2] at stride 32."""
+        x = self.downsample(x)
+        for block in self.blocks:
+            x = block(x)
+        return x

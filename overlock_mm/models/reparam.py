@@ -1,0 +1,132 @@
+"""Re-parameterised large depthwise convolution and the folding that deploys it.
+
+A K x K depthwise convolution is trained beside several small dilated ones, each
+with its own batch norm, and their outputs are summed (paper section 3.4, after
+UniRepLKNet, arXiv 2311.15599). In evaluation the sum is one K x K convolution.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from overlock_mm.models.arch import DILATED_BRANCHES
+from overlock_mm.models.layers import build_norm
+
+
+def fuse_conv_bn(
+    weight: Tensor, bias: Tensor | None, norm: nn.modules.batchnorm._BatchNorm
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the convolution that equals convolution, then ``norm`` in evaluation.
+
+    Args:
+        weight: [O, I, k, k].
+        bias: [O] or None.
+        norm: Batch norm over O channels with running statistics.
+
+    Raises:
+        ValueError: The norm keeps no running statistics.
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError('A batch norm without running statistics cannot be folded.')
+    factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.running_mean if bias is None else norm.running_mean - bias
+    return weight * factor.view(-1, 1, 1, 1), norm.bias - shift * factor
+
+
+def densify_dilated_kernel(weight: Tensor, dilation: int) -> Tensor:
+    """Undilated kernel with the same effect.
+
+    Args:
+        weight: [O, I, k, k].
+        dilation: d, at least 1.
+
+    Returns:
+        [O, I, d*(k-1)+1, d*(k-1)+1], zero between the taps.
+    """
+    size = dilation * (weight.shape[-1] - 1) + 1
+    dense = weight.new_zeros(*weight.shape[:2], size, size)
+    dense[..., ::dilation, ::dilation] = weight
+    return dense
+
+
+class DilatedBranch(nn.Module):
+    """One small depthwise convolution with its batch norm."""
+
+    def __init__(
+        self, channels: int, kernel_size: int, dilation: int, norm_cfg: Mapping[str, Any]
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            channels,
+            channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            groups=channels,
+            bias=False,
+        )
+        self.norm = build_norm(norm_cfg, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x))
+
+    def dense_kernel(self) -> tuple[Tensor, Tensor]:
+        """Undilated kernel and bias that equal this branch in evaluation."""
+        weight, bias = fuse_conv_bn(self.conv.weight, None, self.norm)
+        return densify_dilated_kernel(weight, self.conv.dilation[0]), bias
+
+
+class DilatedReparamConv(nn.Module):
+    """Large depthwise convolution, trained with dilated branches.
+
+    Args:
+        channels: C of the input and output, [B, C, H, W].
+        kernel_size: K, a key of :data:`DILATED_BRANCHES`.
+        norm_cfg: Batch norm of every branch.
+        deploy: Build the single K x K convolution with bias at once.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, norm_cfg: Mapping[str, Any], deploy: bool = False
+    ) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.deploy = deploy
+        self.conv = nn.Conv2d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=deploy
+        )
+        if not deploy:
+            self.norm = build_norm(norm_cfg, channels)
+            self.branches = nn.ModuleDict(
+                {
+                    f'k{size}_d{dilation}': DilatedBranch(channels, size, dilation, norm_cfg)
+                    for size, dilation in DILATED_BRANCHES[kernel_size]
+                }
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.deploy:
+            return self.conv(x)
+        out = self.norm(self.conv(x))
+        for branch in self.branches.values():
+            out = out + branch(x)
+        return out
+
+    @torch.no_grad()
+    def switch_to_deploy(self) -> None:
+        """Fold all branches into one convolution; a second call changes nothing."""
+        if self.deploy:
+            return
+        weight, bias = fuse_conv_bn(self.conv.weight, None, self.norm)
+        for branch in self.branches.values():
+            kernel, branch_bias = branch.dense_kernel()
+            margin = (self.kernel_size - kernel.shape[-1]) // 2
+            weight = weight + F.pad(kernel, [margin] * 4)
+            bias = bias + branch_bias
+        self.conv.weight.copy_(weight)
+        self.conv.bias = nn.Parameter(bias, requires_grad=self.conv.weight.requires_grad)
+        del self.norm, self.branches
+        self.deploy = True

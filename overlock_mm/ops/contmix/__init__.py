@@ -1,0 +1,1 @@
+"""ContMix: dynamic convolution with global context (paper section 3.3)."""
