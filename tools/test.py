@@ -23,6 +23,7 @@ from overlock_mm.utils.cli import (
     load_run_config,
     load_tensors_only,
     readable_errors,
+    unwrapped,
 )
 from overlock_mm.utils.config import innermost_dataset
 from overlock_mm.utils.preflight import check_data, check_output_file, check_work_dir
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.tta:
             enable_tta(cfg)
         runner = Runner.from_cfg(cfg)
-        check_compatible(runner.model.module if args.tta else runner.model, checkpoint)
+        check_compatible(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
         del checkpoint
     if args.out is not None:
         runner.test_evaluator.metrics.append(results_writer(cfg, args.out))

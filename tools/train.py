@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from overlock_mm.checkpoint import CheckpointError, check_compatible, read_checkpoint
@@ -20,6 +18,7 @@ from overlock_mm.utils.cli import (
     load_run_config,
     load_tensors_only,
     readable_errors,
+    unwrapped,
 )
 from overlock_mm.utils.preflight import check_data, check_work_dir, find_checkpoint_to_resume
 
@@ -68,20 +67,32 @@ def enable_lr_scaling(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def read_training_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint and make sure that a run can go on from it."""
-    checkpoint = read_checkpoint(path)
-    lacking = [
-        key
-        for key in ('state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta')
-        if key not in checkpoint
-    ]
-    if lacking:
+def apply_resume(cfg: Config, resume: str | None) -> None:
+    """Put what ``--resume`` asks for into the config."""
+    if resume == 'auto':
+        newest = find_checkpoint_to_resume(cfg.work_dir)
+        cfg.resume = newest is not None
+        cfg.load_from = None if newest is None else str(newest)
+        if newest is None:
+            print(f'No checkpoint in {cfg.work_dir}: training starts from the beginning.')
+    elif resume is not None:
+        cfg.resume = True
+        cfg.load_from = resume
+
+
+def read_starting_weights(cfg: Config) -> dict[str, torch.Tensor] | None:
+    """The weights in ``load_from``, after a look at whether a run can go on from it."""
+    if cfg.get('load_from') is None:
+        return None
+    checkpoint = read_checkpoint(cfg.load_from)
+    parts = ('state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta')
+    lacking = [part for part in parts if part not in checkpoint]
+    if cfg.get('resume') and lacking:
         raise CheckpointError(
-            f'{str(path)!r} cannot be resumed from: it lacks {", ".join(lacking)}. To start from '
-            f'its weights alone, use --cfg-options load_from={path}.'
+            f'{cfg.load_from!r} cannot be resumed from: it lacks {", ".join(lacking)}. To start '
+            f'from its weights alone, use --cfg-options load_from={cfg.load_from}.'
         )
-    return checkpoint
+    return checkpoint.get('state_dict', checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,21 +107,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             enable_amp(cfg)
         if args.auto_scale_lr:
             enable_lr_scaling(cfg)
-        start = cfg.get('load_from')
-        if args.resume is not None:
-            start = find_checkpoint_to_resume(cfg.work_dir) if args.resume == 'auto' else args.resume
-            cfg.resume = start is not None
-            cfg.load_from = str(start) if start is not None else None
-        weights = None
-        if cfg.get('resume') and start is not None:
-            weights = read_training_checkpoint(start)['state_dict']
-        elif start is not None:
-            weights = read_checkpoint(start)
+        apply_resume(cfg, args.resume)
+        weights = read_starting_weights(cfg)
         runner = Runner.from_cfg(cfg)
         if weights is not None:
-            check_compatible(runner.model, weights)
-    if args.resume == 'auto' and start is None:
-        print_log(f'No checkpoint in {cfg.work_dir}: training starts from the beginning.', 'current')
+            check_compatible(unwrapped(runner.model), weights)
     runner.train()
 
 

@@ -18,6 +18,4 @@ visualizer = dict(
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 
 # mmdet's own DetTTAModel refuses predictions that carry masks.
-tta_model = dict(
-    type='InstanceTTAModel', nms=dict(type='nms', iou_threshold=0.5), max_per_img=100
-)
+tta_model = dict(type='InstanceTTAModel', nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)

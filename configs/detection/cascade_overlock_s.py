@@ -6,8 +6,7 @@ model = dict(
         drop_path_rate=0.4,
         init_cfg=dict(
             checkpoint=(
-                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/'
-                'overlock_s_in1k_224.pth'
+                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_s_in1k_224.pth'
             ),
         ),
     ),

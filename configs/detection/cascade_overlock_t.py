@@ -11,8 +11,7 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint=(
-                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/'
-                'overlock_t_in1k_224.pth'
+                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_t_in1k_224.pth'
             ),
         ),
     )

@@ -54,6 +54,8 @@ class AtomicCheckpointHook(CheckpointHook):
         **kwargs: Everything else of ``CheckpointHook``.
     """
 
+    file_backend: Any
+
     def __init__(self, *args: Any, backend_args: dict | None = None, **kwargs: Any) -> None:
         if backend_args is None:
             backend_args = dict(backend=ATOMIC_BACKEND)

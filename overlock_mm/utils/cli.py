@@ -8,10 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import ConfigParsingError
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import nn
 
 from overlock_mm.checkpoint import SAFE_GLOBALS
 from overlock_mm.utils.config import load_config
@@ -92,6 +95,14 @@ def readable_errors() -> Iterator[None]:
             file=sys.stderr,
         )
         raise SystemExit(1) from None
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model below the wrappers of distributed runs and of test-time augmentation."""
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    return inner
 
 
 def _use_gloo(cfg: Config) -> None:

@@ -39,7 +39,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
 
 def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
-    """The data set config below wrappers such as ``RepeatDataset``, which nest it in ``dataset``."""
+    """The data set config inside wrappers such as ``RepeatDataset``."""
     while 'dataset' in dataset:
         dataset = dataset.dataset
     return dataset
