@@ -1,5 +1,19 @@
 """Reading checkpoints: official files and ours, safely and with a report."""
 
+from overlock_mm.checkpoint.errors import CheckpointError, CheckpointMismatchError
+from overlock_mm.checkpoint.io import SAFE_GLOBALS, read_checkpoint, state_dict_of
+from overlock_mm.checkpoint.loading import check_compatible, likely_variant, load_pretrained
 from overlock_mm.checkpoint.names import TASKS, convert_official
 
-__all__ = ['TASKS', 'convert_official']
+__all__ = [
+    'SAFE_GLOBALS',
+    'TASKS',
+    'CheckpointError',
+    'CheckpointMismatchError',
+    'check_compatible',
+    'convert_official',
+    'likely_variant',
+    'load_pretrained',
+    'read_checkpoint',
+    'state_dict_of',
+]

@@ -55,24 +55,23 @@ class BaseNet(nn.Module):
             ]
         )
         self.stages = nn.ModuleList(
-            nn.ModuleList(
-                BasicBlock(
-                    arch.channels[i],
-                    arch.kernel_sizes[i],
-                    arch.mlp_ratios[0],
-                    rate,
-                    layer_scale=i >= 2,
-                    norm_cfg=norm_cfg,
-                    deploy=deploy,
+            nn.Sequential(
+                *(
+                    BasicBlock(
+                        arch.channels[i],
+                        arch.kernel_sizes[i],
+                        arch.mlp_ratios[0],
+                        rate,
+                        layer_scale=i >= 2,
+                        norm_cfg=norm_cfg,
+                        deploy=deploy,
+                    )
+                    for rate in drop_path_rates[i]
                 )
-                for rate in drop_path_rates[i]
             )
             for i in range(3)
         )
 
     def forward(self, x: Tensor, stage: int) -> Tensor:
         """Output of one stage (0 to 2) from the previous one's, halving the map."""
-        x = self.downsamples[stage](x)
-        for block in self.stages[stage]:
-            x = block(x)
-        return x
+        return self.stages[stage](self.downsamples[stage](x))

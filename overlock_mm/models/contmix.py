@@ -65,7 +65,7 @@ class ContMix(nn.Module):
         self.scale = (channels / self.groups) ** -0.5
         self.query = ConvNorm(query_channels, channels // 2, 1, norm_cfg)
         self.key = ConvNorm(key_channels, channels // 2, 1, norm_cfg)
-        # Holds the weights alone: the operator applies them.
+        # Its weights alone are used: the operator applies them.
         taps = sum(size * size for size in self.kernel_sizes)
         self.kernel_proj = nn.Conv2d(REGION_GRID**2, taps, 1)
         self.rpb_small, self.rpb_large = (
@@ -109,7 +109,7 @@ class ContMix(nn.Module):
         halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
         taps = [k * k for k in self.kernel_sizes]
         weights = self.kernel_proj.weight.flatten(1).split(taps)
-        biases = self.kernel_proj.bias.split(taps)
+        biases = self.kernel_proj.bias.split(taps)  # type: ignore[union-attr]  # it has one
         out = [
             ops.contmix(
                 query,

@@ -192,7 +192,7 @@ class FocusNet(nn.Module):
         """[B, C3, H, W] and the prior at stride 32 to [B, C3 + C4/4, H, W]."""
         prior = F.interpolate(prior, x.shape[-2:], mode='bilinear', align_corners=False)
         context = prior
-        for block in self.stages[0]:
+        for block in self.stages[0].children():
             z = block(x, context, prior)
             x, context = self._split(z)
         return z
@@ -202,7 +202,7 @@ class FocusNet(nn.Module):
         x, context = self._split(z)
         x = self.downsample_features(x)
         context = self.downsample_context(context)
-        for block in self.stages[1]:
+        for block in self.stages[1].children():
             z = block(x, context, prior)
             x, context = self._split(z)
         return z

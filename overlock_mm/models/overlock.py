@@ -41,8 +41,8 @@ def _checked_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     indices = tuple(out_indices)
     if not indices or any(i not in range(OVERVIEW_INDEX + 1) for i in indices):
         raise ValueError(
-            f'out_indices must be a non-empty sequence of integers from 0 to {OVERVIEW_INDEX} (0 to '
-            f'3: the pyramid; {OVERVIEW_INDEX}: the Overview-Net), got {out_indices!r}.'
+            f'out_indices must be a non-empty sequence of integers from 0 to {OVERVIEW_INDEX} '
+            f'(0 to 3: the pyramid; {OVERVIEW_INDEX}: the Overview-Net), got {out_indices!r}.'
         )
     return indices
 

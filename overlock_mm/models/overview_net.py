@@ -30,22 +30,21 @@ class OverviewNet(nn.Module):
         super().__init__()
         c3, c4 = arch.channels[2:]
         self.downsample = ConvNorm(c3, c4, 3, norm_cfg, stride=2)
-        self.blocks = nn.ModuleList(
-            BasicBlock(
-                c4,
-                arch.kernel_sizes[3],
-                arch.mlp_ratios[0],
-                rate,
-                layer_scale=True,
-                norm_cfg=norm_cfg,
-                deploy=deploy,
+        self.blocks = nn.Sequential(
+            *(
+                BasicBlock(
+                    c4,
+                    arch.kernel_sizes[3],
+                    arch.mlp_ratios[0],
+                    rate,
+                    layer_scale=True,
+                    norm_cfg=norm_cfg,
+                    deploy=deploy,
+                )
+                for rate in drop_path_rates
             )
-            for rate in drop_path_rates
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C3, H, W] at stride 16 to [B, C4, H/2, W/2] at stride 32."""
-        x = self.downsample(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.blocks(self.downsample(x))

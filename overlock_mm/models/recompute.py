@@ -1,6 +1,6 @@
 """Gradient checkpointing that leaves batch-norm statistics as they would be without it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -12,34 +12,32 @@ from torch.utils.checkpoint import checkpoint
 @contextmanager
 def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
     """Let training-mode batch norms run once more without updating their statistics."""
-    norms = [
-        m
-        for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
-    ]
-    saved = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    saved = []
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
+            count = norm.num_batches_tracked
+            saved.append((norm, norm.momentum, count, None if count is None else count.clone()))
+            norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, saved, strict=True):
+        for norm, momentum, count, before in saved:
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            if count is not None and before is not None:
+                count.copy_(before)
 
 
 class RecomputableBlock(nn.Module):
     """A block whose intermediate results can be recomputed in the backward pass.
 
-    Subclasses define :meth:`compute` in place of ``forward``. With ``with_cp`` set,
+    Subclasses define ``compute`` in place of ``forward``. With ``with_cp`` set,
     only the block's inputs are kept for the backward pass.
     """
 
     with_cp = False
 
-    def compute(self, *args: Tensor) -> Tensor:
-        """The block's mathematics."""
-        raise TypeError(f'{type(self).__name__} must define compute().')
+    #: The block's mathematics, defined by the subclass.
+    compute: Callable[..., Tensor]
 
     def forward(self, *args: Tensor) -> Tensor:
         if not (self.with_cp and torch.is_grad_enabled()):

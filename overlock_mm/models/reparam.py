@@ -6,7 +6,7 @@ UniRepLKNet, arXiv 2311.15599). In evaluation the sum is one K x K convolution.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -122,7 +122,7 @@ class DilatedReparamConv(nn.Module):
             return
         weight, bias = fuse_conv_bn(self.conv.weight, None, self.norm)
         for branch in self.branches.values():
-            kernel, branch_bias = branch.dense_kernel()
+            kernel, branch_bias = cast(DilatedBranch, branch).dense_kernel()
             margin = (self.kernel_size - kernel.shape[-1]) // 2
             weight = weight + F.pad(kernel, [margin] * 4)
             bias = bias + branch_bias

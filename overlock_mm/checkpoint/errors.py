@@ -1,0 +1,9 @@
+"""What can be wrong with a checkpoint."""
+
+
+class CheckpointError(ValueError):
+    """The file cannot be read as a checkpoint."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """The checkpoint belongs to another network."""

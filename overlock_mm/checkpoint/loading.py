@@ -1,0 +1,169 @@
+"""Loading with a report: what came in, what did not, and why that is right or wrong."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from overlock_mm.checkpoint.errors import CheckpointMismatchError
+from overlock_mm.checkpoint.io import read_checkpoint, state_dict_of
+from overlock_mm.checkpoint.names import convert_official, is_official, official_task
+from overlock_mm.models.arch import ARCHS
+
+#: Parts that a backbone may have and a file may lack, or the other way round: they
+#: belong to the task, not to the variant.
+_TASK_PARTS = re.compile(r'(norm[0-3]|overview_residual)\.')
+_SHOWN = 3
+
+
+def likely_variant(state_dict: Mapping[str, Tensor]) -> str | None:
+    """Name of the variant whose widths and depths these tensors have, if any.
+
+    Args:
+        state_dict: Our names, of a backbone or of a model with a ``backbone``.
+    """
+    blocks: dict[str, set[str]] = {}
+    widths: dict[str, int] = {}
+    stage = re.compile(
+        r'(?:backbone\.)?((?:base_net\.stages\.\d|overview_net\.blocks|focus_net\.stages\.\d))'
+        r'\.(\d+)\.(.+)'
+    )
+    for name, value in state_dict.items():
+        match = stage.fullmatch(name)
+        if match:
+            blocks.setdefault(match[1], set()).add(match[2])
+            if match[3] == 'se.excite.weight':
+                widths[match[1]] = value.shape[0]
+    stages = [f'base_net.stages.{i}' for i in range(3)]
+    stages += ['overview_net.blocks', 'focus_net.stages.0', 'focus_net.stages.1']
+    depths = tuple(len(blocks.get(name, ())) for name in stages)
+    channels = tuple(widths.get(name, 0) for name in stages[:4])
+    for variant, arch in ARCHS.items():
+        if (arch.channels, arch.depths) == (channels, depths):
+            return variant
+    return None
+
+
+def _differences(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
+    """One line for each tensor that the model and the file do not share, in the model's order."""
+    own = model.state_dict()
+    lines = []
+    for name, value in own.items():
+        if name not in state_dict:
+            lines.append(f'{name}: not in the file')
+        elif value.shape != state_dict[name].shape:
+            found = list(state_dict[name].shape)
+            lines.append(f'{name}: {list(value.shape)} in the model, {found} in the file')
+    lines += [f'{name}: not in the model' for name in state_dict if name not in own]
+    return lines
+
+
+def _is_deploy_form(names: Mapping[str, Tensor]) -> bool:
+    return not any('_conv.branches.' in name for name in names)
+
+
+def _mismatch(
+    model: nn.Module, state_dict: Mapping[str, Tensor], lines: list[str], source: str
+) -> CheckpointMismatchError:
+    own = model.state_dict()
+    parts = [f'{source} does not fit the model: {len(lines)} tensors differ, first:']
+    parts += [f'  {line}' for line in lines[:_SHOWN]]
+    theirs, ours = likely_variant(state_dict), likely_variant(own)
+    if theirs != ours:
+        parts.append(
+            f'The file is of {_variant_name(theirs)}, the model of {_variant_name(ours)}. Use the '
+            'config of that variant, or another file.'
+        )
+    elif is_official(state_dict):
+        parts.append(
+            'The file has the names of an official checkpoint: convert them with '
+            'overlock_mm.checkpoint.convert_official.'
+        )
+    elif _is_deploy_form(state_dict) != _is_deploy_form(own):
+        form = 'deploy' if _is_deploy_form(state_dict) else 'training'
+        parts.append(
+            f'The file is in {form} form, the model is not. Build the model with '
+            f'deploy={form == "deploy"}; a trained model becomes deployed by switch_to_deploy().'
+        )
+    return CheckpointMismatchError('\n'.join(parts))
+
+
+def _variant_name(variant: str | None) -> str:
+    return f'variant {variant!r}' if variant else 'no published variant'
+
+
+def check_compatible(
+    model: nn.Module, state_dict: Mapping[str, Tensor], source: str = 'The checkpoint'
+) -> None:
+    """Demand that a state dict has just the tensors of a model.
+
+    Args:
+        model: The whole model.
+        state_dict: Our names.
+        source: What to call the checkpoint in the message.
+
+    Raises:
+        CheckpointMismatchError: Names the first differing tensors and the likely variant.
+    """
+    lines = _differences(model, state_dict)
+    if lines:
+        raise _mismatch(model, state_dict, lines, source)
+
+
+def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str | None = None) -> None:
+    """Load a backbone from an official file or one of ours, and log a report.
+
+    Takes classifiers, detectors and segmentors alike. LayerNorms of outputs and the
+    context residual belong to the task: where the file lacks them they keep their
+    initial weights, where the backbone lacks them they are left out.
+
+    Args:
+        backbone: An ``OverLoCK``.
+        path: A file or an http(s) address.
+        prefix: Where the backbone is within the file; None finds it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file cannot be read.
+        CheckpointMismatchError: It belongs to another variant or form.
+    """
+    source = str(path)
+    state_dict = state_dict_of(read_checkpoint(path), source)
+    if is_official(state_dict):
+        state_dict = convert_official(state_dict, official_task(state_dict))
+    state_dict = _backbone_part(state_dict, prefix, source)
+
+    lines = _differences(backbone, state_dict)
+    wrong = [line for line in lines if not _TASK_PARTS.match(line) or 'in the model,' in line]
+    if wrong:
+        raise _mismatch(backbone, state_dict, wrong, source)
+
+    own = backbone.state_dict()
+    backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
+    logger = MMLogger.get_current_instance()
+    logger.info('%s: loaded %d of %d tensors', source, len(own.keys() & state_dict), len(own))
+    for names, what in (
+        (own.keys() - state_dict.keys(), 'keep their initial weights, as another task wrote it'),
+        (state_dict.keys() - own.keys(), 'are left out, as this network has no use for them'),
+    ):
+        if names:
+            parts = sorted({name.split('.')[0] for name in names})
+            logger.info('%s: %d tensors of %s %s', source, len(names), ', '.join(parts), what)
+
+
+def _backbone_part(
+    state_dict: dict[str, Tensor], prefix: str | None, source: str
+) -> dict[str, Tensor]:
+    if prefix is None:
+        prefix = 'backbone.' if any(name.startswith('backbone.') for name in state_dict) else ''
+    elif prefix and not prefix.endswith('.'):
+        prefix += '.'
+    part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    if not part:
+        raise CheckpointMismatchError(
+            f'{source} has no tensors below {prefix!r}; it begins with '
+            f'{", ".join(list(state_dict)[:_SHOWN])}.'
+        )
+    return part
