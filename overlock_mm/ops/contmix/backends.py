@@ -141,7 +141,7 @@ def select_backend(call: Call, backend: str | None = None) -> ModuleType:
             )
         return module
 
-    refusals = {}
+    refusals: dict[str, list[str]] = {}
     for name in BACKENDS:
         module = _module(name)
         reasons = module.why_not(call)

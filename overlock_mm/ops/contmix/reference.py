@@ -86,11 +86,9 @@ def contmix_logits(
     """Logits [B, G, H, W, K*K] of every token's kernel."""
     height, width = query.shape[-2:]
     dtype = compute_dtype(query.dtype)
-    # Mixed precision must not reach the logits: their softmax is taken in `dtype`.
-    with torch.autocast(query.device.type, enabled=False):
-        affinity = torch.einsum('bgchw,bgcs->bghws', query.to(dtype) * scale, key.to(dtype))
-        logits = affinity @ proj_weight.to(dtype).t() + proj_bias.to(dtype)
-        return logits + position_bias(rpb.to(dtype), height, width)
+    affinity = torch.einsum('bgchw,bgcs->bghws', query.to(dtype) * scale, key.to(dtype))
+    logits = affinity @ proj_weight.to(dtype).t() + proj_bias.to(dtype)
+    return logits + position_bias(rpb.to(dtype), height, width)
 
 
 def mix(logits: Tensor, value: Tensor, kernel_size: int) -> Tensor:

@@ -6,6 +6,7 @@ traced, so a compiled graph holds one operator whatever backend serves it. Argum
 are checked before, by :mod:`overlock_mm.ops.contmix.api`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +69,7 @@ def _contmix(
     )
 
 
-def _contmix_fake(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _contmix_fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     batch, groups, _, height, width = value.shape
     logsumexp = value.new_empty((batch, groups, height, width), dtype=compute_dtype(value.dtype))
     return torch.empty_like(value), logsumexp
@@ -135,7 +136,7 @@ def _neighborhood_aggregate_backward_fake(
 
 
 def _contmix_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.kernel_size, ctx.scale, ctx.backend = inputs
+    tensors, (ctx.kernel_size, ctx.scale, ctx.backend) = inputs[:6], inputs[6:]
     ctx.save_for_backward(*tensors, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
@@ -151,7 +152,7 @@ def _contmix_autograd(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Tenso
 
 
 def _aggregate_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.kernel_size, ctx.dilation, ctx.backend = inputs
+    tensors, (ctx.kernel_size, ctx.dilation, ctx.backend) = inputs[:2], inputs[2:]
     ctx.save_for_backward(*tensors)
 
 
@@ -170,10 +171,24 @@ def _no_double_backward(ctx: Any, *_: Any) -> None:
     )
 
 
+def _without_autocast(impl: Callable) -> Callable:
+    """A backend computes in the dtypes that it is given, and in float32 inside."""
+
+    @functools.wraps(impl)
+    def wrapper(first: Tensor, *args: Any) -> Any:
+        device = first.device.type
+        if not torch.is_autocast_enabled(device):
+            return impl(first, *args)
+        with torch.autocast(device, enabled=False):
+            return impl(first, *args)
+
+    return wrapper
+
+
 def _register(name: str, impl: Callable, fake: Callable) -> None:
     qualified = f'overlock_mm::{name}'
     torch.library.define(qualified, _SCHEMAS[name], tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(qualified, 'CompositeExplicitAutograd', impl)
+    torch.library.impl(qualified, 'CompositeExplicitAutograd', _without_autocast(impl))
     torch.library.register_fake(qualified, fake)
 
 
