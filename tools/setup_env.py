@@ -49,7 +49,7 @@ BUILD_BYTES = 1 * GB
 # Of mmcv, on one core; more cores share it.
 BUILD_MINUTES = 18
 
-NETWORK_REMEDY = 'if the network or the package index failed, run the same command again.'
+READ_REMEDY = 'as the lines above say; after a network failure, run the same command again.'
 CACHE_REMEDY = 'set OVERLOCK_CACHE to a folder of your own.'
 
 # What a user of the package imports first; each is a way in which a set-up can be broken.
@@ -322,10 +322,12 @@ class Environment:
         if answer.returncode != 0:
             raise SetupError('torch was installed, but cannot be imported.', self.start_over)
         folder = wheel_folder(self.cache, version, answer.stdout.decode().strip())
-        if cached_wheel(folder) is None:
+        if cached_wheel(folder):
+            what, expected = 'from the cache', '1 s'
+        else:
+            what, expected = f'compiled by {jobs} jobs', f'{BUILD_MINUTES // jobs + 1} min'
             check_writable(folder, CACHE_REMEDY)
-        expected = '1 s' if cached_wheel(folder) else f'{BUILD_MINUTES // jobs + 1} min'
-        with console.doing(f'mmcv, built once for {folder.name}', expected), locked(folder):
+        with console.doing(f'mmcv for {folder.name}, {what}', expected), locked(folder):
             return cached_wheel(folder) or self.build_mmcv(console, folder, jobs)
 
     def build_mmcv(self, console: Console, folder: Path, jobs: int) -> Path:
@@ -347,14 +349,14 @@ class Environment:
             console.run(command, f'see the compiler messages in {self.log}.', env)
             built = cached_wheel(Path(scratch))
             if built is None:
-                raise SetupError(f'No wheel came out of building mmcv: {self.log}', NETWORK_REMEDY)
+                raise SetupError(f'No wheel came out of building mmcv: {self.log}', READ_REMEDY)
             os.replace(built, folder / built.name)
             return folder / built.name
 
     def pip(self, console: Console, *arguments: object) -> None:
         """Install with pip as the user has configured it."""
         command = [self.python, '-m', 'pip', 'install', '--progress-bar', 'off', *arguments]
-        self.change(console, command, NETWORK_REMEDY)
+        self.change(console, command, READ_REMEDY)
 
     def change(self, console: Console, command: list, remedy: str) -> None:
         """Run a command that writes into the environment, and leave a mark meanwhile."""
