@@ -245,9 +245,9 @@ class Environment:
         self.check(facts, bool(damage), has_wheel)
 
         jobs = self.jobs()
-        estimate = 3 if has_wheel else 3 + BUILD_MINUTES // jobs
+        estimate = 3 * bool(damage) + (not has_wheel) * (BUILD_MINUTES // jobs) or 1
         print(
-            f'Setting up {self.venv} with {facts["executable"]}: '
+            f'{"Setting up" if damage else "Completing"} {self.venv} with {facts["executable"]}: '
             f'about {estimate} min on a fast line. Details: {self.log}'
         )
         if damage and self.venv.exists():
