@@ -93,7 +93,7 @@ def test_out_indices_select_from_the_same_outputs(out_indices, output_norm):
     'form',
     [
         dict(context_residual=True),
-        dict(),
+        {},
         dict(output_norm=False, out_indices=(3, 4)),
     ],
     ids=['detection', 'segmentation', 'classification'],
