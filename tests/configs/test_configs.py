@@ -13,9 +13,7 @@ from overlock_mm.utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2] / 'configs'
 CONFIGS = sorted(
-    path.relative_to(ROOT).as_posix()
-    for path in ROOT.rglob('*.py')
-    if '_base_' not in path.parts
+    path.relative_to(ROOT).as_posix() for path in ROOT.rglob('*.py') if '_base_' not in path.parts
 )
 
 

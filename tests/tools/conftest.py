@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from mmengine.registry import DefaultScope
 
 from overlock_mm.datasets.shapes import write_shapes
 
@@ -15,9 +15,14 @@ DEMO = str(ROOT / 'configs/demo/cascade_overlock_shapes.py')
 
 
 @pytest.fixture(autouse=True)
-def tensors_only_ends_with_the_test(monkeypatch):
-    """The tools set this variable for the process; here a process is many tests."""
+def tools_leave_no_trace(monkeypatch):
+    """Undo what a tool sets for its process; here a process is many tests."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    scopes = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
 
 
 @pytest.fixture(scope='session')
