@@ -116,12 +116,18 @@ class Console:
             log.write(f'\n$ {" ".join(command)}\n'.encode())
             log.flush()
             process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=ROOT,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that pip's compilers can be stopped with it
+                close_fds=False,  # hands on the lock
             )
             try:
                 self._wait(process, start)
             except BaseException:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
                 raise
         if process.returncode != 0:
@@ -156,10 +162,15 @@ class Console:
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Hold `folder` against a second set-up; the system frees it if this process dies."""
+    """Hold `folder` against a second set-up.
+
+    The system frees it when this process has died, and with it the command that it ran: pip
+    may outlive a killed set-up.
+    """
     import fcntl  # here, because the module is missing where the set-up refuses to run
 
     handle = os.open(folder, os.O_RDONLY)
+    os.set_inheritable(handle, True)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,7 @@ sys.path.remove(str(ROOT / 'tools'))
 
 # An interpreter that answers as one of another version would, and a pip that downloads
 # nothing: it writes down what it was asked for. FAKE_FAIL and FAKE_HANG hold a word of the
-# command that fails, or never ends.
+# command that fails, or that lasts as long as the set-up lives.
 FAKE_PYTHON = """#!{python}
 import ensurepip, os, pathlib, sys, sysconfig, time, venv
 arguments = sys.argv[1:]
@@ -36,8 +36,9 @@ with open(os.environ['FAKE_RECORD'], 'a') as record:
     record.write(line + '\\n')
 if os.environ.get('FAKE_FAIL', 'nothing') in line:
     sys.exit('no route to the index')
-if os.environ.get('FAKE_HANG', 'nothing') in line:
-    time.sleep(60)
+parent = os.getppid()
+while os.environ.get('FAKE_HANG', 'nothing') in line and os.getppid() == parent:
+    time.sleep(0.02)
 if arguments[1] == 'venv':
     inner = pathlib.Path(arguments[2], 'bin', 'python')
     inner.parent.mkdir(parents=True, exist_ok=True)
@@ -99,24 +100,24 @@ class Machine:
         command = [sys.executable, str(self.project / 'tools' / 'setup_env.py')]
         pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
         environ = {**self.environ, **environ}
-        return subprocess.Popen(command, env=environ, start_new_session=True, **pipes)
+        return subprocess.Popen(command, env=environ, **pipes)
 
     def set_up(self, **environ: str) -> tuple[int, str, list[str]]:
         """Exit code, all output, and the commands that were run."""
         self.record.write_text('')
         process = self.start(**environ)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert 'Traceback' not in err, err
         return process.returncode, out + err, self.record.read_text().splitlines()
 
     def stopped_while(self, word: str, how: signal.Signals) -> tuple[int, str]:
-        """Signal the set-up and its child in the midst of a command; exit code and errors."""
+        """Signal the set-up in the midst of a command; exit code and errors."""
         self.record.write_text('')
         process = self.start(FAKE_HANG=word)
         while process.poll() is None and word not in self.record.read_text():
             time.sleep(0.02)
-        os.killpg(process.pid, how)
-        _, err = process.communicate(timeout=30)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=300)
         assert word in self.record.read_text(), err
         return process.returncode, err
 
@@ -319,7 +320,7 @@ def test_interrupt_says_how_to_continue(good_machine):
 def test_second_set_up_waits_for_the_first(good_machine):
     good_machine.record.write_text('')
     runs = [good_machine.start() for _ in range(2)]
-    outputs = [run.communicate(timeout=60)[0] for run in runs]
+    outputs = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert good_machine.record.read_text().count('-m venv') == 1
     assert any('waiting for it' in output for output in outputs)
