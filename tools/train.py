@@ -26,7 +26,12 @@ from overlock_mm.utils.cli import (
     readable_errors,
     unwrapped,
 )
-from overlock_mm.utils.preflight import check_data, check_work_dir, find_checkpoint_to_resume
+from overlock_mm.utils.preflight import (
+    check_data,
+    check_initial_weights,
+    check_work_dir,
+    find_checkpoint_to_resume,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -120,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with readable_errors():
         cfg = load_run_config(args)
         check_data(cfg, ('train', 'val'))
+        check_initial_weights(cfg)
         check_work_dir(cfg.work_dir)
         if args.amp:
             enable_amp(cfg)

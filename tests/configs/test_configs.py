@@ -57,7 +57,7 @@ def test_test_and_validation_read_the_same_data(cfg):
     assert cfg.test_evaluator.ann_file == dataset.data_root + dataset.ann_file
 
 
-# NETWORK facts of the published recipe, from the authors' paper and release.
+# Drop path and widths from the authors' release; the rest is the recipe that its peers share.
 @pytest.mark.parametrize(
     ('variant', 'drop_path', 'widths'),
     [('t', 0.2, [64, 128, 384, 640]), ('s', 0.4, [64, 128, 448, 640])],

@@ -80,6 +80,19 @@ def test_starting_weights_of_another_variant(fails, tmp_path, tiny_run, checkpoi
     assert "variant 'xt'" in message
 
 
+def test_missing_initial_weights(fails, tmp_path, shapes_root):
+    message = fails(
+        train_tool.main,
+        ROOT / 'configs/detection/cascade_overlock_s.py',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        f'data_root={shapes_root}',
+        'model.backbone.init_cfg.checkpoint=/no/where.pth',
+    )
+    assert '/no/where.pth (model.backbone.init_cfg.checkpoint)' in message
+
+
 def test_missing_checkpoint(fails, tmp_path, tiny_run):
     message = fails(test_tool.main, DEMO, tmp_path / 'no.pth', *tiny_run)
     assert str(tmp_path / 'no.pth') in message

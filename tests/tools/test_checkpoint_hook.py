@@ -91,6 +91,7 @@ def test_best_checkpoint_saved_again_under_its_name_stays(tmp_path):
     assert read_checkpoint(best)['message_hub']['runtime_info']['best_score'] == 2.0
 
 
+@pytest.mark.slow
 def test_killed_while_writing(tmp_path):
     """SIGKILL while a checkpoint is half written: the one before is whole and resumes."""
     child = subprocess.Popen(

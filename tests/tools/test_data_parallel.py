@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from overlock_mm.checkpoint import read_checkpoint
 from tests.tools.conftest import DEMO, ROOT
+
+pytestmark = pytest.mark.slow
 
 STEP = Path(__file__).with_name('data_parallel_step.py')
 TORCHRUN = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2)

@@ -9,6 +9,8 @@ from overlock_mm.checkpoint import read_checkpoint
 from tests.tools.conftest import DEMO, ROOT
 from tools import test as test_tool
 
+pytestmark = pytest.mark.slow
+
 TRAIN, TEST = ROOT / 'tools/train.py', ROOT / 'tools/test.py'
 
 
