@@ -12,8 +12,9 @@ A backend is a module with four functions that know nothing of autograd::
         -> (d_weight, d_value)
 
 and ``why_not(call)``, which lists every reason why it cannot run a call. Arguments
-are validated and not empty, with any strides; results have the strides that
-``torch.empty_like`` gives them. Modules are imported when first asked.
+are validated and not empty, with any strides. Outputs and gradients of query, value and
+weight have the strides that ``torch.empty_like`` gives them, the others are contiguous.
+Modules are imported when first asked.
 """
 
 import importlib

@@ -67,11 +67,11 @@ def contmix_backward(
     d_rpb = d_rpb.index_add(1, index.flatten(), d_logits.sum(0).flatten(1))
     return (
         _like(query, torch.einsum('bghws,bgcs->bgchw', d_affinity, k)),
-        _like(key, torch.einsum('bghws,bgchw->bgcs', d_affinity, q)),
+        torch.einsum('bghws,bgchw->bgcs', d_affinity, q).to(key.dtype).contiguous(),
         _like(value, d_tokens.permute(0, 1, 4, 2, 3)),
-        _like(proj_weight, d_logits.flatten(0, -2).t() @ affinity.flatten(0, -2)),
-        _like(proj_bias, d_logits.flatten(0, -2).sum(0)),
-        _like(rpb, d_rpb.view_as(rpb)),
+        (d_logits.flatten(0, -2).t() @ affinity.flatten(0, -2)).to(proj_weight.dtype).contiguous(),
+        d_logits.flatten(0, -2).sum(0).to(proj_bias.dtype).contiguous(),
+        d_rpb.view_as(rpb).to(rpb.dtype).contiguous(),
     )
 
 

@@ -97,7 +97,10 @@ def _contmix_backward(
 
 
 def _contmix_backward_fake(grad_out: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(x) for x in args[:6])
+    query, _, value, *_ = args
+    return tuple(
+        torch.empty_like(x) if x is query or x is value else x.new_empty(x.shape) for x in args[:6]
+    )
 
 
 def _neighborhood_aggregate(

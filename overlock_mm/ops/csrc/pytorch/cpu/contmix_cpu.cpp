@@ -352,16 +352,16 @@ std::vector<at::Tensor> backward(
       d_folded.flatten(0, 2).t(), key.to(kScalarType<T>).flatten(0, 2));
   const at::Tensor d_rpb =
       d_table.view({batch, groups, tiling.count(), sizes.side, sizes.side}).sum(at::IntArrayRef{0, 2});
-  const auto like = [](const at::Tensor& tensor, const at::Tensor& gradient) {
-    return at::empty_like(tensor).copy_(gradient);
+  const auto as = [](const at::Tensor& tensor, const at::Tensor& gradient) {
+    return gradient.to(tensor.scalar_type()).contiguous();
   };
   return {
       d_query,
-      like(key, d_key),
+      as(key, d_key),
       d_value,
-      like(proj_weight, d_proj_weight),
-      like(proj_bias, d_bias.sum(0)),
-      like(rpb, d_rpb)};
+      as(proj_weight, d_proj_weight),
+      as(proj_bias, d_bias.sum(0)),
+      as(rpb, d_rpb)};
 }
 
 std::tuple<at::Tensor, at::Tensor> contmix_forward(
