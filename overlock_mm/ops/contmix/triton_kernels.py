@@ -1,0 +1,550 @@
+"""Triton kernels of the fused ContMix, forward and backward.
+
+The logits of a token's K x K window are never stored. They are made window row by
+window row, [T tokens, K taps] at a time, as a matrix product of the tokens'
+affinities [T, S] and the K projection rows of that window row, and made again in
+the backward pass, where the saved log-sum-exp turns them into weights at once.
+
+Three kernels make the backward pass, so that each sum has one owner, which adds in
+a fixed order: no atomics, and the same bits in every run.
+
+- query gradient: a program owns tokens and walks their windows;
+- value gradient: a program owns tokens and walks the windows that hold them, which
+  are those of an interval of rows and columns (`inverse_first`, `inverse_last`);
+- parameter gradients: a program owns one window row of the projection and a share
+  of all tokens. Tokens are visited in classes of rows whose windows are shifted
+  alike, so that a class and a window row meet a single row of the position bias.
+
+Padded sizes: ROW is K, QP Cq, CP C and SP S, each padded to a power of two of 16 or
+more, as `tl.dot` demands. Shapes of parameters, all contiguous float32:
+proj_weight [K*K, S], proj_bias [K*K], rpb [G, 2K-1, 2K-1].
+"""
+
+import triton
+import triton.language as tl
+
+from overlock_mm.ops.contmix.triton_tiles import (
+    inverse_first,
+    inverse_last,
+    load_neighbours,
+    load_tokens,
+    store_tokens,
+    window_start,
+)
+
+
+@triton.jit
+def load_keys(
+    key,
+    strides,
+    batch,
+    group,
+    QUERY_CHANNELS: tl.constexpr,
+    REGIONS: tl.constexpr,
+    QP: tl.constexpr,
+    SP: tl.constexpr,
+):
+    """Keys of one (batch, group), [QP, SP] float32."""
+    channel = tl.arange(0, QP)[:, None]
+    region = tl.arange(0, SP)[None, :]
+    base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
+    offset = base + channel.to(tl.int64) * strides[2] + region.to(tl.int64) * strides[3]
+    mask = (channel < QUERY_CHANNELS) & (region < REGIONS)
+    return tl.load(key + offset, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_projection(
+    proj_weight,
+    tap_row,
+    REGIONS: tl.constexpr,
+    K: tl.constexpr,
+    ROW: tl.constexpr,
+    SP: tl.constexpr,
+):
+    """Projection rows of one window row, [ROW, SP] float32."""
+    tap = tl.arange(0, ROW)[:, None]
+    region = tl.arange(0, SP)[None, :]
+    mask = (tap < K) & (region < REGIONS)
+    return tl.load(proj_weight + (tap_row * K + tap) * REGIONS + region, mask=mask, other=0.0)
+
+
+@triton.jit
+def row_logits(
+    affinity,
+    projection,
+    proj_bias,
+    rpb,
+    group,
+    tap_row,
+    y,
+    x,
+    height,
+    width,
+    K: tl.constexpr,
+    ROW: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Logits of one window row, [T, ROW] float32, -inf in the padding."""
+    tap = tl.arange(0, ROW)
+    in_window = tap < K
+    # The bias of the neighbour at row r seen from row y is row r - y + K - 1.
+    bias_row = window_start(y, height, K) - y + tap_row + K - 1
+    bias_column = window_start(x, width, K) - x + K - 1
+    offset = (group * (2 * K - 1) + bias_row) * (2 * K - 1) + bias_column
+    bias = tl.load(rpb + offset[:, None] + tap[None, :], mask=in_window[None, :], other=0.0)
+    bias += tl.load(proj_bias + tap_row * K + tap, mask=in_window, other=0.0)[None, :]
+    logits = tl.dot(affinity, tl.trans(projection), input_precision=PRECISION) + bias
+    return tl.where(in_window[None, :], logits, float('-inf'))
+
+
+@triton.jit
+def load_window_row(
+    value,
+    strides,
+    batch,
+    group,
+    tap_row,
+    y,
+    x,
+    valid,
+    height,
+    width,
+    CHANNELS: tl.constexpr,
+    K: tl.constexpr,
+    ROW: tl.constexpr,
+    CP: tl.constexpr,
+):
+    """Values under one row of every token's own window, [T, ROW, CP] float32."""
+    tap = tl.arange(0, ROW)[None, :]
+    column = window_start(x, width, K)[:, None] + tap
+    row = (window_start(y, height, K) + tap_row)[:, None] + tl.zeros_like(column)
+    mask = valid[:, None] & (tap < K)
+    return load_neighbours(value, strides, batch, group, row, column, mask, CHANNELS, CP)
+
+
+@triton.jit
+def forward_kernel(
+    query,
+    query_strides,
+    key,
+    key_strides,
+    value,
+    value_strides,
+    proj_weight,
+    proj_bias,
+    rpb,
+    out,
+    out_strides,
+    logsumexp,
+    scale,
+    groups,
+    height,
+    width,
+    QUERY_CHANNELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REGIONS: tl.constexpr,
+    K: tl.constexpr,
+    ROW: tl.constexpr,
+    QP: tl.constexpr,
+    CP: tl.constexpr,
+    SP: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Output and log-sum-exp [B, G, H, W] of one token tile; grid (B * G * tiles,)."""
+    count = height * width
+    tiles = tl.cdiv(count, TOKENS)
+    pair = tl.program_id(0) // tiles
+    batch = pair // groups
+    group = pair % groups
+    token = (tl.program_id(0) % tiles) * TOKENS + tl.arange(0, TOKENS)
+    valid = token < count
+    y = tl.minimum(token, count - 1) // width
+    x = tl.minimum(token, count - 1) % width
+
+    q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
+    keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
+    # Scaled after the product: half precision inputs then meet in it exactly, in TF32 too.
+    affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+
+    largest = tl.full([TOKENS], float('-inf'), tl.float32)
+    total = tl.zeros([TOKENS], tl.float32)
+    mixed = tl.zeros([TOKENS, CP], tl.float32)
+    for tap_row in range(K):
+        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+        logits = row_logits(
+            affinity,
+            projection,
+            proj_bias,
+            rpb,
+            group,
+            tap_row,
+            y,
+            x,
+            height,
+            width,
+            K,
+            ROW,
+            PRECISION,
+        )
+        new_largest = tl.maximum(largest, tl.max(logits, 1))
+        rescale = tl.exp(largest - new_largest)
+        weight = tl.exp(logits - new_largest[:, None])
+        values = load_window_row(
+            value,
+            value_strides,
+            batch,
+            group,
+            tap_row,
+            y,
+            x,
+            valid,
+            height,
+            width,
+            CHANNELS,
+            K,
+            ROW,
+            CP,
+        )
+        total = total * rescale + tl.sum(weight, 1)
+        mixed = mixed * rescale[:, None] + tl.sum(weight[:, :, None] * values, 1)
+        largest = new_largest
+
+    mixed = mixed / total[:, None]
+    store_tokens(out, out_strides, batch, group, y, x, valid, mixed, CHANNELS, CP)
+    flat = tl.cast(pair, tl.int64) * count + token
+    tl.store(logsumexp + flat, largest + tl.log(total), mask=valid)
+
+
+@triton.jit
+def query_grad_kernel(
+    grad_out,
+    grad_out_strides,
+    query,
+    query_strides,
+    key,
+    key_strides,
+    value,
+    value_strides,
+    proj_weight,
+    proj_bias,
+    rpb,
+    out,
+    out_strides,
+    logsumexp,
+    delta,
+    d_query,
+    d_query_strides,
+    d_key,
+    scale,
+    groups,
+    height,
+    width,
+    chunks,
+    QUERY_CHANNELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REGIONS: tl.constexpr,
+    K: tl.constexpr,
+    ROW: tl.constexpr,
+    QP: tl.constexpr,
+    CP: tl.constexpr,
+    SP: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Query gradient, delta and a partial key gradient; grid (B * G * chunks,).
+
+    Writes d_query, delta [B, G, H, W] = sum over C of grad_out * out, which the
+    parameter gradients read, and the sums d_key [B * G, chunks, Cq, S] over the
+    token tiles that the program visits.
+    """
+    count = height * width
+    pair = tl.program_id(0) // chunks
+    chunk = tl.program_id(0) % chunks
+    batch = pair // groups
+    group = pair % groups
+    keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
+    key_sum = tl.zeros([QP, SP], tl.float32)
+    for tile in range(chunk, tl.cdiv(count, TOKENS), chunks):
+        token = tile * TOKENS + tl.arange(0, TOKENS)
+        valid = token < count
+        y = tl.minimum(token, count - 1) // width
+        x = tl.minimum(token, count - 1) % width
+        flat = tl.cast(pair, tl.int64) * count + token
+
+        q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
+        affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+        go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, CHANNELS, CP)
+        mixed = load_tokens(out, out_strides, batch, group, y, x, valid, CHANNELS, CP)
+        go_dot_out = tl.sum(go * mixed, 1)
+        tl.store(delta + flat, go_dot_out, mask=valid)
+        # An infinite log-sum-exp gives the tokens beyond the map zero weights.
+        lse = tl.load(logsumexp + flat, mask=valid, other=float('inf'))
+
+        d_affinity = tl.zeros([TOKENS, SP], tl.float32)
+        for tap_row in range(K):
+            projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+            logits = row_logits(
+                affinity,
+                projection,
+                proj_bias,
+                rpb,
+                group,
+                tap_row,
+                y,
+                x,
+                height,
+                width,
+                K,
+                ROW,
+                PRECISION,
+            )
+            values = load_window_row(
+                value,
+                value_strides,
+                batch,
+                group,
+                tap_row,
+                y,
+                x,
+                valid,
+                height,
+                width,
+                CHANNELS,
+                K,
+                ROW,
+                CP,
+            )
+            d_weight = tl.sum(go[:, None, :] * values, 2)
+            d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
+            d_affinity = tl.dot(d_logits, projection, d_affinity, input_precision=PRECISION)
+
+        d_affinity = d_affinity * scale
+        d_q = tl.dot(d_affinity, tl.trans(keys), input_precision=PRECISION)
+        store_tokens(d_query, d_query_strides, batch, group, y, x, valid, d_q, QUERY_CHANNELS, QP)
+        key_sum = tl.dot(tl.trans(q), d_affinity, key_sum, input_precision=PRECISION)
+
+    channel = tl.arange(0, QP)[:, None]
+    region = tl.arange(0, SP)[None, :]
+    offset = tl.cast(tl.program_id(0), tl.int64) * (QUERY_CHANNELS * REGIONS)
+    offset = offset + channel * REGIONS + region
+    tl.store(d_key + offset, key_sum, mask=(channel < QUERY_CHANNELS) & (region < REGIONS))
+
+
+@triton.jit
+def value_grad_kernel(
+    grad_out,
+    grad_out_strides,
+    query,
+    query_strides,
+    key,
+    key_strides,
+    proj_weight,
+    proj_bias,
+    rpb,
+    logsumexp,
+    d_value,
+    d_value_strides,
+    scale,
+    groups,
+    height,
+    width,
+    QUERY_CHANNELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REGIONS: tl.constexpr,
+    K: tl.constexpr,
+    ROW: tl.constexpr,
+    QP: tl.constexpr,
+    CP: tl.constexpr,
+    SP: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Value gradient of a segment of one map row; grid (B * G * H * segments,).
+
+    For each row of queries whose windows reach this map row, their weights
+    [queries, taps] are skewed into a banded matrix [queries, tokens], which
+    multiplies the queries' output gradients.
+    """
+    segments = tl.cdiv(width, TOKENS)
+    pair = tl.program_id(0) // (height * segments)
+    batch = pair // groups
+    group = pair % groups
+    y = tl.program_id(0) // segments % height
+    first = (tl.program_id(0) % segments) * TOKENS
+    x = first + tl.arange(0, TOKENS)
+    valid = x < width
+    last = tl.minimum(first + TOKENS, width) - 1
+
+    keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
+    last_column = inverse_last(last, width, K)
+    total = tl.zeros([TOKENS, CP], tl.float32)
+    for query_y in range(inverse_first(y, K), inverse_last(y, height, K) + 1):
+        tap_row = y - window_start(query_y, height, K)
+        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+        for query_first in range(inverse_first(first, K), last_column + 1, TOKENS):
+            column = query_first + tl.arange(0, TOKENS)
+            reaches = column <= last_column
+            qx = tl.minimum(column, width - 1)
+            qy = query_y + tl.zeros_like(qx)
+            q = load_tokens(query, query_strides, batch, group, qy, qx, reaches, QUERY_CHANNELS, QP)
+            affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+            logits = row_logits(
+                affinity,
+                projection,
+                proj_bias,
+                rpb,
+                group,
+                tap_row,
+                qy,
+                qx,
+                height,
+                width,
+                K,
+                ROW,
+                PRECISION,
+            )
+            flat = (tl.cast(pair, tl.int64) * height + query_y) * width + qx
+            lse = tl.load(logsumexp + flat, mask=reaches, other=float('inf'))
+            weight = tl.exp(logits - lse[:, None])
+            tap = x[None, :] - window_start(qx, width, K)[:, None]
+            banded = tl.gather(weight, tl.minimum(tl.maximum(tap, 0), K - 1), 1)
+            banded = tl.where((tap >= 0) & (tap < K), banded, 0.0)
+            go = load_tokens(
+                grad_out, grad_out_strides, batch, group, qy, qx, reaches, CHANNELS, CP
+            )
+            total = tl.dot(tl.trans(banded), go, total, input_precision=PRECISION)
+
+    row = y + tl.zeros_like(x)
+    store_tokens(d_value, d_value_strides, batch, group, row, x, valid, total, CHANNELS, CP)
+
+
+@triton.jit
+def parameter_grad_kernel(
+    grad_out,
+    grad_out_strides,
+    query,
+    query_strides,
+    key,
+    key_strides,
+    value,
+    value_strides,
+    proj_weight,
+    proj_bias,
+    rpb,
+    logsumexp,
+    delta,
+    d_proj_weight,
+    d_proj_bias,
+    d_rpb,
+    scale,
+    batches,
+    groups,
+    height,
+    width,
+    chunks,
+    QUERY_CHANNELS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    REGIONS: tl.constexpr,
+    K: tl.constexpr,
+    ROW: tl.constexpr,
+    QP: tl.constexpr,
+    CP: tl.constexpr,
+    SP: tl.constexpr,
+    RPB_ROW: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Partial parameter gradients of one window row; grid (chunks * G * K,).
+
+    Writes d_proj_weight [chunks, G, K*K, S], d_proj_bias [chunks, G, K*K] and
+    d_rpb [chunks, G, K, 2K-1, 2K-1], whose third axis is the window row; its rows
+    that the window row does not meet stay as they are. RPB_ROW is 2K-1, padded.
+    """
+    program = tl.program_id(0)
+    tap_row = program % K
+    group = program // K % groups
+    chunk = program // K // groups
+
+    projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+    bias_column = tl.arange(0, RPB_ROW)
+    weight_sum = tl.zeros([ROW, SP], tl.float32)
+    bias_sum = tl.zeros([ROW], tl.float32)
+    # Window start minus token row is shift - (K - 1); all rows of a class share it. Away from
+    # the borders it is -(K // 2), and near them each row is a class of its own.
+    for shift in range(K):
+        shift_row = shift + tl.zeros([], tl.int32)
+        above = tl.where(shift_row > K // 2, K - 1 - shift_row, height - 1 - shift_row)
+        first_row = tl.where(shift_row == K // 2, K // 2, above)
+        rows = tl.where(shift_row == K // 2, height - K + 1, 1)
+        tiles = tl.cdiv(rows * width, TOKENS)
+        rpb_sum = tl.zeros([RPB_ROW], tl.float32)
+        for item in range(chunk, batches * tiles, chunks):
+            batch = item // tiles
+            member = (item % tiles) * TOKENS + tl.arange(0, TOKENS)
+            valid = member < rows * width
+            token = first_row * width + tl.minimum(member, rows * width - 1)
+            y = token // width
+            x = token % width
+            flat = (tl.cast(batch, tl.int64) * groups + group) * (height * width) + token
+
+            keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
+            q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
+            affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+            logits = row_logits(
+                affinity,
+                projection,
+                proj_bias,
+                rpb,
+                group,
+                tap_row,
+                y,
+                x,
+                height,
+                width,
+                K,
+                ROW,
+                PRECISION,
+            )
+            values = load_window_row(
+                value,
+                value_strides,
+                batch,
+                group,
+                tap_row,
+                y,
+                x,
+                valid,
+                height,
+                width,
+                CHANNELS,
+                K,
+                ROW,
+                CP,
+            )
+            go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, CHANNELS, CP)
+            lse = tl.load(logsumexp + flat, mask=valid, other=float('inf'))
+            go_dot_out = tl.load(delta + flat, mask=valid, other=0.0)
+            d_weight = tl.sum(go[:, None, :] * values, 2)
+            d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
+
+            weight_sum = tl.dot(tl.trans(d_logits), affinity, weight_sum, input_precision=PRECISION)
+            bias_sum += tl.sum(d_logits, 0)
+            tap = bias_column[None, :] - (window_start(x, width, K) - x + K - 1)[:, None]
+            skewed = tl.gather(d_logits, tl.minimum(tl.maximum(tap, 0), K - 1), 1)
+            rpb_sum += tl.sum(tl.where((tap >= 0) & (tap < K), skewed, 0.0), 0)
+
+        side: tl.constexpr = 2 * K - 1
+        rpb_row = tl.cast(program, tl.int64) * side + shift_row + tap_row
+        tl.store(d_rpb + rpb_row * side + bias_column, rpb_sum, mask=bias_column < side)
+
+    tap = tl.arange(0, ROW)
+    row = tl.cast(program // K, tl.int64) * (K * K) + tap_row * K + tap
+    tl.store(d_proj_bias + row, bias_sum, mask=tap < K)
+    region = tl.arange(0, SP)
+    tl.store(
+        d_proj_weight + row[:, None] * REGIONS + region[None, :],
+        weight_sum,
+        mask=(tap < K)[:, None] & (region < REGIONS)[None, :],
+    )
