@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from overlock_mm.ops.contmix.backends import Call
 
 MAX_REGIONS = 64
-MAX_CHANNELS = 128
+MAX_CHANNELS = 32
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_CAPABILITY = (8, 0)
 MIN_TRITON = (3, 3)
 
 #: Elements of a program's [tokens, taps, channels] tile: 64 registers a thread.
 TILE_ELEMENTS = 8192
+#: Channels that are taken at a time where they need not be held together.
+SLICE = 8
 #: Programs of the kernels that leave one partial sum each. A few for each multiprocessor
 #: of the largest GPUs, and few enough that their sums stay small beside the tensors.
 PARTIAL_SUMS = 1024
@@ -57,7 +59,7 @@ def why_not(call: 'Call') -> list[str]:
             )
     if call.dtype not in DTYPES:
         reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
-    if call.channels > MAX_CHANNELS:
+    if call.op == 'contmix' and call.channels > MAX_CHANNELS:
         reasons.append(f'C must be at most {MAX_CHANNELS}, got {call.channels}.')
     if call.op == 'contmix' and call.query_channels > MAX_CHANNELS:
         reasons.append(f'Cq must be at most {MAX_CHANNELS}, got {call.query_channels}.')
@@ -200,6 +202,7 @@ def contmix_backward(
             height,
             width,
             key_chunks,
+            SLICE=SLICE,
             **sizes,
         )
         kernels.value_grad_kernel[(batch * groups * height * -(-width // segment['TOKENS']),)](
@@ -235,7 +238,8 @@ def contmix_backward(
             width,
             chunks,
             RPB_ROW=_padded(side),
-            **sizes,
+            SLICE=SLICE,
+            **{name: size for name, size in sizes.items() if name != 'CP'},
         )
     return (
         d_query,
@@ -301,18 +305,20 @@ def _launch_aggregate(
         'CHANNELS': channels,
         'K': kernel_size,
         'ROW': _padded(kernel_size),
-        'CP': _padded(channels),
+        'SLICE': SLICE,
     }
-    sizes['TOKENS'] = _tokens(sizes['ROW'], sizes['CP'])
+    sizes['TOKENS'] = _tokens(sizes['ROW'], SLICE)
     # The kernels' order of strides: batch, group, channel (or tap), row, column.
     operands = [
         operand
         for tensor in tensors
         for operand in (tensor, tensor.permute(0, 1, 4, 2, 3).stride())
     ]
-    tiles = -(-height * width // sizes['TOKENS'])
+    programs = batch * groups * -(-height * width // sizes['TOKENS'])
+    if kernel != 'weight_grad_kernel':  # the others write channels, a slice a program
+        programs *= -(-channels // SLICE)
     with torch.cuda.device_of(value):
-        getattr(_kernels('triton_aggregate_kernels'), kernel)[(batch * groups * tiles,)](
+        getattr(_kernels('triton_aggregate_kernels'), kernel)[(programs,)](
             *operands, groups, height, width, dilation, **sizes
         )
 

@@ -99,9 +99,20 @@ def row_logits(
 
 
 @triton.jit
-def load_window_row(
+def window_row(tap_row, y, x, valid, height, width, K: tl.constexpr, ROW: tl.constexpr):
+    """Map rows, map columns and validity of one row of every token's own window, [T, ROW]."""
+    tap = tl.arange(0, ROW)[None, :]
+    column = window_start(x, width, K)[:, None] + tap
+    row = (window_start(y, height, K) + tap_row)[:, None] + tl.zeros_like(column)
+    return row, column, valid[:, None] & (tap < K)
+
+
+@triton.jit
+def row_weight_grad(
+    grad_out,
+    grad_out_strides,
     value,
-    strides,
+    value_strides,
     batch,
     group,
     tap_row,
@@ -113,14 +124,25 @@ def load_window_row(
     CHANNELS: tl.constexpr,
     K: tl.constexpr,
     ROW: tl.constexpr,
-    CP: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SLICE: tl.constexpr,
 ):
-    """Values under one row of every token's own window, [T, ROW, CP] float32."""
-    tap = tl.arange(0, ROW)[None, :]
-    column = window_start(x, width, K)[:, None] + tap
-    row = (window_start(y, height, K) + tap_row)[:, None] + tl.zeros_like(column)
-    mask = valid[:, None] & (tap < K)
-    return load_neighbours(value, strides, batch, group, row, column, mask, CHANNELS, CP)
+    """Gradient of the weights of one window row, [T, ROW] float32.
+
+    A few channels at a time: the tile [T, ROW, channels] of values sets how much
+    shared memory and how many registers the backward kernels need.
+    """
+    row, column, mask = window_row(tap_row, y, x, valid, height, width, K, ROW)
+    grad = tl.zeros([TOKENS, ROW], tl.float32)
+    for first in range(0, CHANNELS, SLICE):
+        go = load_tokens(
+            grad_out, grad_out_strides, batch, group, y, x, valid, first, CHANNELS, SLICE
+        )
+        values = load_neighbours(
+            value, value_strides, batch, group, row, column, mask, first, CHANNELS, SLICE
+        )
+        grad += tl.sum(go[:, None, :] * values, 2)
+    return grad
 
 
 @triton.jit
@@ -163,7 +185,7 @@ def forward_kernel(
     y = tl.minimum(token, count - 1) // width
     x = tl.minimum(token, count - 1) % width
 
-    q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
+    q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
     keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
     # Scaled after the product: half precision inputs then meet in it exactly, in TF32 too.
     affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
@@ -191,28 +213,16 @@ def forward_kernel(
         new_largest = tl.maximum(largest, tl.max(logits, 1))
         rescale = tl.exp(largest - new_largest)
         weight = tl.exp(logits - new_largest[:, None])
-        values = load_window_row(
-            value,
-            value_strides,
-            batch,
-            group,
-            tap_row,
-            y,
-            x,
-            valid,
-            height,
-            width,
-            CHANNELS,
-            K,
-            ROW,
-            CP,
+        row, column, mask = window_row(tap_row, y, x, valid, height, width, K, ROW)
+        values = load_neighbours(
+            value, value_strides, batch, group, row, column, mask, 0, CHANNELS, CP
         )
         total = total * rescale + tl.sum(weight, 1)
         mixed = mixed * rescale[:, None] + tl.sum(weight[:, :, None] * values, 1)
         largest = new_largest
 
     mixed = mixed / total[:, None]
-    store_tokens(out, out_strides, batch, group, y, x, valid, mixed, CHANNELS, CP)
+    store_tokens(out, out_strides, batch, group, y, x, valid, 0, mixed, CHANNELS, CP)
     flat = tl.cast(pair, tl.int64) * count + token
     tl.store(logsumexp + flat, largest + tl.log(total), mask=valid)
 
@@ -250,6 +260,7 @@ def query_grad_kernel(
     QP: tl.constexpr,
     CP: tl.constexpr,
     SP: tl.constexpr,
+    SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -273,10 +284,10 @@ def query_grad_kernel(
         x = tl.minimum(token, count - 1) % width
         flat = tl.cast(pair, tl.int64) * count + token
 
-        q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
+        q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
         affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
-        go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, CHANNELS, CP)
-        mixed = load_tokens(out, out_strides, batch, group, y, x, valid, CHANNELS, CP)
+        go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, 0, CHANNELS, CP)
+        mixed = load_tokens(out, out_strides, batch, group, y, x, valid, 0, CHANNELS, CP)
         go_dot_out = tl.sum(go * mixed, 1)
         tl.store(delta + flat, go_dot_out, mask=valid)
         # An infinite log-sum-exp gives the tokens beyond the map zero weights.
@@ -300,7 +311,9 @@ def query_grad_kernel(
                 ROW,
                 PRECISION,
             )
-            values = load_window_row(
+            d_weight = row_weight_grad(
+                grad_out,
+                grad_out_strides,
                 value,
                 value_strides,
                 batch,
@@ -314,15 +327,17 @@ def query_grad_kernel(
                 CHANNELS,
                 K,
                 ROW,
-                CP,
+                TOKENS,
+                SLICE,
             )
-            d_weight = tl.sum(go[:, None, :] * values, 2)
             d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
             d_affinity = tl.dot(d_logits, projection, d_affinity, input_precision=PRECISION)
 
         d_affinity = d_affinity * scale
         d_q = tl.dot(d_affinity, tl.trans(keys), input_precision=PRECISION)
-        store_tokens(d_query, d_query_strides, batch, group, y, x, valid, d_q, QUERY_CHANNELS, QP)
+        store_tokens(
+            d_query, d_query_strides, batch, group, y, x, valid, 0, d_q, QUERY_CHANNELS, QP
+        )
         key_sum = tl.dot(tl.trans(q), d_affinity, key_sum, input_precision=PRECISION)
 
     channel = tl.arange(0, QP)[:, None]
@@ -388,7 +403,9 @@ def value_grad_kernel(
             reaches = column <= last_column
             qx = tl.minimum(column, width - 1)
             qy = query_y + tl.zeros_like(qx)
-            q = load_tokens(query, query_strides, batch, group, qy, qx, reaches, QUERY_CHANNELS, QP)
+            q = load_tokens(
+                query, query_strides, batch, group, qy, qx, reaches, 0, QUERY_CHANNELS, QP
+            )
             affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
             logits = row_logits(
                 affinity,
@@ -412,12 +429,12 @@ def value_grad_kernel(
             banded = tl.gather(weight, tl.minimum(tl.maximum(tap, 0), K - 1), 1)
             banded = tl.where((tap >= 0) & (tap < K), banded, 0.0)
             go = load_tokens(
-                grad_out, grad_out_strides, batch, group, qy, qx, reaches, CHANNELS, CP
+                grad_out, grad_out_strides, batch, group, qy, qx, reaches, 0, CHANNELS, CP
             )
             total = tl.dot(tl.trans(banded), go, total, input_precision=PRECISION)
 
     row = y + tl.zeros_like(x)
-    store_tokens(d_value, d_value_strides, batch, group, row, x, valid, total, CHANNELS, CP)
+    store_tokens(d_value, d_value_strides, batch, group, row, x, valid, 0, total, CHANNELS, CP)
 
 
 @triton.jit
@@ -450,9 +467,9 @@ def parameter_grad_kernel(
     K: tl.constexpr,
     ROW: tl.constexpr,
     QP: tl.constexpr,
-    CP: tl.constexpr,
     SP: tl.constexpr,
     RPB_ROW: tl.constexpr,
+    SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -490,7 +507,7 @@ def parameter_grad_kernel(
             flat = (tl.cast(batch, tl.int64) * groups + group) * (height * width) + token
 
             keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
-            q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
+            q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
             affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
             logits = row_logits(
                 affinity,
@@ -507,7 +524,9 @@ def parameter_grad_kernel(
                 ROW,
                 PRECISION,
             )
-            values = load_window_row(
+            d_weight = row_weight_grad(
+                grad_out,
+                grad_out_strides,
                 value,
                 value_strides,
                 batch,
@@ -521,12 +540,11 @@ def parameter_grad_kernel(
                 CHANNELS,
                 K,
                 ROW,
-                CP,
+                TOKENS,
+                SLICE,
             )
-            go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, CHANNELS, CP)
             lse = tl.load(logsumexp + flat, mask=valid, other=float('inf'))
             go_dot_out = tl.load(delta + flat, mask=valid, other=0.0)
-            d_weight = tl.sum(go[:, None, :] * values, 2)
             d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
 
             weight_sum = tl.dot(tl.trans(d_logits), affinity, weight_sum, input_precision=PRECISION)

@@ -38,10 +38,19 @@ def token_offset(strides, batch, group, y, x):
 
 @triton.jit
 def load_tokens(
-    pointer, strides, batch, group, y, x, valid, CHANNELS: tl.constexpr, PADDED: tl.constexpr
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
 ):
-    """Channels of a token tile, [T, PADDED] float32, zero where not valid."""
-    channel = tl.arange(0, PADDED)
+    """Channels first to first + PADDED of a token tile, [T, PADDED] float32, zero where absent."""
+    channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, None]
     offset = offset + channel.to(tl.int64)[None, :] * strides[2]
     mask = valid[:, None] & (channel < CHANNELS)[None, :]
@@ -50,10 +59,20 @@ def load_tokens(
 
 @triton.jit
 def store_tokens(
-    pointer, strides, batch, group, y, x, valid, tile, CHANNELS: tl.constexpr, PADDED: tl.constexpr
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    tile,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
 ):
-    """Write a [T, PADDED] tile in the dtype of the tensor."""
-    channel = tl.arange(0, PADDED)
+    """Write channels first to first + PADDED of a token tile in the dtype of the tensor."""
+    channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, None]
     offset = offset + channel.to(tl.int64)[None, :] * strides[2]
     mask = valid[:, None] & (channel < CHANNELS)[None, :]
@@ -62,10 +81,19 @@ def store_tokens(
 
 @triton.jit
 def load_neighbours(
-    pointer, strides, batch, group, y, x, valid, CHANNELS: tl.constexpr, PADDED: tl.constexpr
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
 ):
-    """Channels of N neighbours of each token: y, x, valid [T, N] -> [T, N, PADDED] float32."""
-    channel = tl.arange(0, PADDED)
+    """The same of N neighbours of each token: y, x, valid [T, N] -> [T, N, PADDED] float32."""
+    channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, :, None]
     offset = offset + channel.to(tl.int64)[None, None, :] * strides[2]
     mask = valid[:, :, None] & (channel < CHANNELS)[None, None, :]
