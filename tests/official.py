@@ -9,7 +9,7 @@ import torch
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
-from overlock_mm import OverLoCK
+from overlock_mm import ARCHS, OverLoCK
 from overlock_mm.checkpoint import convert_official
 from overlock_mm.models.classifier import OverLoCKClsHead
 from tests.data import recipe
@@ -49,23 +49,28 @@ def official_state_dict(task: str, variant: str, form: str = 'train') -> dict[st
     }
 
 
-def build_model(task: str, variant: str, deploy: bool = False, **kwargs) -> torch.nn.Module:
+def build_model(
+    task: str, variant: str, deploy: bool = False, auxiliary: bool = True
+) -> torch.nn.Module:
     """Our model of a task, its network below `backbone`."""
     if task == 'cls':
-        backbone = dict(
-            type=OverLoCK, arch=variant, out_indices=(3, 4), output_norm=False, deploy=deploy
+        form = dict(out_indices=(3, 4), output_norm=False)
+        head = dict(
+            type=OverLoCKClsHead,
+            num_classes=1000,
+            in_channels=(ARCHS[variant].pyramid_channels[3], ARCHS[variant].channels[3]),
+            auxiliary=auxiliary,
         )
-        in_channels = OverLoCK(**{k: v for k, v in backbone.items() if k != 'type'}).out_channels
-        head = dict(type=OverLoCKClsHead, num_classes=1000, in_channels=in_channels)
-        return ImageClassifier(backbone={**backbone, **kwargs}, head=head)
+        backbone = dict(type=OverLoCK, arch=variant, deploy=deploy, **form)
+        return ImageClassifier(backbone=backbone, head=head)
     model = torch.nn.Module()
-    model.backbone = OverLoCK(variant, context_residual=task == 'det', deploy=deploy, **kwargs)
+    model.backbone = OverLoCK(variant, context_residual=task == 'det', deploy=deploy)
     return model
 
 
-def load_official(task: str, variant: str, **kwargs) -> torch.nn.Module:
+def load_official(task: str, variant: str) -> torch.nn.Module:
     """Our float64 model with the official network's weights."""
-    model = build_model(task, variant, **kwargs).double()
+    model = build_model(task, variant).double()
     state_dict = convert_official(official_state_dict(task, variant), TASK_NAMES[task])
     model.load_state_dict(state_dict, strict=True)
     return model

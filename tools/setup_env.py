@@ -49,7 +49,7 @@ BUILD_BYTES = 1 * GB
 # Of mmcv, on one core; more cores share it.
 BUILD_MINUTES = 18
 
-NETWORK_REMEDY = 'if the network or the package index failed, run the same command again.'
+READ_REMEDY = 'as the lines above say; after a network failure, run the same command again.'
 CACHE_REMEDY = 'set OVERLOCK_CACHE to a folder of your own.'
 
 # What a user of the package imports first; each is a way in which a set-up can be broken.
@@ -116,12 +116,18 @@ class Console:
             log.write(f'\n$ {" ".join(command)}\n'.encode())
             log.flush()
             process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT
+                command,
+                cwd=ROOT,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # so that pip's compilers can be stopped with it
+                close_fds=False,  # hands on the lock
             )
             try:
                 self._wait(process, start)
             except BaseException:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
                 raise
         if process.returncode != 0:
@@ -156,10 +162,15 @@ class Console:
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Hold `folder` against a second set-up; the system frees it if this process dies."""
+    """Hold `folder` against a second set-up.
+
+    The system frees it when this process has died, and with it the command that it ran: pip
+    may outlive a killed set-up.
+    """
     import fcntl  # here, because the module is missing where the set-up refuses to run
 
     handle = os.open(folder, os.O_RDONLY)
+    os.set_inheritable(handle, True)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -245,9 +256,9 @@ class Environment:
         self.check(facts, bool(damage), has_wheel)
 
         jobs = self.jobs()
-        estimate = 3 if has_wheel else 3 + BUILD_MINUTES // jobs
+        estimate = 3 * bool(damage) + (not has_wheel) * (BUILD_MINUTES // jobs) or 1
         print(
-            f'Setting up {self.venv} with {facts["executable"]}: '
+            f'{"Setting up" if damage else "Completing"} {self.venv} with {facts["executable"]}: '
             f'about {estimate} min on a fast line. Details: {self.log}'
         )
         if damage and self.venv.exists():
@@ -322,10 +333,12 @@ class Environment:
         if answer.returncode != 0:
             raise SetupError('torch was installed, but cannot be imported.', self.start_over)
         folder = wheel_folder(self.cache, version, answer.stdout.decode().strip())
-        if cached_wheel(folder) is None:
+        if cached_wheel(folder):
+            what, expected = 'from the cache', '1 s'
+        else:
+            what, expected = f'compiled by {jobs} jobs', f'{BUILD_MINUTES // jobs + 1} min'
             check_writable(folder, CACHE_REMEDY)
-        expected = '1 s' if cached_wheel(folder) else f'{BUILD_MINUTES // jobs + 1} min'
-        with console.doing(f'mmcv, built once for {folder.name}', expected), locked(folder):
+        with console.doing(f'mmcv for {folder.name}, {what}', expected), locked(folder):
             return cached_wheel(folder) or self.build_mmcv(console, folder, jobs)
 
     def build_mmcv(self, console: Console, folder: Path, jobs: int) -> Path:
@@ -347,14 +360,14 @@ class Environment:
             console.run(command, f'see the compiler messages in {self.log}.', env)
             built = cached_wheel(Path(scratch))
             if built is None:
-                raise SetupError(f'No wheel came out of building mmcv: {self.log}', NETWORK_REMEDY)
+                raise SetupError(f'No wheel came out of building mmcv: {self.log}', READ_REMEDY)
             os.replace(built, folder / built.name)
             return folder / built.name
 
     def pip(self, console: Console, *arguments: object) -> None:
         """Install with pip as the user has configured it."""
         command = [self.python, '-m', 'pip', 'install', '--progress-bar', 'off', *arguments]
-        self.change(console, command, NETWORK_REMEDY)
+        self.change(console, command, READ_REMEDY)
 
     def change(self, console: Console, command: list, remedy: str) -> None:
         """Run a command that writes into the environment, and leave a mark meanwhile."""

@@ -17,7 +17,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 from mmengine.runner import Runner
 
-from overlock_mm.checkpoint import check_compatible, read_checkpoint
+from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
 from overlock_mm.utils.cli import (
     add_common_arguments,
     load_run_config,
@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def enable_tta(cfg: Config) -> None:
     """Wrap the model and replace the test pipeline as the config says."""
-    lacking = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
+    lacking = [key for key in ('tta_model', 'tta_pipeline') if not cfg.get(key)]
     if lacking:
         raise ValueError(f'--tta needs {" and ".join(lacking)} in the config.')
     cfg.model = dict(**cfg.tta_model, module=cfg.model)
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     load_tensors_only()
     with readable_errors():
         cfg = load_run_config(args)
-        checkpoint = read_checkpoint(args.checkpoint)
+        weights = state_dict_of(read_checkpoint(args.checkpoint), args.checkpoint)
         check_data(cfg, ('test',))
         check_work_dir(cfg.work_dir)
         cfg.load_from = args.checkpoint
@@ -98,8 +98,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.tta:
             enable_tta(cfg)
         runner = Runner.from_cfg(cfg)
-        check_compatible(unwrapped(runner.model), checkpoint.get('state_dict', checkpoint))
-        del checkpoint
+        check_compatible(unwrapped(runner.model), weights, args.checkpoint)
+        del weights
     if args.out is not None:
         runner.test_evaluator.metrics.append(results_writer(cfg, args.out))
     metrics = {name: float(value) for name, value in runner.test().items()}

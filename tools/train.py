@@ -11,8 +11,14 @@ from collections.abc import Sequence
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
-from overlock_mm.checkpoint import CheckpointError, check_compatible, read_checkpoint
+from overlock_mm.checkpoint import (
+    CheckpointError,
+    check_compatible,
+    read_checkpoint,
+    state_dict_of,
+)
 from overlock_mm.utils.cli import (
     add_common_arguments,
     load_run_config,
@@ -20,7 +26,12 @@ from overlock_mm.utils.cli import (
     readable_errors,
     unwrapped,
 )
-from overlock_mm.utils.preflight import check_data, check_work_dir, find_checkpoint_to_resume
+from overlock_mm.utils.preflight import (
+    check_data,
+    check_initial_weights,
+    check_work_dir,
+    find_checkpoint_to_resume,
+)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -69,6 +80,10 @@ def enable_lr_scaling(cfg: Config) -> None:
 
 def apply_resume(cfg: Config, resume: str | None) -> None:
     """Put what ``--resume`` asks for into the config."""
+    cfg.setdefault('load_from', None)
+    cfg.setdefault('resume', False)
+    if resume is None and cfg.resume and cfg.load_from is None:
+        resume = 'auto'  # as mmengine understands these settings
     if resume == 'auto':
         newest = find_checkpoint_to_resume(cfg.work_dir)
         cfg.resume = newest is not None
@@ -80,19 +95,27 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = resume
 
 
-def read_starting_weights(cfg: Config) -> dict[str, torch.Tensor] | None:
+def read_starting_weights(cfg: Config) -> dict[str, Tensor]:
     """The weights in ``load_from``, after a look at whether a run can go on from it."""
-    if cfg.get('load_from') is None:
-        return None
     checkpoint = read_checkpoint(cfg.load_from)
     parts = ('state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta')
     lacking = [part for part in parts if part not in checkpoint]
-    if cfg.get('resume') and lacking:
+    if cfg.resume and lacking:
         raise CheckpointError(
             f'{cfg.load_from!r} cannot be resumed from: it lacks {", ".join(lacking)}. To start '
             f'from its weights alone, use --cfg-options load_from={cfg.load_from}.'
         )
-    return checkpoint.get('state_dict', checkpoint)
+    return state_dict_of(checkpoint, cfg.load_from)
+
+
+def check_starting_weights(model: nn.Module, weights: dict[str, Tensor], cfg: Config) -> None:
+    """Demand that the weights fit: all of them to resume, the backbone's to start from them."""
+    if not cfg.resume:
+        # Heads may differ, in the number of classes for example; the variant may not.
+        model = model.backbone
+        prefix = 'backbone.'
+        weights = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    check_compatible(model, weights, cfg.load_from)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -102,16 +125,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     with readable_errors():
         cfg = load_run_config(args)
         check_data(cfg, ('train', 'val'))
+        check_initial_weights(cfg)
         check_work_dir(cfg.work_dir)
         if args.amp:
             enable_amp(cfg)
         if args.auto_scale_lr:
             enable_lr_scaling(cfg)
         apply_resume(cfg, args.resume)
-        weights = read_starting_weights(cfg)
+        weights = read_starting_weights(cfg) if cfg.load_from else None
         runner = Runner.from_cfg(cfg)
         if weights is not None:
-            check_compatible(unwrapped(runner.model), weights)
+            check_starting_weights(unwrapped(runner.model), weights, cfg)
+        del weights
     runner.train()
 
 

@@ -8,6 +8,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # mmengine's own hook writes in place: a run killed while saving loses a checkpoint.
+    # Three and not all, as one with its optimizer state takes about a gigabyte.
     checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
@@ -19,7 +20,6 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 
-vis_backends = [dict(type='LocalVisBackend')]
 log_level = 'INFO'
 load_from = None
 resume = False

@@ -127,7 +127,6 @@ tta_pipeline = [
                         'ori_shape',
                         'img_shape',
                         'scale_factor',
-                        'flip',
                         'flip_direction',
                     ),
                 )

@@ -20,6 +20,7 @@ from overlock_mm.checkpoint import SAFE_GLOBALS
 from overlock_mm.utils.config import load_config
 
 _TRACEBACK = 'OVERLOCK_TRACEBACK'
+_USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, ConfigParsingError)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,7 @@ def readable_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, TypeError, KeyError, OSError, ConfigParsingError) as error:
+    except _USER_ERRORS as error:
         if os.environ.get(_TRACEBACK):
             raise
         # The str() of a KeyError is the repr of its message.
@@ -120,6 +121,5 @@ def _use_gloo(cfg: Config) -> None:
     # mmengine leaves a process group that exists alone.
     torch.distributed.init_process_group('gloo')
     cfg.env_cfg.dist_cfg = dict(backend='gloo')
-    wrapper = cfg.setdefault('model_wrapper_cfg', {})
-    wrapper.setdefault('type', 'MMDistributedDataParallel')
-    wrapper.device_ids = None
+    wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel')
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)

@@ -24,6 +24,9 @@ class InstanceTTAModel(BaseTTAModel):
     The boxes of all views, brought back to the original image, go through one non-maximum
     suppression per class. A surviving box keeps the mask of its own view; masks are not averaged.
 
+    The pipeline must pack the meta key ``flip_direction`` and not ``flip``: a cascade's heads take
+    the latter for a wish to flip masks themselves, at which mmdet fails.
+
     Args:
         nms: Config of ``mmcv.ops.batched_nms``.
         max_per_img: How many instances an image keeps.
@@ -59,13 +62,14 @@ class InstanceTTAModel(BaseTTAModel):
 def _without_flip(view: DetDataSample) -> InstanceData:
     """The view's instances in the coordinates of the original, unflipped image."""
     instances = view.pred_instances
-    if not view.flip:
+    direction = view.flip_direction
+    if direction is None:
         return instances
     unflipped = InstanceData(
-        bboxes=bbox_flip(instances.bboxes, view.ori_shape, view.flip_direction),
+        bboxes=bbox_flip(instances.bboxes, view.ori_shape, direction),
         scores=instances.scores,
         labels=instances.labels,
     )
     if 'masks' in instances:
-        unflipped.masks = torch.flip(instances.masks, _FLIPPED_AXES[view.flip_direction])
+        unflipped.masks = torch.flip(instances.masks, _FLIPPED_AXES[direction])
     return unflipped

@@ -44,6 +44,20 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
     raise FileNotFoundError('\n'.join(['Data that the config names is missing:', *lines, remedy]))
 
 
+def check_initial_weights(cfg: Config) -> None:
+    """Look for the local files that ``init_cfg`` names; addresses are left to the download.
+
+    Raises:
+        FileNotFoundError: Names the file and the setting.
+    """
+    for setting, path in _pretrained(cfg.model, 'model'):
+        if '://' not in path and not os.path.isfile(path):
+            raise FileNotFoundError(
+                f'The weights to start from are missing: {path} ({setting}). Give another file '
+                f'with --cfg-options {setting}=FILE.'
+            )
+
+
 def check_work_dir(path: str | Path) -> None:
     """Create the work directory and try to write in it.
 
@@ -121,6 +135,18 @@ def _data_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
         if evaluator.get('ann_file'):
             yield f'{split}_evaluator.ann_file', evaluator.ann_file
+
+
+def _pretrained(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Pairs of a dotted setting and the checkpoint that it names."""
+    if isinstance(node, dict):
+        if node.get('type') == 'Pretrained':
+            yield f'{where}.checkpoint', node['checkpoint']
+        for key, value in node.items():
+            yield from _pretrained(value, f'{where}.{key}')
+    elif isinstance(node, (list, tuple)):
+        for index, value in enumerate(node):
+            yield from _pretrained(value, f'{where}.{index}')
 
 
 def _leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:

@@ -93,7 +93,7 @@ tta_pipeline = [
         transforms=[
             [dict(type='Resize', scale=(1333, 800), keep_ratio=True)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
+            [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip_direction'))],
         ],
     ),
 ]

@@ -1,0 +1,251 @@
+"""The main job in one command, on two CPU cores and without a download.
+
+Draws the embedded data set, trains the cut-down Cascade Mask R-CNN of ``configs/demo`` from
+random weights, tests it before and after through ``tools/test.py`` in processes of their own,
+prints a table, and writes ``results.json`` and pictures of predictions beside the truth.
+
+    python tools/run_demo.py --work-dir work_dirs/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+from rich.table import Table
+
+from overlock_mm.datasets import write_shapes
+from overlock_mm.utils.cli import readable_errors
+from overlock_mm.utils.preflight import check_work_dir
+
+ROOT = Path(__file__).resolve().parent.parent
+TAIL_LINES = 30
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of ``metrics.json``, what to call it, and what it must reach after training."""
+
+    key: str
+    title: str
+    minimum: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of the demo."""
+
+    name: str
+    config: str
+    data_root: str
+    num_train: int
+    num_val: int
+    metrics: tuple[Metric, ...]
+    seconds: int
+
+
+DETECTION = Task(
+    name='detection',
+    config='configs/demo/cascade_overlock_shapes.py',
+    data_root='coco/',
+    num_train=400,
+    num_val=100,
+    metrics=(
+        Metric('coco/bbox_mAP', 'box AP'),
+        Metric('coco/bbox_mAP_50', 'box AP50', minimum=0.80),
+        Metric('coco/segm_mAP', 'mask AP'),
+        Metric('coco/segm_mAP_50', 'mask AP50', minimum=0.75),
+    ),
+    seconds=10 * 60,
+)
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Announce a step and tell how long it took."""
+    console.print(f'[bold]{title}[/bold]')
+    start = time.monotonic()
+    yield
+    console.print(f'  done in {time.monotonic() - start:.0f} s')
+
+
+def run_tool(arguments: Sequence[str], log: Path) -> None:
+    """Run one of the tools in a process of its own; its output goes to ``log``, progress here.
+
+    Raises:
+        RuntimeError: It failed; the message holds the end of its output.
+    """
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    command = [sys.executable, *arguments]
+    with (
+        log.open('w') as file,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            file.write(line)
+            tail.append(line)
+            if progress := training_progress(line):
+                console.print(f'  {progress}')
+    if process.returncode:
+        raise RuntimeError(
+            f'{" ".join(arguments)} failed with status {process.returncode}. Its output is in '
+            f'{log} and ends with:\n{"".join(tail)}'
+        )
+
+
+def training_progress(line: str) -> str | None:
+    """What to show of a line of mmengine's training log, if it is one."""
+    found = re.search(
+        r'Epoch\(train\) +\[(?P<epoch>\d+)\]\[ *(?P<step>\d+)/(?P<steps>\d+)\].*?'
+        r'eta: (?P<eta>[\d:]+).*? loss: (?P<loss>[\d.]+)',
+        line,
+    )
+    if found is None or int(found['step']) % 50:
+        return None
+    return (
+        f'epoch {found["epoch"]}, step {found["step"]} of {found["steps"]}: '
+        f'loss {float(found["loss"]):.2f}, {found["eta"]} to go'
+    )
+
+
+def save_untrained(config: Path, path: Path) -> None:
+    """Write the weights from which training starts, as a checkpoint for ``tools/test.py``."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    torch.save({'state_dict': model.state_dict(), 'meta': {}}, path)
+
+
+def test(task: Task, checkpoint: Path, folder: Path, *options: str) -> dict[str, float]:
+    """Metrics of a checkpoint, from ``tools/test.py`` in a process of its own."""
+    arguments = ['tools/test.py', task.config, str(checkpoint), '--work-dir', str(folder)]
+    run_tool([*arguments, *options], folder / 'test.log')
+    return json.loads((folder / 'metrics.json').read_text())
+
+
+def run_task(task: Task, work_dir: Path) -> dict[str, Any]:
+    """Draw, test, train and test again; return the figures."""
+    folder = work_dir / task.name
+    for part in ('untrained', 'trained'):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    data_root = work_dir / 'data' / task.data_root
+    options = ('--cfg-options', f'data_root={data_root}/')
+
+    with step(f'Drawing {task.num_train} + {task.num_val} images (about 30 s)'):
+        write_shapes(work_dir / 'data', num_train=task.num_train, num_val=task.num_val)
+    with step('Testing the untrained network (about 1 min)'):
+        untrained = folder / 'untrained' / 'untrained.pth'
+        save_untrained(ROOT / task.config, untrained)
+        before = test(task, untrained, folder / 'untrained', *options)
+    start = time.monotonic()
+    with step(f'Training (about {task.seconds // 60} min on two cores)'):
+        run_tool(
+            ['tools/train.py', task.config, '--work-dir', str(folder), *options],
+            folder / 'train.log',
+        )
+    seconds = time.monotonic() - start
+    with step('Testing the trained network, drawing its predictions (about 1 min)'):
+        trained = Path((folder / 'last_checkpoint').read_text().strip())
+        pictures = folder / 'pictures'
+        after = test(task, trained, folder / 'trained', '--show-dir', str(pictures), *options)
+    return {
+        'config': task.config,
+        'checkpoint': str(trained),
+        'pictures': str(pictures),
+        'training_seconds': round(seconds, 1),
+        'metrics': {
+            m.key: {'untrained': before[m.key], 'trained': after[m.key], 'minimum': m.minimum}
+            for m in task.metrics
+        },
+    }
+
+
+def write_results(path: Path, results: dict[str, Any]) -> None:
+    """Write the figures, complete or not at all."""
+    partial = path.with_suffix('.partial')
+    partial.write_text(json.dumps(results, indent=2) + '\n')
+    os.replace(partial, path)
+
+
+def missed(task: Task, figures: dict[str, Any]) -> list[str]:
+    """Sentences about the figures that fell short."""
+    values = figures['metrics']
+    return [
+        f'{m.title} is {values[m.key]["trained"]:.3f} and should be at least {m.minimum:.2f}.'
+        for m in task.metrics
+        if m.minimum is not None and values[m.key]['trained'] < m.minimum
+    ]
+
+
+def print_table(task: Task, figures: dict[str, Any]) -> None:
+    """Before and after, side by side."""
+    table = Table(title=f'Cascade Mask R-CNN, small OverLoCK, {task.num_val} held-out images')
+    table.add_column('')
+    for column in ('untrained', 'trained', 'at least'):
+        table.add_column(column, justify='right')
+    for metric in task.metrics:
+        values = figures['metrics'][metric.key]
+        minimum = '' if metric.minimum is None else f'{metric.minimum:.2f}'
+        table.add_row(
+            metric.title, f'{values["untrained"]:.3f}', f'{values["trained"]:.3f}', minimum
+        )
+    console.print(table)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; return the exit status."""
+    parser = argparse.ArgumentParser(description='Train and test a small detector on drawn images.')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    work_dir = parser.parse_args(argv).work_dir.absolute()
+    start = time.monotonic()
+    with readable_errors():
+        check_work_dir(work_dir)
+        try:
+            figures = run_task(DETECTION, work_dir)
+        except RuntimeError as error:
+            console.print(f'error: {error}', style='red', markup=False)
+            return 1
+    results = {
+        'date': date.today().isoformat(),
+        'machine': f'{os.cpu_count()} CPU cores ({platform.machine()})',
+        'torch': torch.__version__,
+        'total_seconds': round(time.monotonic() - start, 1),
+        DETECTION.name: figures,
+    }
+    write_results(work_dir / 'results.json', results)
+    print_table(DETECTION, figures)
+    console.print(f'Figures: {work_dir / "results.json"}')
+    console.print(f'Pictures, truth left and prediction right: {figures["pictures"]}')
+    console.print(f'{results["total_seconds"]:.0f} s in all.')
+    shortfalls = missed(DETECTION, figures)
+    for sentence in shortfalls:
+        console.print(sentence, style='red')
+    return 1 if shortfalls else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
