@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 
 from overlock_mm.ops.contmix.triton_tiles import (
+    factor,
     inverse_first,
     inverse_last,
     load_neighbours,
@@ -61,12 +62,14 @@ def load_projection(
     K: tl.constexpr,
     ROW: tl.constexpr,
     SP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
-    """Projection rows of one window row, [ROW, SP] float32."""
+    """Projection rows of one window row as factors of products, [ROW, SP] float32."""
     tap = tl.arange(0, ROW)[:, None]
     region = tl.arange(0, SP)[None, :]
     mask = (tap < K) & (region < REGIONS)
-    return tl.load(proj_weight + (tap_row * K + tap) * REGIONS + region, mask=mask, other=0.0)
+    rows = tl.load(proj_weight + (tap_row * K + tap) * REGIONS + region, mask=mask, other=0.0)
+    return factor(rows, PRECISION)
 
 
 @triton.jit
@@ -188,13 +191,13 @@ def forward_kernel(
     q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
     keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
     # Scaled after the product: half precision inputs then meet in it exactly, in TF32 too.
-    affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+    affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
 
     largest = tl.full([TOKENS], float('-inf'), tl.float32)
     total = tl.zeros([TOKENS], tl.float32)
     mixed = tl.zeros([TOKENS, CP], tl.float32)
     for tap_row in range(K):
-        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
         logits = row_logits(
             affinity,
             projection,
@@ -285,7 +288,7 @@ def query_grad_kernel(
         flat = tl.cast(pair, tl.int64) * count + token
 
         q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
-        affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+        affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
         go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, 0, CHANNELS, CP)
         mixed = load_tokens(out, out_strides, batch, group, y, x, valid, 0, CHANNELS, CP)
         go_dot_out = tl.sum(go * mixed, 1)
@@ -295,7 +298,7 @@ def query_grad_kernel(
 
         d_affinity = tl.zeros([TOKENS, SP], tl.float32)
         for tap_row in range(K):
-            projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+            projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
             logits = row_logits(
                 affinity,
                 projection,
@@ -331,9 +334,11 @@ def query_grad_kernel(
                 SLICE,
             )
             d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
-            d_affinity = tl.dot(d_logits, projection, d_affinity, input_precision=PRECISION)
+            d_affinity = tl.dot(
+                factor(d_logits, PRECISION), projection, d_affinity, input_precision=PRECISION
+            )
 
-        d_affinity = d_affinity * scale
+        d_affinity = factor(d_affinity * scale, PRECISION)
         d_q = tl.dot(d_affinity, tl.trans(keys), input_precision=PRECISION)
         store_tokens(
             d_query, d_query_strides, batch, group, y, x, valid, 0, d_q, QUERY_CHANNELS, QP
@@ -397,7 +402,7 @@ def value_grad_kernel(
     total = tl.zeros([TOKENS, CP], tl.float32)
     for query_y in range(inverse_first(y, K), inverse_last(y, height, K) + 1):
         tap_row = y - window_start(query_y, height, K)
-        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
         for query_first in range(inverse_first(first, K), last_column + 1, TOKENS):
             column = query_first + tl.arange(0, TOKENS)
             reaches = column <= last_column
@@ -406,7 +411,7 @@ def value_grad_kernel(
             q = load_tokens(
                 query, query_strides, batch, group, qy, qx, reaches, 0, QUERY_CHANNELS, QP
             )
-            affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+            affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
             logits = row_logits(
                 affinity,
                 projection,
@@ -427,7 +432,7 @@ def value_grad_kernel(
             weight = tl.exp(logits - lse[:, None])
             tap = x[None, :] - window_start(qx, width, K)[:, None]
             banded = tl.gather(weight, tl.minimum(tl.maximum(tap, 0), K - 1), 1)
-            banded = tl.where((tap >= 0) & (tap < K), banded, 0.0)
+            banded = factor(tl.where((tap >= 0) & (tap < K), banded, 0.0), PRECISION)
             go = load_tokens(
                 grad_out, grad_out_strides, batch, group, qy, qx, reaches, 0, CHANNELS, CP
             )
@@ -484,7 +489,7 @@ def parameter_grad_kernel(
     group = program // K % groups
     chunk = program // K // groups
 
-    projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+    projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
     bias_column = tl.arange(0, RPB_ROW)
     weight_sum = tl.zeros([ROW, SP], tl.float32)
     bias_sum = tl.zeros([ROW], tl.float32)
@@ -508,7 +513,7 @@ def parameter_grad_kernel(
 
             keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
             q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
-            affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+            affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
             logits = row_logits(
                 affinity,
                 projection,
@@ -547,7 +552,12 @@ def parameter_grad_kernel(
             go_dot_out = tl.load(delta + flat, mask=valid, other=0.0)
             d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
 
-            weight_sum = tl.dot(tl.trans(d_logits), affinity, weight_sum, input_precision=PRECISION)
+            weight_sum = tl.dot(
+                tl.trans(factor(d_logits, PRECISION)),
+                affinity,
+                weight_sum,
+                input_precision=PRECISION,
+            )
             bias_sum += tl.sum(d_logits, 0)
             tap = bias_column[None, :] - (window_start(x, width, K) - x + K - 1)[:, None]
             skewed = tl.gather(d_logits, tl.minimum(tl.maximum(tap, 0), K - 1), 1)

@@ -30,6 +30,20 @@ def inverse_last(j, size, K: tl.constexpr):
 
 
 @triton.jit
+def factor(x, PRECISION: tl.constexpr):
+    """A float32 factor of a matrix product, rounded to nearest where that is TF32.
+
+    The matrix units would cut the last bits off, always towards zero: a bias that sums
+    over many tokens keep. Infinities and NaN pass unchanged.
+    """
+    if PRECISION == 'tf32':
+        bits = x.to(tl.int32, bitcast=True)
+        finite = (bits & 0x7F800000) != 0x7F800000
+        x = tl.where(finite, (bits + 0x1000) & -0x2000, bits).to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
 def token_offset(strides, batch, group, y, x):
     """Element offset of a token's first channel, int64, in the shape of y and x."""
     base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
