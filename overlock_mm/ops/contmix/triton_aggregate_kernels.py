@@ -4,7 +4,8 @@ With dilation d the map falls into d * d interleaved sub-maps (rows and columns 
 equal remainder), each of which follows the border rule with its own length. Strides
 are those of triton_tiles: (batch, group, channel, row, column); for the weights the
 taps take the place of the channels. A program owns the tokens whose result it
-writes, so sums have a fixed order and every run gives the same bits.
+writes, for SLICE channels at a time where there are channels, so sums have a fixed order
+and every run gives the same bits.
 """
 
 import triton
@@ -49,16 +50,18 @@ def forward_kernel(
     CHANNELS: tl.constexpr,
     K: tl.constexpr,
     ROW: tl.constexpr,
-    CP: tl.constexpr,
+    SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Weighted sum over each token's window; grid (B * G * tiles,)."""
+    """Weighted sum over each token's window; grid (B * G * tiles * slices,)."""
     count = height * width
     tiles = tl.cdiv(count, TOKENS)
-    pair = tl.program_id(0) // tiles
+    slices = tl.cdiv(CHANNELS, SLICE)
+    first = tl.program_id(0) % slices * SLICE
+    pair = tl.program_id(0) // slices // tiles
     batch = pair // groups
     group = pair % groups
-    token = (tl.program_id(0) % tiles) * TOKENS + tl.arange(0, TOKENS)
+    token = (tl.program_id(0) // slices % tiles) * TOKENS + tl.arange(0, TOKENS)
     valid = token < count
     y = tl.minimum(token, count - 1) // width
     x = tl.minimum(token, count - 1) % width
@@ -68,16 +71,16 @@ def forward_kernel(
     column = dilated_start(x, width, dilation, K)[:, None] + tap * dilation
     first_row = dilated_start(y, height, dilation, K)[:, None] + tl.zeros_like(column)
     tap_offset = token_offset(weight_strides, batch, group, y, x)[:, None]
-    total = tl.zeros([TOKENS, CP], tl.float32)
+    total = tl.zeros([TOKENS, SLICE], tl.float32)
     for tap_row in range(K):
         offset = tap_offset + (tap_row * K + tap).to(tl.int64) * weight_strides[2]
         w = tl.load(weight + offset, mask=mask, other=0.0).to(tl.float32)
         row = first_row + tap_row * dilation
         values = load_neighbours(
-            value, value_strides, batch, group, row, column, mask, CHANNELS, CP
+            value, value_strides, batch, group, row, column, mask, first, CHANNELS, SLICE
         )
         total += tl.sum(w[:, :, None] * values, 1)
-    store_tokens(out, out_strides, batch, group, y, x, valid, total, CHANNELS, CP)
+    store_tokens(out, out_strides, batch, group, y, x, valid, first, total, CHANNELS, SLICE)
 
 
 @triton.jit
@@ -95,7 +98,7 @@ def weight_grad_kernel(
     CHANNELS: tl.constexpr,
     K: tl.constexpr,
     ROW: tl.constexpr,
-    CP: tl.constexpr,
+    SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
     """Gradient of the weights: grad_out times each neighbour; grid (B * G * tiles,)."""
@@ -109,7 +112,6 @@ def weight_grad_kernel(
     y = tl.minimum(token, count - 1) // width
     x = tl.minimum(token, count - 1) % width
 
-    go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, CHANNELS, CP)
     tap = tl.arange(0, ROW)[None, :]
     mask = valid[:, None] & (tap < K)
     column = dilated_start(x, width, dilation, K)[:, None] + tap * dilation
@@ -117,11 +119,16 @@ def weight_grad_kernel(
     tap_offset = token_offset(d_weight_strides, batch, group, y, x)[:, None]
     for tap_row in range(K):
         row = first_row + tap_row * dilation
-        values = load_neighbours(
-            value, value_strides, batch, group, row, column, mask, CHANNELS, CP
-        )
+        grad = tl.zeros([TOKENS, ROW], tl.float32)
+        for first in range(0, CHANNELS, SLICE):
+            go = load_tokens(
+                grad_out, grad_out_strides, batch, group, y, x, valid, first, CHANNELS, SLICE
+            )
+            values = load_neighbours(
+                value, value_strides, batch, group, row, column, mask, first, CHANNELS, SLICE
+            )
+            grad += tl.sum(go[:, None, :] * values, 2)
         offset = tap_offset + (tap_row * K + tap).to(tl.int64) * d_weight_strides[2]
-        grad = tl.sum(go[:, None, :] * values, 2)
         tl.store(d_weight + offset, grad.to(d_weight.dtype.element_ty), mask=mask)
 
 
@@ -140,16 +147,18 @@ def value_grad_kernel(
     CHANNELS: tl.constexpr,
     K: tl.constexpr,
     ROW: tl.constexpr,
-    CP: tl.constexpr,
+    SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Gradient of the values, over the windows that hold a token; grid (B * G * tiles,)."""
+    """Gradient of the values, over the windows that hold it; grid (B * G * tiles * slices,)."""
     count = height * width
     tiles = tl.cdiv(count, TOKENS)
-    pair = tl.program_id(0) // tiles
+    slices = tl.cdiv(CHANNELS, SLICE)
+    first = tl.program_id(0) % slices * SLICE
+    pair = tl.program_id(0) // slices // tiles
     batch = pair // groups
     group = pair % groups
-    token = (tl.program_id(0) % tiles) * TOKENS + tl.arange(0, TOKENS)
+    token = (tl.program_id(0) // slices % tiles) * TOKENS + tl.arange(0, TOKENS)
     valid = token < count
     y = tl.minimum(token, count - 1) // width
     x = tl.minimum(token, count - 1) % width
@@ -165,7 +174,7 @@ def value_grad_kernel(
     last_x = inverse_last(sub_x, sub_width, K)
 
     step = tl.arange(0, ROW)[None, :]
-    total = tl.zeros([TOKENS, CP], tl.float32)
+    total = tl.zeros([TOKENS, SLICE], tl.float32)
     for row in range(tl.max(last_y - first_y) + 1):
         query_y = first_y + row
         tap_row = sub_y - window_start(query_y, sub_height, K)
@@ -179,7 +188,7 @@ def value_grad_kernel(
             offset += tap.to(tl.int64) * weight_strides[2]
             w = tl.load(weight + offset, mask=mask, other=0.0).to(tl.float32)
             go = load_neighbours(
-                grad_out, grad_out_strides, batch, group, map_y, map_x, mask, CHANNELS, CP
+                grad_out, grad_out_strides, batch, group, map_y, map_x, mask, first, CHANNELS, SLICE
             )
             total += tl.sum(w[:, :, None] * go, 1)
-    store_tokens(d_value, d_value_strides, batch, group, y, x, valid, total, CHANNELS, CP)
+    store_tokens(d_value, d_value_strides, batch, group, y, x, valid, first, total, CHANNELS, SLICE)

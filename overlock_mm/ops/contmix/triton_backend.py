@@ -1,8 +1,10 @@
 """The triton backend: checks whether it can run, launches the Triton kernels.
 
-Products of half precision inputs run on the matrix units in TF32, which holds
-float16 and bfloat16 values exactly; float32 inputs are multiplied in full float32.
-Sums are float32. Results are the same bits in every run on one device.
+Products run on the matrix units: in TF32 for half precision inputs, whose values it
+holds exactly, and as three TF32 products, which keep nearly all bits of float32, for
+float32 inputs. Plain float32 products would spill registers to memory, and would need
+more shared memory than some GPUs have. Sums are float32. Results are the same bits in
+every run on one device.
 
 Under ``TRITON_INTERPRET=1``, set before Triton is first imported, the same kernels
 run on the CPU, slowly: that is how machines without a GPU test them.
@@ -20,28 +22,40 @@ if TYPE_CHECKING:
     from overlock_mm.ops.contmix.backends import Call
 
 MAX_REGIONS = 64
-MAX_CHANNELS = 128
+MAX_CHANNELS = 32
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_CAPABILITY = (8, 0)
-MIN_TRITON = (3, 3)
+# The oldest that the kernels have been compiled with.
+MIN_TRITON = (3, 6)
 
 #: Elements of a program's [tokens, taps, channels] tile: 64 registers a thread.
 TILE_ELEMENTS = 8192
+#: Tokens of a map row whose value gradient one program makes.
+MAX_SEGMENT = 32
+#: Channels that are taken at a time where they need not be held together.
+SLICE = 8
 #: Programs of the kernels that leave one partial sum each. A few for each multiprocessor
 #: of the largest GPUs, and few enough that their sums stay small beside the tensors.
 PARTIAL_SUMS = 1024
 
 
-def why_not(call: 'Call') -> list[str]:
-    """All reasons why this backend cannot run a call; none means that it can."""
-    reasons = []
+def why_not_installed() -> str | None:
+    """The reason why there is no usable Triton, or None."""
     if importlib.util.find_spec('triton') is None:
-        reasons.append('Triton is not installed; remedy: pip install triton.')
-    elif _triton_version() < MIN_TRITON:
-        reasons.append(
-            f'Triton must be {_dotted(MIN_TRITON)} or newer, got {_dotted(_triton_version())}; '
+        return 'Triton is not installed; remedy: pip install triton.'
+    version = _triton_version()
+    if version < MIN_TRITON:
+        return (
+            f'Triton must be {_dotted(MIN_TRITON)} or newer, got {_dotted(version)}; '
             'remedy: install a newer PyTorch, which brings its Triton along.'
         )
+    return None
+
+
+def why_not(call: 'Call') -> list[str]:
+    """All reasons why this backend cannot run a call; none means that it can."""
+    missing = why_not_installed()
+    reasons = [] if missing is None else [missing]
     interpreted = os.environ.get('TRITON_INTERPRET') == '1'
     if call.device.type != 'cuda' and not interpreted:
         reasons.append(
@@ -57,7 +71,7 @@ def why_not(call: 'Call') -> list[str]:
             )
     if call.dtype not in DTYPES:
         reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
-    if call.channels > MAX_CHANNELS:
+    if call.op == 'contmix' and call.channels > MAX_CHANNELS:
         reasons.append(f'C must be at most {MAX_CHANNELS}, got {call.channels}.')
     if call.op == 'contmix' and call.query_channels > MAX_CHANNELS:
         reasons.append(f'Cq must be at most {MAX_CHANNELS}, got {call.query_channels}.')
@@ -179,7 +193,7 @@ def contmix_backward(
     d_proj_bias = sums(chunks, groups, kernel_size**2)
     d_rpb = sums(chunks, groups, kernel_size, side, side)
     # A segment of a map row, not wider than it needs to be.
-    segment = {**sizes, 'TOKENS': min(32, _padded(width))}
+    segment = {**sizes, 'TOKENS': min(MAX_SEGMENT, _padded(width))}
     with torch.cuda.device_of(value):
         kernels.query_grad_kernel[(batch * groups * key_chunks,)](
             grad_out,
@@ -200,6 +214,7 @@ def contmix_backward(
             height,
             width,
             key_chunks,
+            SLICE=SLICE,
             **sizes,
         )
         kernels.value_grad_kernel[(batch * groups * height * -(-width // segment['TOKENS']),)](
@@ -235,7 +250,8 @@ def contmix_backward(
             width,
             chunks,
             RPB_ROW=_padded(side),
-            **sizes,
+            SLICE=SLICE,
+            **{name: size for name, size in sizes.items() if name != 'CP'},
         )
     return (
         d_query,
@@ -301,18 +317,20 @@ def _launch_aggregate(
         'CHANNELS': channels,
         'K': kernel_size,
         'ROW': _padded(kernel_size),
-        'CP': _padded(channels),
+        'SLICE': SLICE,
     }
-    sizes['TOKENS'] = _tokens(sizes['ROW'], sizes['CP'])
+    sizes['TOKENS'] = _tokens(sizes['ROW'], SLICE)
     # The kernels' order of strides: batch, group, channel (or tap), row, column.
     operands = [
         operand
         for tensor in tensors
         for operand in (tensor, tensor.permute(0, 1, 4, 2, 3).stride())
     ]
-    tiles = -(-height * width // sizes['TOKENS'])
+    programs = batch * groups * -(-height * width // sizes['TOKENS'])
+    if kernel != 'weight_grad_kernel':  # the others write channels, a slice a program
+        programs *= -(-channels // SLICE)
     with torch.cuda.device_of(value):
-        getattr(_kernels('triton_aggregate_kernels'), kernel)[(batch * groups * tiles,)](
+        getattr(_kernels('triton_aggregate_kernels'), kernel)[(programs,)](
             *operands, groups, height, width, dilation, **sizes
         )
 
@@ -332,7 +350,7 @@ def _contmix_sizes(
         'CP': channels,
         'SP': _padded(key.shape[3]),
         'TOKENS': _tokens(row, channels),
-        'PRECISION': 'ieee' if value.dtype == torch.float32 else 'tf32',
+        'PRECISION': 'tf32x3' if value.dtype == torch.float32 else 'tf32',
     }
 
 

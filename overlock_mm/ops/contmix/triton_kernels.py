@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 
 from overlock_mm.ops.contmix.triton_tiles import (
+    factor,
     inverse_first,
     inverse_last,
     load_neighbours,
@@ -61,12 +62,14 @@ def load_projection(
     K: tl.constexpr,
     ROW: tl.constexpr,
     SP: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
-    """Projection rows of one window row, [ROW, SP] float32."""
+    """Projection rows of one window row as factors of products, [ROW, SP] float32."""
     tap = tl.arange(0, ROW)[:, None]
     region = tl.arange(0, SP)[None, :]
     mask = (tap < K) & (region < REGIONS)
-    return tl.load(proj_weight + (tap_row * K + tap) * REGIONS + region, mask=mask, other=0.0)
+    rows = tl.load(proj_weight + (tap_row * K + tap) * REGIONS + region, mask=mask, other=0.0)
+    return factor(rows, PRECISION)
 
 
 @triton.jit
@@ -99,9 +102,20 @@ def row_logits(
 
 
 @triton.jit
-def load_window_row(
+def window_row(tap_row, y, x, valid, height, width, K: tl.constexpr, ROW: tl.constexpr):
+    """Map rows, map columns and validity of one row of every token's own window, [T, ROW]."""
+    tap = tl.arange(0, ROW)[None, :]
+    column = window_start(x, width, K)[:, None] + tap
+    row = (window_start(y, height, K) + tap_row)[:, None] + tl.zeros_like(column)
+    return row, column, valid[:, None] & (tap < K)
+
+
+@triton.jit
+def row_weight_grad(
+    grad_out,
+    grad_out_strides,
     value,
-    strides,
+    value_strides,
     batch,
     group,
     tap_row,
@@ -113,14 +127,25 @@ def load_window_row(
     CHANNELS: tl.constexpr,
     K: tl.constexpr,
     ROW: tl.constexpr,
-    CP: tl.constexpr,
+    TOKENS: tl.constexpr,
+    SLICE: tl.constexpr,
 ):
-    """Values under one row of every token's own window, [T, ROW, CP] float32."""
-    tap = tl.arange(0, ROW)[None, :]
-    column = window_start(x, width, K)[:, None] + tap
-    row = (window_start(y, height, K) + tap_row)[:, None] + tl.zeros_like(column)
-    mask = valid[:, None] & (tap < K)
-    return load_neighbours(value, strides, batch, group, row, column, mask, CHANNELS, CP)
+    """Gradient of the weights of one window row, [T, ROW] float32.
+
+    A few channels at a time: the tile [T, ROW, channels] of values sets how much
+    shared memory and how many registers the backward kernels need.
+    """
+    row, column, mask = window_row(tap_row, y, x, valid, height, width, K, ROW)
+    grad = tl.zeros([TOKENS, ROW], tl.float32)
+    for first in range(0, CHANNELS, SLICE):
+        go = load_tokens(
+            grad_out, grad_out_strides, batch, group, y, x, valid, first, CHANNELS, SLICE
+        )
+        values = load_neighbours(
+            value, value_strides, batch, group, row, column, mask, first, CHANNELS, SLICE
+        )
+        grad += tl.sum(go[:, None, :] * values, 2)
+    return grad
 
 
 @triton.jit
@@ -163,16 +188,16 @@ def forward_kernel(
     y = tl.minimum(token, count - 1) // width
     x = tl.minimum(token, count - 1) % width
 
-    q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
+    q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
     keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
     # Scaled after the product: half precision inputs then meet in it exactly, in TF32 too.
-    affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+    affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
 
     largest = tl.full([TOKENS], float('-inf'), tl.float32)
     total = tl.zeros([TOKENS], tl.float32)
     mixed = tl.zeros([TOKENS, CP], tl.float32)
     for tap_row in range(K):
-        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
         logits = row_logits(
             affinity,
             projection,
@@ -191,28 +216,16 @@ def forward_kernel(
         new_largest = tl.maximum(largest, tl.max(logits, 1))
         rescale = tl.exp(largest - new_largest)
         weight = tl.exp(logits - new_largest[:, None])
-        values = load_window_row(
-            value,
-            value_strides,
-            batch,
-            group,
-            tap_row,
-            y,
-            x,
-            valid,
-            height,
-            width,
-            CHANNELS,
-            K,
-            ROW,
-            CP,
+        row, column, mask = window_row(tap_row, y, x, valid, height, width, K, ROW)
+        values = load_neighbours(
+            value, value_strides, batch, group, row, column, mask, 0, CHANNELS, CP
         )
         total = total * rescale + tl.sum(weight, 1)
         mixed = mixed * rescale[:, None] + tl.sum(weight[:, :, None] * values, 1)
         largest = new_largest
 
     mixed = mixed / total[:, None]
-    store_tokens(out, out_strides, batch, group, y, x, valid, mixed, CHANNELS, CP)
+    store_tokens(out, out_strides, batch, group, y, x, valid, 0, mixed, CHANNELS, CP)
     flat = tl.cast(pair, tl.int64) * count + token
     tl.store(logsumexp + flat, largest + tl.log(total), mask=valid)
 
@@ -250,6 +263,7 @@ def query_grad_kernel(
     QP: tl.constexpr,
     CP: tl.constexpr,
     SP: tl.constexpr,
+    SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -273,10 +287,10 @@ def query_grad_kernel(
         x = tl.minimum(token, count - 1) % width
         flat = tl.cast(pair, tl.int64) * count + token
 
-        q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
-        affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
-        go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, CHANNELS, CP)
-        mixed = load_tokens(out, out_strides, batch, group, y, x, valid, CHANNELS, CP)
+        q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
+        affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
+        go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, 0, CHANNELS, CP)
+        mixed = load_tokens(out, out_strides, batch, group, y, x, valid, 0, CHANNELS, CP)
         go_dot_out = tl.sum(go * mixed, 1)
         tl.store(delta + flat, go_dot_out, mask=valid)
         # An infinite log-sum-exp gives the tokens beyond the map zero weights.
@@ -284,7 +298,7 @@ def query_grad_kernel(
 
         d_affinity = tl.zeros([TOKENS, SP], tl.float32)
         for tap_row in range(K):
-            projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+            projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
             logits = row_logits(
                 affinity,
                 projection,
@@ -300,7 +314,9 @@ def query_grad_kernel(
                 ROW,
                 PRECISION,
             )
-            values = load_window_row(
+            d_weight = row_weight_grad(
+                grad_out,
+                grad_out_strides,
                 value,
                 value_strides,
                 batch,
@@ -314,15 +330,19 @@ def query_grad_kernel(
                 CHANNELS,
                 K,
                 ROW,
-                CP,
+                TOKENS,
+                SLICE,
             )
-            d_weight = tl.sum(go[:, None, :] * values, 2)
             d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
-            d_affinity = tl.dot(d_logits, projection, d_affinity, input_precision=PRECISION)
+            d_affinity = tl.dot(
+                factor(d_logits, PRECISION), projection, d_affinity, input_precision=PRECISION
+            )
 
-        d_affinity = d_affinity * scale
+        d_affinity = factor(d_affinity * scale, PRECISION)
         d_q = tl.dot(d_affinity, tl.trans(keys), input_precision=PRECISION)
-        store_tokens(d_query, d_query_strides, batch, group, y, x, valid, d_q, QUERY_CHANNELS, QP)
+        store_tokens(
+            d_query, d_query_strides, batch, group, y, x, valid, 0, d_q, QUERY_CHANNELS, QP
+        )
         key_sum = tl.dot(tl.trans(q), d_affinity, key_sum, input_precision=PRECISION)
 
     channel = tl.arange(0, QP)[:, None]
@@ -382,14 +402,16 @@ def value_grad_kernel(
     total = tl.zeros([TOKENS, CP], tl.float32)
     for query_y in range(inverse_first(y, K), inverse_last(y, height, K) + 1):
         tap_row = y - window_start(query_y, height, K)
-        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+        projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
         for query_first in range(inverse_first(first, K), last_column + 1, TOKENS):
             column = query_first + tl.arange(0, TOKENS)
             reaches = column <= last_column
             qx = tl.minimum(column, width - 1)
             qy = query_y + tl.zeros_like(qx)
-            q = load_tokens(query, query_strides, batch, group, qy, qx, reaches, QUERY_CHANNELS, QP)
-            affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+            q = load_tokens(
+                query, query_strides, batch, group, qy, qx, reaches, 0, QUERY_CHANNELS, QP
+            )
+            affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
             logits = row_logits(
                 affinity,
                 projection,
@@ -410,14 +432,14 @@ def value_grad_kernel(
             weight = tl.exp(logits - lse[:, None])
             tap = x[None, :] - window_start(qx, width, K)[:, None]
             banded = tl.gather(weight, tl.minimum(tl.maximum(tap, 0), K - 1), 1)
-            banded = tl.where((tap >= 0) & (tap < K), banded, 0.0)
+            banded = factor(tl.where((tap >= 0) & (tap < K), banded, 0.0), PRECISION)
             go = load_tokens(
-                grad_out, grad_out_strides, batch, group, qy, qx, reaches, CHANNELS, CP
+                grad_out, grad_out_strides, batch, group, qy, qx, reaches, 0, CHANNELS, CP
             )
             total = tl.dot(tl.trans(banded), go, total, input_precision=PRECISION)
 
     row = y + tl.zeros_like(x)
-    store_tokens(d_value, d_value_strides, batch, group, row, x, valid, total, CHANNELS, CP)
+    store_tokens(d_value, d_value_strides, batch, group, row, x, valid, 0, total, CHANNELS, CP)
 
 
 @triton.jit
@@ -450,9 +472,9 @@ def parameter_grad_kernel(
     K: tl.constexpr,
     ROW: tl.constexpr,
     QP: tl.constexpr,
-    CP: tl.constexpr,
     SP: tl.constexpr,
     RPB_ROW: tl.constexpr,
+    SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -467,7 +489,7 @@ def parameter_grad_kernel(
     group = program // K % groups
     chunk = program // K // groups
 
-    projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP)
+    projection = load_projection(proj_weight, tap_row, REGIONS, K, ROW, SP, PRECISION)
     bias_column = tl.arange(0, RPB_ROW)
     weight_sum = tl.zeros([ROW, SP], tl.float32)
     bias_sum = tl.zeros([ROW], tl.float32)
@@ -490,8 +512,8 @@ def parameter_grad_kernel(
             flat = (tl.cast(batch, tl.int64) * groups + group) * (height * width) + token
 
             keys = load_keys(key, key_strides, batch, group, QUERY_CHANNELS, REGIONS, QP, SP)
-            q = load_tokens(query, query_strides, batch, group, y, x, valid, QUERY_CHANNELS, QP)
-            affinity = tl.dot(q, keys, input_precision=PRECISION) * scale
+            q = load_tokens(query, query_strides, batch, group, y, x, valid, 0, QUERY_CHANNELS, QP)
+            affinity = factor(tl.dot(q, keys, input_precision=PRECISION) * scale, PRECISION)
             logits = row_logits(
                 affinity,
                 projection,
@@ -507,7 +529,9 @@ def parameter_grad_kernel(
                 ROW,
                 PRECISION,
             )
-            values = load_window_row(
+            d_weight = row_weight_grad(
+                grad_out,
+                grad_out_strides,
                 value,
                 value_strides,
                 batch,
@@ -521,15 +545,19 @@ def parameter_grad_kernel(
                 CHANNELS,
                 K,
                 ROW,
-                CP,
+                TOKENS,
+                SLICE,
             )
-            go = load_tokens(grad_out, grad_out_strides, batch, group, y, x, valid, CHANNELS, CP)
             lse = tl.load(logsumexp + flat, mask=valid, other=float('inf'))
             go_dot_out = tl.load(delta + flat, mask=valid, other=0.0)
-            d_weight = tl.sum(go[:, None, :] * values, 2)
             d_logits = tl.exp(logits - lse[:, None]) * (d_weight - go_dot_out[:, None])
 
-            weight_sum = tl.dot(tl.trans(d_logits), affinity, weight_sum, input_precision=PRECISION)
+            weight_sum = tl.dot(
+                tl.trans(factor(d_logits, PRECISION)),
+                affinity,
+                weight_sum,
+                input_precision=PRECISION,
+            )
             bias_sum += tl.sum(d_logits, 0)
             tap = bias_column[None, :] - (window_start(x, width, K) - x + K - 1)[:, None]
             skewed = tl.gather(d_logits, tl.minimum(tl.maximum(tap, 0), K - 1), 1)

@@ -30,6 +30,20 @@ def inverse_last(j, size, K: tl.constexpr):
 
 
 @triton.jit
+def factor(x, PRECISION: tl.constexpr):
+    """A float32 factor of a matrix product, rounded to nearest where that is TF32.
+
+    The matrix units would cut the last bits off, always towards zero: a bias that sums
+    over many tokens keep. Infinities and NaN pass unchanged.
+    """
+    if PRECISION == 'tf32':
+        bits = x.to(tl.int32, bitcast=True)
+        finite = (bits & 0x7F800000) != 0x7F800000
+        x = tl.where(finite, (bits + 0x1000) & -0x2000, bits).to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
 def token_offset(strides, batch, group, y, x):
     """Element offset of a token's first channel, int64, in the shape of y and x."""
     base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
@@ -38,10 +52,19 @@ def token_offset(strides, batch, group, y, x):
 
 @triton.jit
 def load_tokens(
-    pointer, strides, batch, group, y, x, valid, CHANNELS: tl.constexpr, PADDED: tl.constexpr
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
 ):
-    """Channels of a token tile, [T, PADDED] float32, zero where not valid."""
-    channel = tl.arange(0, PADDED)
+    """Channels first to first + PADDED of a token tile, [T, PADDED] float32, zero where absent."""
+    channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, None]
     offset = offset + channel.to(tl.int64)[None, :] * strides[2]
     mask = valid[:, None] & (channel < CHANNELS)[None, :]
@@ -50,10 +73,20 @@ def load_tokens(
 
 @triton.jit
 def store_tokens(
-    pointer, strides, batch, group, y, x, valid, tile, CHANNELS: tl.constexpr, PADDED: tl.constexpr
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    tile,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
 ):
-    """Write a [T, PADDED] tile in the dtype of the tensor."""
-    channel = tl.arange(0, PADDED)
+    """Write channels first to first + PADDED of a token tile in the dtype of the tensor."""
+    channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, None]
     offset = offset + channel.to(tl.int64)[None, :] * strides[2]
     mask = valid[:, None] & (channel < CHANNELS)[None, :]
@@ -62,10 +95,19 @@ def store_tokens(
 
 @triton.jit
 def load_neighbours(
-    pointer, strides, batch, group, y, x, valid, CHANNELS: tl.constexpr, PADDED: tl.constexpr
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
 ):
-    """Channels of N neighbours of each token: y, x, valid [T, N] -> [T, N, PADDED] float32."""
-    channel = tl.arange(0, PADDED)
+    """The same of N neighbours of each token: y, x, valid [T, N] -> [T, N, PADDED] float32."""
+    channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, :, None]
     offset = offset + channel.to(tl.int64)[None, None, :] * strides[2]
     mask = valid[:, :, None] & (channel < CHANNELS)[None, None, :]
