@@ -250,7 +250,7 @@ std::vector<at::Tensor> backward(
   const Tiling tiling(sizes.planes, height, kernel_size, 1);
   const int64_t tasks = sizes.planes * tiling.count();
   const auto options = value.options().dtype(kScalarType<T>);
-  const at::Tensor d_values = at::empty({tasks, tiling.most_touched * row_size}, options);
+  const at::Tensor waiting = at::empty({sizes.planes, tiling.shared * row_size}, options);
   const at::Tensor d_matrix =
       at::empty({tasks, sizes.query_channels, sizes.taps_ld}, options);
   const at::Tensor d_bias = at::empty({tasks, sizes.taps}, options);
@@ -258,6 +258,7 @@ std::vector<at::Tensor> backward(
 
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     Scratch<T> values(tiling.most_touched * planar_size);
+    Scratch<T> d_values(tiling.most_touched * row_size);
     Scratch<T> weights(width * sizes.taps_ld);
     Scratch<T> d_logits(width * sizes.taps_ld + kTapAlign);
     Scratch<T> grad(row_size), d_queries(width * sizes.query_ld);
@@ -268,8 +269,8 @@ std::vector<at::Tensor> backward(
     const int64_t* tokens = logit_rows.tokens().data();
     for (int64_t task = begin; task < end; ++task) {
       const int64_t index = task / tiling.count();
-      const RowRange rows = tiling.tiles[task % tiling.count()];
-      const RowRange touched = tiling.touched[task % tiling.count()];
+      const int64_t tile = task % tiling.count();
+      const RowRange rows = tiling.tiles[tile], touched = tiling.touched[tile];
       logit_rows.set_plane(index);
       for (int64_t c = 0; c < sizes.query_channels; ++c) {
         for (int64_t tap = 0; tap < sizes.taps; ++tap) {
@@ -283,8 +284,7 @@ std::vector<at::Tensor> backward(
             source, row, columns.position.data(), width, planar_ld,
             values.data() + (row - touched.begin) * planar_size);
       }
-      T* d_value_rows = d_values.data_ptr<T>() + task * tiling.most_touched * row_size;
-      std::fill_n(d_value_rows, touched.size() * row_size, T(0));
+      d_values.fill(touched.size() * row_size, T(0));
       const TaskSums<T> sums{
           d_matrix.data_ptr<T>() + task * sizes.query_channels * sizes.taps_ld,
           d_bias.data_ptr<T>() + task * sizes.taps,
@@ -305,7 +305,7 @@ std::vector<at::Tensor> backward(
         kernels.scatter(
             width, kernel_size, sizes.channels_ld, weights.data(), sizes.taps_ld, grad.data(),
             columns.start.data(), columns.first.data(), columns.count.data(), columns.step,
-            d_value_rows + start * row_size, row_size);
+            d_values.data() + start * row_size, row_size);
         kernels.dot(
             width, kernel_size, sizes.channels, grad.data(), sizes.channels_ld,
             values.data() + start * planar_size, planar_size, planar_ld,
@@ -330,13 +330,17 @@ std::vector<at::Tensor> backward(
         }
         add_bias_gradients(sizes, logit_rows.row_class(), class_sums.data(), sums);
       }
+      store_tile(
+          d_values.data(), tiling, tile, columns, sizes.channels_ld,
+          plane_of<S>(d_value, index),
+          waiting.data_ptr<T>() + index * tiling.shared * row_size);
     }
   });
   at::parallel_for(0, sizes.planes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      reduce_tiles(
-          d_values.data_ptr<T>(), tiling, columns, sizes.channels_ld, height, index,
-          plane_of<S>(d_value, index));
+      add_up_tiles(
+          waiting.data_ptr<T>() + index * tiling.shared * row_size, tiling, columns,
+          sizes.channels_ld, height, plane_of<S>(d_value, index));
     }
   });
 

@@ -97,26 +97,26 @@ void backward(
   const std::vector<int64_t> tokens = natural_order(width);
   const RowKernels<T>& kernels = row_kernels<T>();
   const Tiling tiling(planes, height, kernel_size, dilation);
-  const at::Tensor sums = at::empty(
-      {planes * tiling.count(), tiling.most_touched * row_size},
+  const at::Tensor waiting = at::empty(
+      {planes, tiling.shared * row_size},
       value.options().dtype(c10::CppTypeToScalarType<T>::value));
 
   at::parallel_for(0, planes * tiling.count(), 1, [&](int64_t begin, int64_t end) {
     Scratch<T> values(tiling.most_touched * planar_size);
+    Scratch<T> d_values(tiling.most_touched * row_size);
     Scratch<T> weights(width * taps), d_weights(width * taps + kTapAlign);
     Scratch<T> grad(row_size);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t index = task / tiling.count();
-      const RowRange rows = tiling.tiles[task % tiling.count()];
-      const RowRange touched = tiling.touched[task % tiling.count()];
+      const int64_t tile = task % tiling.count();
+      const RowRange rows = tiling.tiles[tile], touched = tiling.touched[tile];
       const Plane<S> source = plane_of<S>(value, index);
       for (int64_t row = touched.begin; row < touched.end; ++row) {
         pack_row_planar(
             source, row, columns.position.data(), width, planar_ld,
             values.data() + (row - touched.begin) * planar_size);
       }
-      T* d_values = sums.data_ptr<T>() + task * tiling.most_touched * row_size;
-      std::fill_n(d_values, touched.size() * row_size, T(0));
+      d_values.fill(touched.size() * row_size, T(0));
       for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t start =
             window_start(row, height, kernel_size, dilation) - touched.begin;
@@ -131,14 +131,18 @@ void backward(
         kernels.scatter(
             width, kernel_size, ld, weights.data(), taps, grad.data(), columns.start.data(),
             columns.first.data(), columns.count.data(), columns.step,
-            d_values + start * row_size, dilation * row_size);
+            d_values.data() + start * row_size, dilation * row_size);
       }
+      store_tile(
+          d_values.data(), tiling, tile, columns, ld, plane_of<S>(d_value, index),
+          waiting.data_ptr<T>() + index * tiling.shared * row_size);
     }
   });
   at::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      reduce_tiles(
-          sums.data_ptr<T>(), tiling, columns, ld, height, index, plane_of<S>(d_value, index));
+      add_up_tiles(
+          waiting.data_ptr<T>() + index * tiling.shared * row_size, tiling, columns, ld,
+          height, plane_of<S>(d_value, index));
     }
   });
 }

@@ -191,9 +191,10 @@ int64_t rows_per_segment(int64_t width, int64_t ld, int64_t kernel_size, int64_t
   return std::max<int64_t>(rows - (kernel_size - 1) * dilation, 4);
 }
 
-// The split of a backward pass: row tiles of planes. A tile adds to rows that its neighbours
-// add to as well, so each has a sum of its own, added up afterwards. It depends on the shapes
-// alone: the order of additions, and so the result, is that of any number of threads.
+// The split of a backward pass: row tiles of planes. A tile's windows reach into its
+// neighbours, and rows that several tiles add to are summed per tile first and added up
+// afterwards. It depends on the shapes alone: the order of additions, and so the result, is
+// that of any number of threads.
 struct Tiling {
   Tiling(int64_t planes, int64_t height, int64_t kernel_size, int64_t dilation) {
     constexpr int64_t kEnoughTasks = 32;
@@ -201,11 +202,21 @@ struct Tiling {
     const int64_t wanted = (kEnoughTasks + planes - 1) / planes;
     const int64_t most = std::max<int64_t>(height / kFewestRows, 1);
     const int64_t rows = (height + std::min(wanted, most) - 1) / std::min(wanted, most);
+    std::vector<int64_t> users(height, 0);
     for (int64_t begin = 0; begin < height; begin += rows) {
       const RowRange tile{begin, std::min(begin + rows, height)};
       tiles.push_back(tile);
       touched.push_back(touched_rows(tile, height, kernel_size, dilation));
       most_touched = std::max(most_touched, touched.back().size());
+      for (int64_t row = touched.back().begin; row < touched.back().end; ++row) {
+        ++users[row];
+      }
+    }
+    for (const RowRange& range : touched) {
+      slots.emplace_back();
+      for (int64_t row = range.begin; row < range.end; ++row) {
+        slots.back().push_back(users[row] > 1 ? shared++ : -1);
+      }
     }
   }
 
@@ -213,31 +224,54 @@ struct Tiling {
 
   std::vector<RowRange> tiles;
   std::vector<RowRange> touched;
+  // Of each row that a tile touches: where its sum waits for others, or -1 where it is alone.
+  std::vector<std::vector<int64_t>> slots;
+  int64_t shared = 0;  // number of such sums in a plane
   int64_t most_touched = 0;
 };
 
-// Adds up the tiles' sums [planes][tiles][most_touched][width][ld] into the gradient's planes.
+// Takes the sums [touched rows][width][ld] of a tile to the gradient, or where they wait.
 template <typename S, typename T>
-void reduce_tiles(
-    const T* sums, const Tiling& tiling, const Columns& columns, int64_t ld, int64_t height,
-    int64_t plane_index, const Plane<S>& plane) {
+void store_tile(
+    const T* sums, const Tiling& tiling, int64_t tile, const Columns& columns, int64_t ld,
+    const Plane<S>& gradient, T* waiting) {
+  const int64_t row_size = columns.size * ld;
+  const std::vector<int64_t>& slots = tiling.slots[tile];
+  for (size_t i = 0; i < slots.size(); ++i, sums += row_size) {
+    if (slots[i] >= 0) {
+      std::copy_n(sums, row_size, waiting + slots[i] * row_size);
+    } else {
+      unpack_row(
+          sums, columns.position.data(), columns.size, ld, gradient,
+          tiling.touched[tile].begin + static_cast<int64_t>(i));
+    }
+  }
+}
+
+// Adds up the waiting sums of a plane, tile after tile, into the gradient.
+template <typename S, typename T>
+void add_up_tiles(
+    const T* waiting, const Tiling& tiling, const Columns& columns, int64_t ld, int64_t height,
+    const Plane<S>& gradient) {
   const int64_t row_size = columns.size * ld;
   Scratch<T> total(row_size);
   for (int64_t row = 0; row < height; ++row) {
+    bool any = false;
     total.fill(row_size, T(0));
     for (int64_t tile = 0; tile < tiling.count(); ++tile) {
-      const RowRange touched = tiling.touched[tile];
-      if (row < touched.begin || row >= touched.end) {
+      const int64_t i = row - tiling.touched[tile].begin;
+      if (i < 0 || i >= tiling.touched[tile].size() || tiling.slots[tile][i] < 0) {
         continue;
       }
-      const T* sum = sums +
-          ((plane_index * tiling.count() + tile) * tiling.most_touched + row - touched.begin) *
-              row_size;
-      for (int64_t i = 0; i < row_size; ++i) {
-        total.data()[i] += sum[i];
+      any = true;
+      const T* sum = waiting + tiling.slots[tile][i] * row_size;
+      for (int64_t n = 0; n < row_size; ++n) {
+        total.data()[n] += sum[n];
       }
     }
-    unpack_row(total.data(), columns.position.data(), columns.size, ld, plane, row);
+    if (any) {
+      unpack_row(total.data(), columns.position.data(), columns.size, ld, gradient, row);
+    }
   }
 }
 
