@@ -178,7 +178,12 @@ def run_task(task: Task, work_dir: Path) -> dict[str, Any]:
         'pictures': str(pictures),
         'training_seconds': round(seconds, 1),
         'metrics': {
-            m.key: {'untrained': before[m.key], 'trained': after[m.key], 'minimum': m.minimum}
+            # mmdet reports nothing where nothing was detected.
+            m.key: {
+                'untrained': before.get(m.key, 0.0),
+                'trained': after.get(m.key, 0.0),
+                'minimum': m.minimum,
+            }
             for m in task.metrics
         },
     }
