@@ -168,4 +168,16 @@ auto_scale_lr = dict(base_batch_size=2)
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=1),
+    visualization=dict(score_thr=0.5),
+)
+# At their own size, labels would cover the objects.
+visualizer = dict(type='EnlargingDetVisualizer', factor=3)
+custom_imports = dict(
+    imports=[
+        'overlock_mm',
+        'overlock_mm.utils.checkpoint_hook',
+        'overlock_mm.utils.enlarging_visualizer',
+        'overlock_mm.utils.instance_tta',
+    ],
+    allow_failed_imports=False,
 )
