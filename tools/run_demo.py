@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.table import Table
@@ -178,7 +179,12 @@ def run_task(task: Task, work_dir: Path) -> dict[str, Any]:
         'pictures': str(pictures),
         'training_seconds': round(seconds, 1),
         'metrics': {
-            m.key: {'untrained': before[m.key], 'trained': after[m.key], 'minimum': m.minimum}
+            # mmdet reports nothing where nothing was detected.
+            m.key: {
+                'untrained': before.get(m.key, 0.0),
+                'trained': after.get(m.key, 0.0),
+                'minimum': m.minimum,
+            }
             for m in task.metrics
         },
     }
@@ -222,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     work_dir = parser.parse_args(argv).work_dir.absolute()
     start = time.monotonic()
+    # This process builds and draws, of which mmengine would tell a thousand lines.
+    MMLogger.get_instance('overlock_mm demo', log_level='WARNING')
     with readable_errors():
         check_work_dir(work_dir)
         try:

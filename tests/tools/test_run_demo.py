@@ -1,0 +1,74 @@
+"""The parts of the demo that its own run does not show to be right."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+
+from overlock_mm.checkpoint import check_compatible, read_checkpoint
+from tests.tools.conftest import ROOT
+
+SPEC = importlib.util.spec_from_file_location('run_demo', ROOT / 'tools' / 'run_demo.py')
+run_demo = importlib.util.module_from_spec(SPEC)
+sys.modules[SPEC.name] = run_demo  # dataclasses look their module up
+SPEC.loader.exec_module(run_demo)
+
+LINE = (
+    '11/20 09:12:32 - mmengine - INFO - Epoch(train) [2][{step}/200]  lr: 5.9e-04  eta: 0:09:42  '
+    'time: 1.02  data_time: 0.01  grad_norm: 9.8  loss: 4.0251  loss_rpn_cls: 0.5874'
+)
+
+
+def test_progress_is_told_every_fifty_steps():
+    expected = 'epoch 2, step 150 of 200: loss 4.03, 0:09:42 to go'
+    assert run_demo.training_progress(LINE.format(step='150')) == expected
+    assert run_demo.training_progress(LINE.format(step=' 10')) is None
+    assert run_demo.training_progress('loading annotations into memory...') is None
+
+
+def figures(box, mask):
+    values = dict(zip((m.key for m in run_demo.DETECTION.metrics), (0, box, 0, mask), strict=True))
+    return {'metrics': {key: {'untrained': 0.0, 'trained': v} for key, v in values.items()}}
+
+
+def test_a_figure_below_its_minimum_is_named():
+    assert run_demo.missed(run_demo.DETECTION, figures(0.80, 0.75)) == []
+    assert run_demo.missed(run_demo.DETECTION, figures(0.79, 0.75)) == [
+        'box AP50 is 0.790 and should be at least 0.80.'
+    ]
+
+
+def test_the_untrained_checkpoint_is_that_of_the_demo_config(tmp_path):
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    config = ROOT / run_demo.DETECTION.config
+    run_demo.save_untrained(config, tmp_path / 'untrained.pth')
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    state_dict = read_checkpoint(tmp_path / 'untrained.pth')['state_dict']
+    check_compatible(MODELS.build(cfg.model), state_dict)
+    assert all(value.isfinite().all() for value in state_dict.values())
+    torch.manual_seed(1)
+    run_demo.save_untrained(config, tmp_path / 'again.pth')
+    again = read_checkpoint(tmp_path / 'again.pth')['state_dict']
+    assert all(torch.equal(value, again[name]) for name, value in state_dict.items())
+
+
+def test_a_failing_tool_shows_the_end_of_its_output(tmp_path):
+    log = tmp_path / 'tool.log'
+    with pytest.raises(RuntimeError, match='(?s)failed with status 1.*no config file'):
+        run_demo.run_tool(['tools/train.py', 'configs/demo/none.py'], log)
+    assert 'no config file' in log.read_text()
+
+
+def test_results_are_written_whole(tmp_path):
+    path = tmp_path / 'results.json'
+    run_demo.write_results(path, {'a': 1})
+    assert json.loads(path.read_text()) == {'a': 1}
+    with pytest.raises(TypeError):
+        run_demo.write_results(path, {'a': object()})
+    assert json.loads(path.read_text()) == {'a': 1}
+    assert list(tmp_path.iterdir()) == [path]
