@@ -64,7 +64,11 @@ def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, 
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from overlock_mm.ops.contmix import triton_aggregate_kernels, triton_kernels
+    from overlock_mm.ops.contmix import (
+        triton_aggregate_kernels,
+        triton_grad_kernels,
+        triton_kernels,
+    )
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     value = torch.empty(1, 1, channels, 1, 1, dtype=dtype)
@@ -76,7 +80,7 @@ def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, 
     }
     kernels = [
         (module, name)
-        for module in (triton_kernels, triton_aggregate_kernels)
+        for module in (triton_kernels, triton_grad_kernels, triton_aggregate_kernels)
         for name in dir(module)
         if name.endswith('_kernel')
     ]
@@ -84,7 +88,7 @@ def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, 
     for module, name in kernels:
         kernel = getattr(module, name)
         constants = {key: size for key, size in sizes.items() if key in kernel.arg_names}
-        if (module, name) == (triton_kernels, 'value_grad_kernel'):
+        if (module, name) == (triton_grad_kernels, 'value_grad_kernel'):
             constants['TOKENS'] = triton_backend.MAX_SEGMENT
         signature = {
             argument: 'constexpr'

@@ -174,7 +174,7 @@ def contmix_backward(
         d_key, *d_parameters = rest
         return d_query, d_key, d_value, *d_parameters  # type: ignore[return-value]
 
-    kernels = _kernels('triton_kernels')
+    kernels = _kernels('triton_grad_kernels')
     parameters = _packed(proj_weight, proj_bias, rpb)
     sizes = _contmix_sizes(query, key, value, kernel_size)
     inputs = (query, query.stride(), key, key.stride())
