@@ -77,9 +77,16 @@ def with_cuda() -> bool:
         reasons.append(f'torch {torch.__version__} is not a CUDA build')
     if CUDA_HOME is None:
         reasons.append('nvcc was not found; set CUDA_HOME to the folder of the CUDA toolkit')
+    elif not Path(CUDA_HOME, 'include', 'cuda_runtime.h').is_file():
+        # Such as a folder that only holds a launcher for nvcc.
+        reasons.append(f'CUDA_HOME={CUDA_HOME} has no include/cuda_runtime.h')
     if wish == '1' and reasons:
         raise RuntimeError(f'FORCE_CUDA=1, but {", and ".join(reasons)}.')
-    return wish != '0' and not reasons and any((ROOT / CSRC).glob('pytorch/cuda/*.cu'))
+    if wish == '0':
+        reasons.append('FORCE_CUDA=0')
+    if reasons:
+        print(f'overlock_mm is compiled without CUDA kernels: {", and ".join(reasons)}.')
+    return not reasons
 
 
 def cuda_include_dirs() -> list[str]:

@@ -31,6 +31,7 @@ logger = logging.getLogger('overlock_mm')
 #: Name of a backend -> its module, in the order of automatic choice.
 BACKENDS: Mapping[str, str] = {
     'cuda': 'overlock_mm.ops.contmix.cuda_backend',
+    'triton': 'overlock_mm.ops.contmix.triton_backend',
     'cpu': 'overlock_mm.ops.contmix.cpu_backend',
     'reference': 'overlock_mm.ops.contmix.reference_backend',
 }
