@@ -13,7 +13,7 @@ run on the CPU, slowly: that is how machines without a GPU test them.
 import importlib.util
 import os
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -335,9 +335,7 @@ def _launch_aggregate(
         )
 
 
-def _contmix_sizes(
-    query: Tensor, key: Tensor, value: Tensor, kernel_size: int
-) -> dict[str, int | str]:
+def _contmix_sizes(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> dict[str, Any]:
     """Compile-time sizes that the ContMix kernels share."""
     row, channels = _padded(kernel_size), _padded(value.shape[2])
     return {
