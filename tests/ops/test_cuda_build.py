@@ -1,6 +1,5 @@
 """The CUDA sources compile, link, load and register where nvcc is found, GPU or not."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -10,19 +9,35 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-ROOT = Path(__file__).resolve().parents[2]
-CSRC = ROOT / 'overlock_mm' / 'ops' / 'csrc'
-OPERATORS = (
+CSRC = Path(__file__).resolve().parents[2] / 'overlock_mm' / 'ops' / 'csrc'
+
+#: Runs in a process of its own, because a library of operators loads once in a process.
+BUILD = """
+import sys
+from pathlib import Path
+import torch
+from torch.utils import cpp_extension
+
+csrc, folder = map(Path, sys.argv[1:])
+# Some toolkits come without the cuBLAS headers; torch's own dependencies bring them.
+nvidia = Path(torch.__file__).parents[1] / 'nvidia'
+includes = [str(path.parent) for path in nvidia.glob('*/include/cublas_v2.h')]
+cpp_extension.load(
+    'overlock_mm_cuda',
+    [str(csrc / 'pytorch' / 'extension.cpp'), *map(str, csrc.glob('pytorch/cuda/*.cu'))],
+    extra_include_paths=includes,
+    build_directory=str(folder),
+    with_cuda=True,
+    is_python_module=False,
+)
+for name in (
     'contmix_forward',
     'contmix_backward',
     'neighborhood_aggregate_forward',
     'neighborhood_aggregate_backward',
-)
-CHECK = """
-import sys, torch
-torch.ops.load_library(sys.argv[1])
-for name in sys.argv[2:]:
-    assert torch._C._dispatch_has_kernel_for_dispatch_key(f'overlock_mm_C::{name}', 'CUDA'), name
+):
+    name = f'overlock_mm_C::{name}'
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(name, 'CUDA'), name
 """
 
 
@@ -30,75 +45,25 @@ def why_not():
     if torch.version.cuda is None:
         return f'torch {torch.__version__} is not a CUDA build.'
     if cpp_extension.CUDA_HOME is None:
-        return 'nvcc was not found (CUDA_HOME).'
+        return 'nvcc was not found; set CUDA_HOME to the folder of the CUDA toolkit.'
     if not Path(cpp_extension.CUDA_HOME, 'bin', 'nvcc').is_file():
-        return f'There is no nvcc in CUDA_HOME, {cpp_extension.CUDA_HOME}.'
+        return f'CUDA_HOME is {cpp_extension.CUDA_HOME}, which has no bin/nvcc.'
+    if not cpp_extension.is_ninja_available():
+        return 'ninja was not found.'
     return None
-
-
-def build_folder():
-    """One folder per state of the sources, so that only a change is compiled again."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    for path in sorted(CSRC.rglob('*')):
-        if path.is_file():
-            digest.update(path.read_bytes())
-    cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
-    return cache / 'overlock_mm' / 'cuda_build' / digest.hexdigest()[:16]
-
-
-def include_folders():
-    # Some toolkits come without the cuBLAS headers; torch's own dependencies bring them.
-    nvidia = Path(torch.__file__).parents[1] / 'nvidia'
-    folders = [path.parent for path in nvidia.glob('*/include/cublas_v2.h')]
-    return [*cpp_extension.include_paths('cuda'), *map(str, folders)]
-
-
-def compile_library(folder, library):
-    folder.mkdir(parents=True, exist_ok=True)
-    nvcc = Path(cpp_extension.CUDA_HOME, 'bin', 'nvcc')
-    includes = [f'-I{path}' for path in include_folders()]
-    python = subprocess.run(
-        [sys.executable, '-c', 'import sysconfig; print(sysconfig.get_path("include"))'],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    sources = [
-        *sorted((CSRC / 'pytorch' / 'cuda').glob('*.cu')),
-        CSRC / 'pytorch' / 'extension.cpp',
-    ]
-    objects = []
-    for source in sources:
-        target = folder / f'{source.stem}.o'
-        architectures = [
-            f'-gencode=arch=compute_{number},code=sm_{number}' for number in ('80', '90')
-        ]
-        subprocess.run(
-            [
-                *(nvcc, '-c', source, '-o', target, '-std=c++17', '-Xcompiler', '-fPIC'),
-                *(architectures if source.suffix == '.cu' else ()),
-                *(includes + [f'-I{python}']),
-            ],
-            check=True,
-        )
-        objects.append(target)
-    torch_lib = Path(torch.__file__).parent / 'lib'
-    subprocess.run(
-        [
-            *(nvcc, '-shared', *objects, '-o', library, f'-L{torch_lib}'),
-            *('-lc10', '-lc10_cuda', '-ltorch_cpu', '-ltorch_cuda', '-ltorch'),
-            *('-Xlinker', f'-rpath={torch_lib}'),
-        ],
-        check=True,
-    )
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_not() is not None, reason=f'CUDA cannot be compiled here: {why_not()}')
 def test_sources_compile_link_and_register():
-    folder = build_folder()
-    library = folder / 'overlock_mm_cuda.so'
-    if not library.is_file():
-        compile_library(folder, library)
-    # In a process of its own: a library of operators can be loaded once.
-    subprocess.run([sys.executable, '-c', CHECK, library, *OPERATORS], check=True)
+    # Kept between runs: ninja compiles only what has changed.
+    cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
+    folder = cache / 'overlock_mm' / 'cuda_build' / f'torch-{torch.__version__}'
+    folder.mkdir(parents=True, exist_ok=True)
+    result = subprocess.run(
+        [sys.executable, '-c', BUILD, CSRC, folder],
+        env={'MAX_JOBS': '1', **os.environ, 'TORCH_CUDA_ARCH_LIST': '8.0;9.0'},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -20,6 +20,12 @@ __all__ = [
 ]
 
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# What the kernels are compiled for.
+MAX_CHANNELS = 32
+MAX_REGIONS = 64
+
+
 def why_not(call: Call) -> list[str]:
     """All reasons why this backend cannot run a call."""
     reasons = []
@@ -27,6 +33,16 @@ def why_not(call: Call) -> list[str]:
         reasons.append(f'it needs tensors on a CUDA device, got {call.device}.')
     elif not torch.cuda.is_available():
         reasons.append('torch finds no CUDA device.')
+    if call.dtype not in DTYPES:
+        reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
+    if call.op == 'contmix':
+        for name, size, most in (
+            ('C', call.channels, MAX_CHANNELS),
+            ('Cq', call.query_channels, MAX_CHANNELS),
+            ('S', call.regions, MAX_REGIONS),
+        ):
+            if size > most:
+                reasons.append(f'{name} must be at most {most}, got {size}.')
     missing = extension.why_not_loaded()
     if missing is not None:
         reasons.append(missing)

@@ -13,7 +13,7 @@ run on the CPU, slowly: that is how machines without a GPU test them.
 import importlib.util
 import os
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -174,7 +174,7 @@ def contmix_backward(
         d_key, *d_parameters = rest
         return d_query, d_key, d_value, *d_parameters  # type: ignore[return-value]
 
-    kernels = _kernels('triton_kernels')
+    kernels = _kernels('triton_grad_kernels')
     parameters = _packed(proj_weight, proj_bias, rpb)
     sizes = _contmix_sizes(query, key, value, kernel_size)
     inputs = (query, query.stride(), key, key.stride())
@@ -335,9 +335,7 @@ def _launch_aggregate(
         )
 
 
-def _contmix_sizes(
-    query: Tensor, key: Tensor, value: Tensor, kernel_size: int
-) -> dict[str, int | str]:
+def _contmix_sizes(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> dict[str, Any]:
     """Compile-time sizes that the ContMix kernels share."""
     row, channels = _padded(kernel_size), _padded(value.shape[2])
     return {
