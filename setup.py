@@ -13,6 +13,7 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -62,6 +63,23 @@ def why_no_extension() -> str | None:
     return None
 
 
+def find_cuda_toolkit() -> None:
+    """Set CUDA_HOME to the toolkit of the nvcc on PATH, unless the user has set it.
+
+    torch takes the parent of nvcc's folder for the toolkit, which a launcher script deceives;
+    nvcc itself knows where it is.
+    """
+    nvcc = shutil.which('nvcc')
+    if nvcc is None or os.environ.get('CUDA_HOME'):
+        return
+    dry_run = subprocess.run(
+        [nvcc, '--dryrun', '-x', 'cu', os.devnull], capture_output=True, text=True
+    )
+    found = re.search(r'^#\$ _HERE_=(.+)$', dry_run.stderr, re.MULTILINE)
+    if found:
+        os.environ['CUDA_HOME'] = str(Path(found[1].strip()).parent)
+
+
 def with_cuda() -> bool:
     """Whether to compile CUDA kernels.
 
@@ -106,6 +124,7 @@ def cuda_include_dirs() -> list[str]:
 
 def extension():
     """The extension ``overlock_mm._C``: CPU kernels always, CUDA kernels where possible."""
+    find_cuda_toolkit()  # before torch looks for it
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
