@@ -2,11 +2,14 @@
 
 Importing the package registers the backbone ``OverLoCK`` and the constructor of its layer-wise
 learning rates in mmengine's root registries, where mmdet, mmseg and mmpretrain find them by their
-bare names.
+bare names, and lets configs inherit ours as ``overlock_mm::detection/cascade_overlock_s.py``.
 """
 
+from overlock_mm.configs import allow_package_bases
 from overlock_mm.models import ARCHS, OverLoCK, OverLoCKArch
 from overlock_mm.optim import OverLoCKLayerDecayConstructor
 from overlock_mm.version import __version__
+
+allow_package_bases()
 
 __all__ = ['ARCHS', 'OverLoCK', 'OverLoCKArch', 'OverLoCKLayerDecayConstructor', '__version__']
