@@ -1,9 +1,6 @@
 """The configs are part of the package, and other projects inherit them."""
 
-import os
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -81,56 +78,3 @@ def test_model_index_is_valid_and_complete():
             source = model['Metadata']['Source of Results']
             # A figure says whose it is.
             assert source.startswith('published' if 'Results' in model else 'none yet')
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_the_configs(tmp_path):
-    """Built from a copy, unpacked into a folder of its own, used from there."""
-    build = tmp_path / 'source'
-    root = ROOT.parent
-    files = subprocess.run(
-        ['git', 'ls-files', '-co', '--exclude-standard'],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    for name in files:
-        target = build / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source = root / name
-        if source.is_symlink():
-            target.symlink_to(os.readlink(source))
-        elif source.is_file():
-            target.write_bytes(source.read_bytes())
-    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check', '-q']
-    subprocess.run(
-        [*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', tmp_path, build], check=True
-    )
-    (wheel,) = tmp_path.glob('overlock_mm-*.whl')
-    installed = tmp_path / 'installed'
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(installed)
-    assert not any(path.is_symlink() for path in installed.rglob('*'))
-
-    project = tmp_path / 'project'
-    project.mkdir()
-    for number, style in enumerate(STYLES.values()):
-        (project / f'{number}.py').write_text(f'{style}\n')
-    code = (
-        'import overlock_mm; from mmengine.config import Config; '
-        "print(overlock_mm.__file__, [Config.fromfile(f'{i}.py').model.backbone.arch "
-        'for i in range(3)])'
-    )
-    result = subprocess.run(
-        [sys.executable, '-c', code],
-        cwd=project,
-        env=os.environ | {'PYTHONPATH': str(installed)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.split(maxsplit=1) == [
-        str(installed / 'overlock_mm/__init__.py'),
-        "['s', 's', 's']\n",
-    ]
