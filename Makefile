@@ -19,7 +19,7 @@ CPU := CUDA_VISIBLE_DEVICES=
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format clean clean-env
+.PHONY: help env demo test test-gpu test-asan lint format bench bench-gpu clean clean-env
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,32 @@ demo: env ## Train and test a small detector on drawn images: 12 min (2 cores)
 
 test: lint ## Lint, type check and all tests
 	$(CPU) $(ONE_THREAD) $(PY) -m pytest --durations=15
+
+test-gpu: env ## Tests that need a GPU, also under compute-sanitizer where it is installed
+	$(PY) -m pytest -m gpu
+	@if command -v compute-sanitizer >/dev/null; then \
+		compute-sanitizer --error-exitcode 1 $(PY) -m pytest -m 'gpu and not slow' tests/ops; \
+	else echo 'compute-sanitizer is not installed: not run.'; fi
+
+# Sanitizers need GCC's libraries before all others in the process. Leaks are not looked for:
+# Python itself keeps memory to its end.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g
+ASAN_LIBRARIES = $(foreach lib,libasan.so libubsan.so libstdc++.so.6,$(shell g++ -print-file-name=$(lib)))
+
+test-asan: env ## Tests of the CPU extension under address and undefined-behaviour sanitizers
+	CFLAGS='$(SANITIZE)' LDFLAGS='$(SANITIZE)' FORCE_CUDA=0 \
+		$(PY) setup.py -q build --build-base build/asan --build-lib build/asan/lib
+	rm -rf build/asan/lib/tests && cp -r tests build/asan/lib
+	cd build/asan/lib && LD_PRELOAD='$(ASAN_LIBRARIES)' ASAN_OPTIONS=detect_leaks=0 \
+		UBSAN_OPTIONS=print_stacktrace=1 $(CPU) $(ONE_THREAD) $(abspath $(PY)) -m pytest \
+		-c $(CURDIR)/pyproject.toml --rootdir . -k 'not reference' \
+		tests/ops/test_cpu_backends.py tests/ops/test_border_rule.py
+
+bench: env ## Measure the operators on the CPU; writes benchmarks/results and docs/benchmarks.md
+	$(CPU) $(PY) -m benchmarks run --device cpu
+
+bench-gpu: env ## The same on a GPU
+	$(PY) -m benchmarks run --device cuda
 
 lint: env ## Ruff (rules and format) and mypy: 20 s
 	$(PY) -m ruff check .

@@ -1,6 +1,19 @@
-"""Installation; the version lives in overlock_mm/version.py."""
+"""Installation; the version lives in overlock_mm/version.py.
 
+Environment variables:
+    OVERLOCK_WITH_EXT: 0 leaves out the compiled extension overlock_mm._C.
+    FORCE_CUDA: 1 compiles CUDA kernels or fails, 0 never does. Without it they are
+        compiled where torch is a CUDA build and finds nvcc (CUDA_HOME).
+    TORCH_CUDA_ARCH_LIST: Architectures to compile for; without it, and without a GPU at
+        hand, 8.0 and 9.0.
+    MAX_JOBS: Compilers that run at a time.
+"""
+
+import importlib.util
+import os
 import re
+import shutil
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -32,6 +45,103 @@ def read_description() -> str:
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
 
 
+CSRC = Path('overlock_mm', 'ops', 'csrc')
+
+
+def why_no_extension() -> str | None:
+    """The reason to install without the compiled extension, or None."""
+    if os.environ.get('OVERLOCK_WITH_EXT') == '0':
+        return 'OVERLOCK_WITH_EXT=0'
+    if sys.platform == 'win32':
+        return 'its kernels are written with the vector types of GCC and Clang'
+    if importlib.util.find_spec('torch') is None:
+        return 'torch is not importable here; install it first and pass --no-build-isolation'
+    compilers = [os.environ.get('CXX', 'c++').split()[0], 'g++', 'clang++']
+    if not any(shutil.which(compiler) for compiler in compilers):
+        return 'no C++ compiler was found'
+    return None
+
+
+def with_cuda() -> bool:
+    """Whether to compile CUDA kernels.
+
+    Raises:
+        RuntimeError: FORCE_CUDA=1 asks for them, and they cannot be compiled.
+    """
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    wish = os.environ.get('FORCE_CUDA')
+    reasons = []
+    if torch.version.cuda is None:
+        reasons.append(f'torch {torch.__version__} is not a CUDA build')
+    if CUDA_HOME is None:
+        reasons.append('nvcc was not found; set CUDA_HOME to the folder of the CUDA toolkit')
+    elif not Path(CUDA_HOME, 'include', 'cuda_runtime.h').is_file():
+        # Such as a folder that only holds a launcher for nvcc.
+        reasons.append(f'CUDA_HOME={CUDA_HOME} has no include/cuda_runtime.h')
+    if wish == '1' and reasons:
+        raise RuntimeError(f'FORCE_CUDA=1, but {", and ".join(reasons)}.')
+    if wish == '0':
+        reasons.append('FORCE_CUDA=0')
+    if reasons:
+        print(f'overlock_mm is compiled without CUDA kernels: {", and ".join(reasons)}.')
+    return not reasons
+
+
+def cuda_include_dirs() -> list[str]:
+    """CUDA headers of torch's own dependencies, where the toolkit came without cuBLAS."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if Path(CUDA_HOME, 'include', 'cublas_v2.h').is_file():
+        return []
+    spec = importlib.util.find_spec('nvidia')
+    folders = [] if spec is None else spec.submodule_search_locations
+    return [
+        str(path.parent)
+        for folder in folders
+        for path in Path(folder).glob('*/include/cublas_v2.h')
+    ]
+
+
+def extension():
+    """The extension ``overlock_mm._C``: CPU kernels always, CUDA kernels where possible."""
+    import torch
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    # Multiply-adds may be fused also under -std=c++17, where GCC would not by itself.
+    flags = ['-O3', '-ffp-contract=fast', '-Wno-unknown-pragmas']
+    openmp = [] if sys.platform == 'darwin' else ['-fopenmp']
+    sources = [*(ROOT / CSRC).glob('pytorch/*.cpp'), *(ROOT / CSRC).glob('pytorch/cpu/*.cpp')]
+    compile_args = {'cxx': flags + openmp}
+    if with_cuda():
+        sources += [*(ROOT / CSRC).glob('pytorch/cuda/*.cu')]
+        compile_args['nvcc'] = ['-O3']
+        if not torch.cuda.is_available():
+            os.environ.setdefault('TORCH_CUDA_ARCH_LIST', '8.0;9.0')
+        kind, include_dirs = CUDAExtension, cuda_include_dirs()
+    else:
+        kind, include_dirs = CppExtension, []
+    return kind(
+        name='overlock_mm._C',
+        sources=sorted(str(path.relative_to(ROOT)) for path in sources),
+        include_dirs=include_dirs,
+        extra_compile_args=compile_args,
+        extra_link_args=openmp,
+    )
+
+
+def build_arguments() -> dict:
+    """Arguments of `setup` that build the extension, if this machine can."""
+    reason = why_no_extension()
+    if reason is not None:
+        print(f'overlock_mm is installed without its compiled extension: {reason}.')
+        return {}
+    from torch.utils.cpp_extension import BuildExtension
+
+    return {'ext_modules': [extension()], 'cmdclass': {'build_ext': BuildExtension}}
+
+
 setup(
     name='overlock_mm',
     version=read_version(),
@@ -48,10 +158,13 @@ setup(
             '.mim/configs/**/*.py',
             '.mim/configs/**/*.yml',
             'configs/*/*.py',
-        ]
+        ],
+        # mmcv's folder shape: the sources travel with the package.
+        'overlock_mm.ops': ['csrc/**/*'],
     },
     python_requires='>=3.10',
-    install_requires=['torch>=2.0', 'numpy>=1.22', 'pillow>=9'],
+    install_requires=['torch>=2.4', 'numpy>=1.22', 'pillow>=9'],
     extras_require={'openmmlab': MAINTAINED_STACK},
     zip_safe=False,
+    **build_arguments(),
 )

@@ -162,23 +162,17 @@ def backend_lines() -> list[str]:
     """A line for each backend of ContMix, with its reasons if it cannot run here."""
     from overlock_mm.ops import available_backends
 
-    backends = available_backends()
-    refusals = backends if isinstance(backends, Mapping) else dict.fromkeys(backends, ())
     return [
-        f'{name}: ' + (' '.join(reasons) if reasons else 'works')
-        for name, reasons in refusals.items()
+        f'{name}: ' + ('; '.join(reasons) if reasons else 'works')
+        for name, reasons in available_backends().items()
     ]
 
 
 def compiled_part() -> str:
-    """Whether the package's compiled operators are there."""
-    if importlib.util.find_spec('overlock_mm._C') is None:
-        return 'not built (the backends cpu and cuda need it)'
-    try:
-        importlib.import_module('overlock_mm._C')
-    except (ImportError, OSError) as error:
-        return f'built, but not for this torch ({error}): install the package again'
-    return 'built'
+    """Whether the package's compiled operators are there, and the remedy if not."""
+    from overlock_mm.ops.contmix import extension
+
+    return extension.why_not_loaded() or 'works'
 
 
 def device_line() -> str:

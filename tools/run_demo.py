@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.table import Table
@@ -232,7 +233,12 @@ def run_task(task: Task, work_dir: Path) -> dict[str, Any]:
         'pictures': str(pictures),
         'training_seconds': round(seconds, 1),
         'metrics': {
-            m.key: {'untrained': before[m.key], 'trained': after[m.key], 'minimum': m.minimum}
+            # mmdet reports nothing where nothing was detected.
+            m.key: {
+                'untrained': before.get(m.key, 0.0),
+                'trained': after.get(m.key, 0.0),
+                'minimum': m.minimum,
+            }
             for m in task.metrics
         },
     }
@@ -287,6 +293,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = [TASKS[name] for name in args.tasks]
     start = time.monotonic()
     figures = {}
+    # This process builds and draws, of which mmengine would tell a thousand lines.
+    MMLogger.get_instance('overlock_mm demo', log_level='WARNING')
     with readable_errors():
         check_work_dir(work_dir)
         try:

@@ -41,6 +41,7 @@ from setup_checks import (
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / 'requirements'
+KERNELS = ROOT / 'overlock_mm' / 'ops' / 'csrc'
 # Measured: .venv 5.5 GB, torch's downloads 2.6 GB, objects of the mmcv build 0.4 GB.
 VENV_BYTES = 6 * GB
 DOWNLOAD_BYTES = 3 * GB
@@ -200,7 +201,8 @@ class Environment:
         """Changes when anything changes that the environment was made from."""
         digest = hashlib.sha256(str(self.venv).encode())
         made_from = [*sorted(Path(__file__).parent.glob('setup_*.py')), ROOT / 'setup.py']
-        for path in made_from + sorted(REQUIREMENTS.glob('*.txt')):
+        compiled = sorted(path for path in KERNELS.rglob('*') if path.is_file())
+        for path in made_from + sorted(REQUIREMENTS.glob('*.txt')) + compiled:
             digest.update(path.read_bytes())
         return digest.hexdigest()
 
@@ -317,7 +319,10 @@ class Environment:
             tools = ['-r', 'requirements/runtime.txt', '-r', 'requirements/dev.txt']
             self.pip(console, *tools, *pins)
             self.pip(console, *from_source, '-r', 'requirements/openmmlab.txt')
-        with console.doing('overlock_mm itself, editable', '5 s'):
+        # CUDA kernels take minutes to compile and are of use beside a GPU alone.
+        self.environ.setdefault('FORCE_CUDA', '' if Path('/dev/nvidia0').exists() else '0')
+        self.environ['MAX_JOBS'] = str(jobs)
+        with console.doing('overlock_mm itself, editable, and its compiled operators', '2 min'):
             self.pip(console, *from_source, '-e', '.')
         with console.doing('proof: importing all of it', '20 s'):
             remedy = f'delete {wheel}, which may be for another torch. Else {self.start_over}'

@@ -137,7 +137,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if weights is not None:
             check_starting_weights(unwrapped(runner.model), weights, cfg)
         del weights
-    runner.train()
+    try:
+        runner.train()
+    except CheckpointError as error:
+        # Pretrained weights are fetched here, before the first step.
+        with readable_errors():
+            raise error
 
 
 if __name__ == '__main__':

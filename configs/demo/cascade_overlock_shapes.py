@@ -7,7 +7,7 @@ from overlock_mm.datasets.shapes import METAINFO as metainfo  # noqa: E402
 data_root = 'data/shapes/coco/'
 image_scale = (160, 128)
 num_classes = 5
-neck_channels = 96
+neck_channels = 64
 head_channels = 128
 
 model = dict(
@@ -84,7 +84,7 @@ model = dict(
                 ),
                 sampler=dict(
                     type='RandomSampler',
-                    num=64,
+                    num=48,
                     pos_fraction=0.25,
                     neg_pos_ub=-1,
                     add_gt_as_proposals=True,
@@ -135,9 +135,10 @@ tta_pipeline = [
     ),
 ]
 
-# Without workers: both cores are busy with the network.
+# Small batches, as what counts so early is the number of steps. Without workers: both cores
+# are busy with the network.
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=0,
     persistent_workers=False,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
@@ -151,7 +152,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-max_epochs = 8
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     # Ten times the parent's rate: from random weights, in a hundredth of the steps.
@@ -162,9 +163,21 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),
 ]
-auto_scale_lr = dict(base_batch_size=4)
+auto_scale_lr = dict(base_batch_size=2)
 
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=1),
+    visualization=dict(score_thr=0.5),
+)
+# At their own size, labels would cover the objects.
+visualizer = dict(type='EnlargingDetVisualizer', factor=3)
+custom_imports = dict(
+    imports=[
+        'overlock_mm',
+        'overlock_mm.utils.checkpoint_hook',
+        'overlock_mm.utils.enlarging_visualizer',
+        'overlock_mm.utils.instance_tta',
+    ],
+    allow_failed_imports=False,
 )

@@ -131,4 +131,5 @@ class ContMix(nn.Module):
                 strict=True,
             )
         ]
-        return torch.stack(out, 1).flatten(1, 3)
+        # Maps of [B, D / 2, H, W] keep channels_last, a stack of [B, G, C, H, W] would not.
+        return torch.cat([half.flatten(1, 2) for half in out], 1)

@@ -1,41 +1,57 @@
 """The public functions: check the arguments, choose a backend, call it."""
 
+import torch
 from torch import Tensor
 
 from overlock_mm.ops.contmix import checks
-from overlock_mm.ops.contmix.backends import select_backend
+from overlock_mm.ops.contmix.backends import check_backend
+from overlock_mm.ops.contmix.registration import lower_to_autocast
 
 
 def neighborhood_aggregate(
-    weight: Tensor, value: Tensor, kernel_size: int, *, backend: str | None = None
+    weight: Tensor,
+    value: Tensor,
+    kernel_size: int,
+    *,
+    dilation: int = 1,
+    backend: str | None = None,
 ) -> Tensor:
     """Weighted sum over each token's K x K window, the linear part of ContMix.
 
     Border rule: a window never leaves the map and is never padded. For row i of
     H rows it starts at ``clamp(i - K // 2, 0, H - K)``, columns likewise, so every
-    token has exactly K * K neighbours and is off-centre near a border.
+    token has exactly K * K neighbours and is off-centre near a border. With a dilation
+    d the map falls into d * d interleaved maps, and the rule holds in each of them.
 
     Args:
         weight: [B, G, H, W, K*K], taps in row-major order.
         value: [B, G, H, W, C], same dtype and device.
-        kernel_size: K, odd, 3 to 17, at most H and W.
-        backend: One of :func:`available_backends`; None chooses.
+        kernel_size: K, odd, 3 to 17; K * dilation is at most H and W.
+        dilation: Distance of neighbouring taps.
+        backend: One of :func:`available_backends`, and no other; None takes the first
+            that can run the call.
 
     Returns:
         [B, G, H, W, C] in the dtype of ``value``, accumulated in float32 (float64
-        for float64).
+        for float64). Under autocast both tensors are lowered to its dtype.
 
     Raises:
-        ValueError: A shape, device, kernel size or backend is not as stated.
+        ValueError: A shape, device, kernel size, dilation or backend is not as stated.
         TypeError: A dtype is not as stated.
+        RuntimeError: The forced backend cannot run the call.
 
     Example:
         >>> weight = torch.rand(2, 4, 14, 14, 49).softmax(-1)
         >>> neighborhood_aggregate(weight, torch.rand(2, 4, 14, 14, 16), 7).shape
         torch.Size([2, 4, 14, 14, 16])
     """
-    checks.check_neighborhood_aggregate(weight, value, kernel_size)
-    return select_backend(backend).neighborhood_aggregate(weight, value, kernel_size)
+    checks.check_tensors(weight=weight, value=value)
+    weight, value = lower_to_autocast(weight, value)
+    checks.check_neighborhood_aggregate(weight, value, kernel_size, dilation)
+    check_backend(backend)
+    return torch.ops.overlock_mm.neighborhood_aggregate(
+        weight, value, kernel_size, dilation, backend
+    )
 
 
 def contmix(
@@ -72,15 +88,19 @@ def contmix(
         rpb: [G, 2K-1, 2K-1], relative position bias.
         kernel_size: K, odd, 3 to 17, at most H and W.
         scale: Factor on the affinity.
-        backend: One of :func:`available_backends`; None chooses.
+        backend: One of :func:`available_backends`, and no other; None takes the first
+            that can run the call.
 
     Returns:
-        [B, G, C, H, W] in the dtype of ``value``. Logits, softmax and sums are
-        float32 (float64 for float64), also under autocast.
+        [B, G, C, H, W] in the dtype and the order of strides of ``value``: neither
+        NCHW nor channels_last tensors are copied. Logits, softmax and sums are float32
+        (float64 for float64). Under autocast query, key and value are lowered to its
+        dtype.
 
     Raises:
         ValueError: A shape, device, kernel size or backend is not as stated.
         TypeError: A dtype is not as stated.
+        RuntimeError: The forced backend cannot run the call.
 
     Example:
         >>> query, key = torch.rand(2, 4, 16, 14, 14), torch.rand(2, 4, 16, 49)
@@ -88,7 +108,11 @@ def contmix(
         >>> contmix(query, key, value, torch.rand(49, 49), torch.zeros(49), rpb, 7).shape
         torch.Size([2, 4, 8, 14, 14])
     """
+    checks.check_tensors(query=query, key=key, value=value)
+    query, key, value = lower_to_autocast(query, key, value)
     checks.check_contmix(query, key, value, proj_weight, proj_bias, rpb, kernel_size)
-    return select_backend(backend).contmix(
-        query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale
+    check_backend(backend)
+    out, _ = torch.ops.overlock_mm.contmix(
+        query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, backend
     )
+    return out

@@ -11,7 +11,7 @@ MAX_KERNEL_SIZE = 17
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_kernel_size(kernel_size: int, height: int, width: int) -> None:
+def check_window(kernel_size: int, height: int, width: int, dilation: int = 1) -> None:
     """The window is odd, of a supported size and not larger than the map."""
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
         raise TypeError(f'kernel_size must be an int, got {kernel_size!r}.')
@@ -20,20 +20,29 @@ def check_kernel_size(kernel_size: int, height: int, width: int) -> None:
             f'kernel_size must be odd and between {MIN_KERNEL_SIZE} and {MAX_KERNEL_SIZE}, '
             f'got {kernel_size}.'
         )
-    if height < kernel_size or width < kernel_size:
+    if isinstance(dilation, bool) or not isinstance(dilation, int):
+        raise TypeError(f'dilation must be an int, got {dilation!r}.')
+    if dilation < 1:
+        raise ValueError(f'dilation must be at least 1, got {dilation}.')
+    if min(height, width) < kernel_size * dilation:
         raise ValueError(
-            f'The map must have at least kernel_size rows and columns, got {height} x {width} '
-            f'for kernel_size {kernel_size}. Resize the map first, as the ContMix module does.'
+            'The map must have at least kernel_size * dilation rows and columns, got '
+            f'{height} x {width} for kernel_size {kernel_size} and dilation {dilation}. '
+            'Resize the map first, as the ContMix module does.'
         )
 
 
-def _check_same(tensors: dict[str, Tensor]) -> None:
-    """All tensors are floating point, of one dtype and on one device."""
+def check_tensors(**tensors: Tensor) -> None:
+    """All arguments are floating point tensors."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f'{name} must be a torch.Tensor, got {type(tensor).__name__}.')
         if tensor.dtype not in FLOAT_DTYPES:
             raise TypeError(f'{name} must be a floating point tensor, got {tensor.dtype}.')
+
+
+def _check_same(tensors: dict[str, Tensor]) -> None:
+    """All tensors are of one dtype and on one device."""
     if len({tensor.device for tensor in tensors.values()}) > 1:
         devices = ', '.join(f'{name} on {tensor.device}' for name, tensor in tensors.items())
         raise ValueError(f'All tensors must be on one device, got {devices}.')
@@ -47,13 +56,22 @@ def _check_shape(name: str, tensor: Tensor, layout: str, shape: tuple[int, ...])
         raise ValueError(f'{name} must be {layout} = {list(shape)}, got {list(tensor.shape)}.')
 
 
-def check_neighborhood_aggregate(weight: Tensor, value: Tensor, kernel_size: int) -> None:
+def _check_not_empty(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f'{name} must be at least 1, got {size}.')
+
+
+def check_neighborhood_aggregate(
+    weight: Tensor, value: Tensor, kernel_size: int, dilation: int
+) -> None:
     """Arguments of :func:`overlock_mm.ops.neighborhood_aggregate`."""
     _check_same({'weight': weight, 'value': value})
     if value.dim() != 5:
         raise ValueError(f'value must be [B, G, H, W, C], got {list(value.shape)}.')
-    batch, groups, height, width, _ = value.shape
-    check_kernel_size(kernel_size, height, width)
+    batch, groups, height, width, channels = value.shape
+    check_window(kernel_size, height, width, dilation)
+    _check_not_empty(G=groups, C=channels)
     shape = (batch, groups, height, width, kernel_size * kernel_size)
     _check_shape('weight', weight, '[B, G, H, W, K*K]', shape)
 
@@ -69,6 +87,7 @@ def check_contmix(
 ) -> None:
     """Arguments of :func:`overlock_mm.ops.contmix`."""
     _check_same({'query': query, 'key': key, 'value': value})
+    check_tensors(proj_weight=proj_weight, proj_bias=proj_bias, rpb=rpb)
     # Parameters may stay in float32 while autocast has lowered the activations.
     _check_same({'proj_weight': proj_weight, 'proj_bias': proj_bias, 'rpb': rpb})
     if proj_weight.device != value.device:
@@ -81,11 +100,12 @@ def check_contmix(
     if value.dim() != 5:
         raise ValueError(f'value must be [B, G, C, H, W], got {list(value.shape)}.')
     batch, groups, query_channels, height, width = query.shape
-    check_kernel_size(kernel_size, height, width)
+    check_window(kernel_size, height, width)
     value_shape = (batch, groups, value.shape[2], height, width)
     _check_shape('value', value, '[B, G, C, H, W] of query', value_shape)
     regions = key.shape[-1] if key.dim() else 0
     _check_shape('key', key, '[B, G, Cq, S]', (batch, groups, query_channels, regions))
+    _check_not_empty(G=groups, Cq=query_channels, C=value.shape[2], S=regions)
     taps = kernel_size * kernel_size
     _check_shape('proj_weight', proj_weight, '[K*K, S]', (taps, regions))
     _check_shape('proj_bias', proj_bias, '[K*K]', (taps,))

@@ -15,13 +15,34 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def window_starts(size: int, kernel_size: int, device: torch.device) -> Tensor:
+def window_starts(
+    size: int, kernel_size: int, device: torch.device | None = None, dilation: int = 1
+) -> Tensor:
     """First row (or column) of every token's window, int64 of shape [size].
 
-    The border rule: a window never leaves the map, it is shifted inwards.
+    The border rule: a window never leaves the map, it is shifted inwards. With a
+    dilation d the map falls into d interleaved ones (residue r has
+    ``ceil((size - r) / d)`` rows), and the rule holds in each of them.
     """
-    centres = torch.arange(size, device=device)
-    return (centres - kernel_size // 2).clamp(0, size - kernel_size)
+    tokens = torch.arange(size, device=device)
+    residue, row = tokens % dilation, tokens // dilation
+    rows = (size - residue + dilation - 1) // dilation
+    first = torch.minimum((row - kernel_size // 2).clamp(min=0), rows - kernel_size)
+    return first * dilation + residue
+
+
+def position_index(height: int, width: int, kernel_size: int, device: torch.device) -> Tensor:
+    """Index of every token and tap into the flattened bias table, [height, width, K*K]."""
+    taps = torch.arange(kernel_size, device=device)
+
+    def offset(size: int) -> Tensor:  # [size, K], neighbour - token + K - 1
+        start = window_starts(size, kernel_size, device)
+        start = start - torch.arange(size, device=device)
+        return start[:, None] + taps + kernel_size - 1
+
+    rows = offset(height)[:, None, :, None]
+    columns = offset(width)[None, :, None, :]
+    return (rows * (2 * kernel_size - 1) + columns).flatten(-2)
 
 
 def position_bias(rpb: Tensor, height: int, width: int) -> Tensor:
@@ -36,34 +57,45 @@ def position_bias(rpb: Tensor, height: int, width: int) -> Tensor:
         [G, height, width, K*K], taps in row-major order.
     """
     kernel_size = (rpb.shape[-1] + 1) // 2
-    taps = torch.arange(kernel_size, device=rpb.device)
-
-    def table_index(size: int) -> Tensor:  # [size, K]
-        offset = window_starts(size, kernel_size, rpb.device)
-        offset = offset - torch.arange(size, device=rpb.device)
-        return offset[:, None] + taps + kernel_size - 1
-
-    rows = table_index(height)[:, None, :, None]
-    columns = table_index(width)[None, :, None, :]
-    return rpb[:, rows, columns].flatten(-2)
+    return rpb.flatten(1)[:, position_index(height, width, kernel_size, rpb.device)]
 
 
-def neighborhood_aggregate(weight: Tensor, value: Tensor, kernel_size: int) -> Tensor:
+def neighborhood_aggregate(
+    weight: Tensor, value: Tensor, kernel_size: int, dilation: int = 1
+) -> Tensor:
     """See :func:`overlock_mm.ops.neighborhood_aggregate`."""
     height, width = value.shape[2:4]
     dtype = compute_dtype(value.dtype)
     weight = weight.to(dtype)
     source = value.to(dtype)
-    row_starts = window_starts(height, kernel_size, value.device)
-    column_starts = window_starts(width, kernel_size, value.device)
+    row_starts = window_starts(height, kernel_size, value.device, dilation)
+    column_starts = window_starts(width, kernel_size, value.device, dilation)
 
     out = torch.zeros_like(source)
     for tap_row in range(kernel_size):
-        rows = source.index_select(2, row_starts + tap_row)
+        rows = source.index_select(2, row_starts + tap_row * dilation)
         for tap_column in range(kernel_size):
-            neighbours = rows.index_select(3, column_starts + tap_column)
+            neighbours = rows.index_select(3, column_starts + tap_column * dilation)
             out = out + weight[..., tap_row * kernel_size + tap_column, None] * neighbours
     return out.to(value.dtype)
+
+
+def contmix_logits(
+    query: Tensor, key: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb: Tensor, scale: float
+) -> Tensor:
+    """Logits [B, G, H, W, K*K] of every token's kernel."""
+    height, width = query.shape[-2:]
+    dtype = compute_dtype(query.dtype)
+    affinity = torch.einsum('bgchw,bgcs->bghws', query.to(dtype) * scale, key.to(dtype))
+    logits = affinity @ proj_weight.to(dtype).t() + proj_bias.to(dtype)
+    return logits + position_bias(rpb.to(dtype), height, width)
+
+
+def mix(logits: Tensor, value: Tensor, kernel_size: int) -> Tensor:
+    """Sum of value [B, G, C, H, W] over the windows, weighted by the softmax of the logits."""
+    tokens = value.permute(0, 1, 3, 4, 2).to(logits.dtype)
+    out = neighborhood_aggregate(logits.softmax(-1), tokens, kernel_size)
+    return out.permute(0, 1, 4, 2, 3).to(value.dtype)
 
 
 def contmix(
@@ -77,14 +109,5 @@ def contmix(
     scale: float,
 ) -> Tensor:
     """See :func:`overlock_mm.ops.contmix`."""
-    height, width = value.shape[-2:]
-    dtype = compute_dtype(value.dtype)
-    # Mixed precision must not reach the logits: their softmax is taken in `dtype`.
-    with torch.autocast(value.device.type, enabled=False):
-        affinity = torch.einsum('bgchw,bgcs->bghws', query.to(dtype) * scale, key.to(dtype))
-        logits = affinity @ proj_weight.to(dtype).t() + proj_bias.to(dtype)
-        logits = logits + position_bias(rpb.to(dtype), height, width)
-        weight = logits.softmax(-1)  # [B, G, H, W, K*K]
-        tokens = value.to(dtype).permute(0, 1, 3, 4, 2)
-        out = neighborhood_aggregate(weight, tokens, kernel_size)
-    return out.permute(0, 1, 4, 2, 3).to(value.dtype)
+    logits = contmix_logits(query, key, proj_weight, proj_bias, rpb, scale)
+    return mix(logits, value, kernel_size)

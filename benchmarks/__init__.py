@@ -1,0 +1,1 @@
+"""Speed and memory of the operators; see ``python -m benchmarks --help``."""

@@ -1,0 +1,124 @@
+"""Time, memory, and what the machine can do at most."""
+
+import ctypes
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import overlock_mm
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def time_of(
+    function: Callable[[], object], device: torch.device, budget: float, most_runs: int = 50
+) -> dict[str, float]:
+    """Median and spread of a call's wall time.
+
+    Args:
+        function: The call.
+        device: Where it runs; its queue is drained before the clock is read.
+        budget: Seconds to spend; one run for warming up and three that count are made
+            whatever they take.
+        most_runs: Number of runs at which to stop before the budget is spent.
+
+    Returns:
+        ``median_ms``, ``spread_ms`` (distance of the quartiles) and ``runs``.
+    """
+    function()
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - started < budget and len(times) < most_runs):
+        _synchronize(device)
+        before = time.perf_counter()
+        function()
+        _synchronize(device)
+        times.append(time.perf_counter() - before)
+    low, median, high = statistics.quantiles(times, n=4, method='inclusive')
+    return {'median_ms': median * 1e3, 'spread_ms': (high - low) * 1e3, 'runs': len(times)}
+
+
+def return_freed_memory() -> None:
+    """Let the C library give every freed block of 64 KiB or more back to the system.
+
+    It keeps them otherwise, and the resident size says nothing about a call. Slows
+    allocation down: to be called after the last time has been taken.
+    """
+    if platform.system() == 'Linux':
+        m_mmap_threshold = -3
+        ctypes.CDLL(None).mallopt(m_mmap_threshold, 64 * 1024)
+
+
+def peak_extra_memory(function: Callable[[], object], device: torch.device) -> int | None:
+    """Most bytes that a call held beyond what was held before it; None if it cannot be told."""
+    if device.type == 'cuda':
+        function()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if platform.system() != 'Linux':
+        return None
+    function()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path('/proc/self/clear_refs').write_text('5')  # forget the peak so far
+    before = _status_bytes('VmRSS')
+    function()
+    return _status_bytes('VmHWM') - before
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(f'{field}:'):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f'/proc/self/status has no field {field}.')
+
+
+def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
+    """Names, versions, copy bandwidth (read and written bytes) and matrix rates."""
+    versions = {
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'overlock_mm': overlock_mm.__version__,
+    }
+    for name in ('triton', 'natten'):
+        try:
+            versions[name] = __import__(name).__version__
+        except ImportError:
+            versions[name] = 'not installed'
+    side, megabytes = (8192, 1024) if device.type == 'cuda' else (1536, 128)
+    source = torch.zeros(megabytes << 18, device=device)
+    target = torch.empty_like(source)
+    copy = time_of(lambda: target.copy_(source), device, budget=1)
+    rates = {}
+    for dtype in dtypes:
+        a: Tensor = torch.ones(side, side, device=device, dtype=dtype)
+        product = time_of(lambda a=a: a @ a, device, budget=1)
+        rates[str(dtype).removeprefix('torch.')] = 2 * side**3 / product['median_ms'] * 1e3
+    return {
+        'device': _device_name(device),
+        'threads': torch.get_num_threads(),
+        'versions': versions,
+        'copy_bytes_per_s': 2 * source.numel() * 4 / copy['median_ms'] * 1e3,
+        'matmul_flops_per_s': rates,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f'{name}, {torch.backends.cpu.get_cpu_capability()}'

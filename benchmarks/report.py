@@ -1,0 +1,112 @@
+"""Writes docs/benchmarks.md from the stored results."""
+
+import json
+from pathlib import Path
+
+from benchmarks.run import RESULTS
+
+PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'benchmarks.md'
+
+HEAD = """\
+# Speed and memory of the operators
+
+<!-- Written by `python -m benchmarks report` from benchmarks/results. Do not edit. -->
+
+`make bench` measures the CPU, `make bench-gpu` a GPU; both rewrite this page. A case is one
+call as the network makes it; all times of a case are taken in one run of one process, and
+a case whose output or gradients differ from the reference is not reported.
+
+- *ours* is the backend that is chosen without being asked: median and, in parentheses, the
+  distance of the quartiles. The columns of the rivals say how many times longer they take.
+- *chain* is the definition in plain PyTorch: affinity, projection, bias, softmax, aggregation
+  as a loop over the taps or from unfolded windows.
+- *bandwidth* is the fraction of the measured copy bandwidth at which the floor of bytes (every
+  input read and every result written once) is moved; *matrix rate* the fraction of the
+  measured rate of matrix products at which the definition's multiply-adds are made. The CPU
+  backend folds affinity and projection into one smaller product, so its figure may exceed
+  what its arithmetic units do.
+- *memory* is the peak of forward and backward beyond the inputs.
+"""
+PARTS = {'forward': 'Forward', 'forward_backward': 'Forward and backward'}
+
+
+def write(results: Path = RESULTS, page: Path = PAGE) -> Path:
+    """Write the page; its path."""
+    sections = [HEAD]
+    for kind, title in (('cpu', 'CPU'), ('gpu', 'GPU')):
+        sections.append(f'## {title}\n')
+        files = sorted(results.glob(f'{kind}-*.json'))
+        if not files:
+            sections.append('not measured\n')
+        for path in files:
+            sections += _device(json.loads(path.read_text(encoding='utf-8')))
+    page.parent.mkdir(exist_ok=True)
+    page.write_text('\n'.join(sections), encoding='utf-8')
+    return page
+
+
+def _device(content: dict) -> list[str]:
+    machine = content['machine']
+    versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
+    rates = ', '.join(
+        f'{rate / 1e9:.0f} GFLOP/s in {dtype}'
+        for dtype, rate in machine['matmul_flops_per_s'].items()
+    )
+    sections = [
+        f'### {machine["device"]}\n',
+        f'{machine["threads"]} threads; {versions}. Measured copy bandwidth '
+        f'{machine["copy_bytes_per_s"] / 1e9:.1f} GB/s, matrix products {rates}.\n',
+    ]
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for result in content['results']:
+        groups.setdefault((result['case']['op'], result['dtype']), []).append(result)
+    for (op, dtype), group in groups.items():
+        for part, title in PARTS.items():
+            sections += [f'#### {op}, {dtype}: {title.lower()}\n', _table(group, part)]
+    if content['refused']:
+        sections.append('Not reported, because the result was not that of the reference:\n')
+        sections += [f'- {line}' for line in content['refused']] + ['']
+    return sections
+
+
+def _table(group: list[dict], part: str) -> str:
+    rivals = list(dict.fromkeys(n for r in group for n in r['contestants'] if n not in r['ours']))
+    with_memory = part == 'forward_backward'
+    head = ['origin', 'B', 'G', 'C', 'map', 'K', 'backend', 'ours (ms)', *rivals]
+    head += ['bandwidth', 'matrix rate']
+    if with_memory:
+        head += ['memory (MiB)', *(f'memory, {name}' for name in rivals if 'compiled' not in name)]
+    lines = [head, ['---'] * len(head)]
+    for result in group:
+        case, contestants = result['case'], result['contestants']
+        backend = result['ours'][0] if result['ours'] else rivals[0]
+        ours = contestants[backend]
+        measured = ours[part]
+        line = [case['origin'], case['batch'], case['groups'], case['channels']]
+        line += [f'{case["height"]} x {case["width"]}', case['kernel_size'], backend]
+        line.append(f'{measured["median_ms"]:.3g} ({measured["spread_ms"]:.2g})')
+        line += [_times(contestants.get(name), part) for name in rivals]
+        line.append(f'{measured["fraction_of_copy_bandwidth"]:.1%}')
+        line.append(f'{measured["fraction_of_matmul_rate"]:.1%}')
+        if with_memory:
+            line.append(_mebibytes(ours))
+            line += [_ratio(contestants.get(n), ours) for n in rivals if 'compiled' not in n]
+        lines.append(line)
+    return '\n'.join('| ' + ' | '.join(str(x) for x in line) + ' |' for line in lines) + '\n'
+
+
+def _times(contestant: dict | None, part: str) -> str:
+    if contestant is None or part not in contestant:
+        return 'not measured'
+    return f'x {contestant[part].get("times_ours", 1):.3g}'
+
+
+def _mebibytes(contestant: dict) -> str:
+    peak = contestant.get('peak_extra_bytes')
+    return 'not measured' if peak is None else f'{peak / 2**20:.3g}'
+
+
+def _ratio(contestant: dict | None, ours: dict) -> str:
+    peak = (contestant or {}).get('peak_extra_bytes')
+    own = ours.get('peak_extra_bytes')
+    return 'not measured' if peak is None or not own else f'x {peak / own:.3g}'

@@ -1,0 +1,198 @@
+"""Measures the cases of a device and stores the result as JSON."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks import cases, contestants, measure
+from benchmarks.cases import Case
+from overlock_mm.ops.contmix import reference, reference_backend
+
+logger = logging.getLogger('benchmarks')
+
+RESULTS = Path(__file__).parent / 'results'
+DTYPES = {'cpu': (torch.float32,), 'cuda': (torch.float32, torch.bfloat16)}
+#: Of the largest value of an output or gradient, all sums in float32.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2 * torch.finfo(torch.bfloat16).eps}
+
+
+class Mismatch(RuntimeError):
+    """A contestant's result is not that of the reference."""
+
+
+def results_of(
+    function: contestants.Contestant, tensors: list[Tensor], cotangent: Tensor
+) -> list[Tensor]:
+    """Output and gradients."""
+    out = function(*tensors)
+    return [out, *torch.autograd.grad(out, tensors, cotangent)]
+
+
+def cotangent_of(tensors: list[Tensor]) -> Tensor:
+    """Gradient of the output, which has the shape and dtype of the value."""
+    value = tensors[2] if len(tensors) == 6 else tensors[1]
+    steps = torch.arange(value.numel(), device=value.device)
+    return ((steps * 7 % 13 - 6) / 6).to(value.dtype).view(value.shape)
+
+
+def expected_results(case: Case, tensors: list[Tensor], cotangent: Tensor) -> list[Tensor]:
+    """Output and gradients of the reference, in float32 from the same values."""
+    tensors = [x.detach().float() for x in tensors]
+    cotangent = cotangent.float()
+    if case.op == 'neighborhood_aggregate':
+        out = reference.neighborhood_aggregate(*tensors, case.kernel_size)
+        return [
+            out,
+            *reference_backend.neighborhood_aggregate_backward(
+                cotangent, *tensors, case.kernel_size, 1
+            ),
+        ]
+    arguments = (*tensors, case.kernel_size, contestants.SCALE)
+    out, logsumexp = reference_backend.contmix_forward(*arguments)
+    return [
+        out,
+        *reference_backend.contmix_backward(cotangent, *tensors, out, logsumexp, *arguments[-2:]),
+    ]
+
+
+def check(name: str, actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+    """Raise a Mismatch unless output and all gradients are those of the reference."""
+    for index, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
+        bound = TOLERANCES[dtype] * wanted.abs().max().item()
+        error = (got.detach().float() - wanted).abs().max().item()
+        if not error <= bound:  # NaN too
+            what = 'the output' if index == 0 else f'gradient {index}'
+            raise Mismatch(f'{name}: {what} is off by {error:.3g}, may be off by {bound:.3g}.')
+
+
+def run_case(
+    case: Case, device: torch.device, dtype: torch.dtype, budget: float, rivals: str
+) -> dict:
+    """Check and time our backends and the rivals whose name matches on one case.
+
+    Raises:
+        Mismatch: One of our backends gives another result than the reference.
+    """
+    tensors = case.arguments(device, dtype)
+    cotangent = cotangent_of(tensors)
+    expected = expected_results(case, tensors, cotangent)
+    ours = contestants.backends(case, tensors)
+    timed: dict[str, dict] = {}
+    for name, function in {**ours, **contestants.rivals(case, device)}.items():
+        if name not in ours and not re.search(rivals, name):
+            continue
+        free = contestants.free_bytes(device)
+        if name not in ours and contestants.needed_bytes(case, name) > free:
+            timed[name] = {'not_measured': f'needs more memory than the {free >> 20} MiB free'}
+            continue
+        check(name, results_of(function, tensors, cotangent), expected, dtype)
+        timed[name] = _times(function, tensors, cotangent, device, budget)
+        logger.info(
+            '  %-26s forward %9.3f ms, with backward %9.3f ms',
+            name,
+            timed[name]['forward']['median_ms'],
+            timed[name]['forward_backward']['median_ms'],
+        )
+    result = {
+        'case': {**case.as_dict(), 'name': case.name},
+        'dtype': str(dtype).removeprefix('torch.'),
+        'ours': list(ours),
+        'contestants': timed,
+    }
+    for part, backward in (('forward', False), ('forward_backward', True)):
+        # Two products for the gradients and one recomputation for the forward's one.
+        flops = case.forward_flops() * (4 if backward else 1)
+        result[part] = {'bytes': cases.floor_bytes(tensors, backward), 'flops': flops}
+    return result
+
+
+def _times(
+    function: contestants.Contestant,
+    tensors: list[Tensor],
+    cotangent: Tensor,
+    device: torch.device,
+    budget: float,
+) -> dict:
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return function(*tensors)
+
+    def forward_backward() -> list[Tensor]:
+        return results_of(function, tensors, cotangent)
+
+    return {
+        'forward': measure.time_of(forward, device, budget),
+        'forward_backward': measure.time_of(forward_backward, device, budget),
+    }
+
+
+def add_fractions(result: dict, machine: dict) -> None:
+    """Each time as a fraction of what bandwidth and matrix units allow, and as a ratio."""
+    rate = machine['matmul_flops_per_s'][result['dtype']]
+    best = next((result['contestants'][name] for name in result['ours']), None)
+    for measured in result['contestants'].values():
+        for part in ('forward', 'forward_backward'):
+            if part not in measured:
+                continue
+            seconds = measured[part]['median_ms'] / 1e3
+            floor = result[part]
+            bandwidth = floor['bytes'] / seconds / machine['copy_bytes_per_s']
+            measured[part]['fraction_of_copy_bandwidth'] = bandwidth
+            measured[part]['fraction_of_matmul_rate'] = floor['flops'] / seconds / rate
+            if best is not None:
+                measured[part]['times_ours'] = measured[part]['median_ms'] / best[part]['median_ms']
+
+
+def add_memory(result: dict, case: Case, device: torch.device, dtype: torch.dtype) -> None:
+    """Peak extra memory of forward and backward."""
+    tensors = case.arguments(device, dtype)
+    cotangent = cotangent_of(tensors)
+    functions = {**contestants.backends(case, tensors), **contestants.rivals(case, device)}
+    for name, measured in result['contestants'].items():
+        if 'not_measured' not in measured and 'compiled' not in name:
+            measured['peak_extra_bytes'] = measure.peak_extra_memory(
+                lambda f=functions[name]: results_of(f, tensors, cotangent), device
+            )
+
+
+def run(
+    device: torch.device, pattern: str, budget: float, rivals: str, results: Path = RESULTS
+) -> Path:
+    """Measure the cases whose name matches a pattern; the path of the results file.
+
+    Raises:
+        RuntimeError: Nothing was measured.
+    """
+    dtypes = DTYPES[device.type]
+    machine = measure.machine(device, dtypes)
+    logger.info('%s', json.dumps(machine))
+    done = []
+    refused = []
+    for case in cases.all_cases():
+        if not re.search(pattern, case.name):
+            continue
+        for dtype in dtypes:
+            logger.info('%s %s', case.name, dtype)
+            try:
+                result = run_case(case, device, dtype, budget, rivals)
+            except Mismatch as error:
+                logger.error('Not reported: %s', error)
+                refused.append(f'{case.name} {dtype}: {error}')
+                continue
+            add_fractions(result, machine)
+            done.append((result, case, dtype))
+    if not done:
+        raise RuntimeError(f'No case was measured; pattern {pattern!r}, refused: {refused}.')
+    measure.return_freed_memory()
+    for result, case, dtype in done:
+        add_memory(result, case, device, dtype)
+    slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
+    path = results / f'{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
+    content = {'machine': machine, 'results': [r for r, _, _ in done], 'refused': refused}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    return path

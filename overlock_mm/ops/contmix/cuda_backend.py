@@ -1,0 +1,54 @@
+"""Backend 'cuda': fused CUDA kernels of ``overlock_mm._C``."""
+
+import torch
+
+from overlock_mm.ops.contmix import extension
+from overlock_mm.ops.contmix.backends import Call
+from overlock_mm.ops.contmix.extension import (
+    contmix_backward,
+    contmix_forward,
+    neighborhood_aggregate_backward,
+    neighborhood_aggregate_forward,
+)
+
+__all__ = [
+    'contmix_backward',
+    'contmix_forward',
+    'neighborhood_aggregate_backward',
+    'neighborhood_aggregate_forward',
+    'why_not',
+]
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+# What the kernels are compiled for.
+MAX_CHANNELS = 32
+MAX_REGIONS = 64
+
+
+def why_not(call: Call) -> list[str]:
+    """All reasons why this backend cannot run a call."""
+    reasons = []
+    if call.device.type != 'cuda':
+        reasons.append(f'it needs tensors on a CUDA device, got {call.device}.')
+    elif not torch.cuda.is_available():
+        reasons.append('torch finds no CUDA device.')
+    if call.dtype not in DTYPES:
+        reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
+    if call.op == 'contmix':
+        for name, size, most in (
+            ('C', call.channels, MAX_CHANNELS),
+            ('Cq', call.query_channels, MAX_CHANNELS),
+            ('S', call.regions, MAX_REGIONS),
+        ):
+            if size > most:
+                reasons.append(f'{name} must be at most {most}, got {size}.')
+    missing = extension.why_not_loaded()
+    if missing is not None:
+        reasons.append(missing)
+    elif not extension.has_kernels('CUDA'):
+        reasons.append(
+            'overlock_mm._C was compiled without CUDA. Remedy: reinstall with FORCE_CUDA=1, '
+            'a CUDA build of torch and nvcc (CUDA_HOME).'
+        )
+    return reasons

@@ -1,0 +1,383 @@
+"""The triton backend: checks whether it can run, launches the Triton kernels.
+
+Products run on the matrix units: in TF32 for half precision inputs, whose values it
+holds exactly, and as three TF32 products, which keep nearly all bits of float32, for
+float32 inputs. Plain float32 products would spill registers to memory, and would need
+more shared memory than some GPUs have. Sums are float32. Results are the same bits in
+every run on one device.
+
+Under ``TRITON_INTERPRET=1``, set before Triton is first imported, the same kernels
+run on the CPU, slowly: that is how machines without a GPU test them.
+"""
+
+import importlib.util
+import os
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from overlock_mm.ops.contmix.backends import Call
+
+MAX_REGIONS = 64
+MAX_CHANNELS = 32
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+MIN_CAPABILITY = (8, 0)
+# The oldest that the kernels have been compiled with.
+MIN_TRITON = (3, 6)
+
+#: Elements of a program's [tokens, taps, channels] tile: 64 registers a thread.
+TILE_ELEMENTS = 8192
+#: Tokens of a map row whose value gradient one program makes.
+MAX_SEGMENT = 32
+#: Channels that are taken at a time where they need not be held together.
+SLICE = 8
+#: Programs of the kernels that leave one partial sum each. A few for each multiprocessor
+#: of the largest GPUs, and few enough that their sums stay small beside the tensors.
+PARTIAL_SUMS = 1024
+
+
+def why_not_installed() -> str | None:
+    """The reason why there is no usable Triton, or None."""
+    if importlib.util.find_spec('triton') is None:
+        return 'Triton is not installed; remedy: pip install triton.'
+    version = _triton_version()
+    if version < MIN_TRITON:
+        return (
+            f'Triton must be {_dotted(MIN_TRITON)} or newer, got {_dotted(version)}; '
+            'remedy: install a newer PyTorch, which brings its Triton along.'
+        )
+    return None
+
+
+def why_not(call: 'Call') -> list[str]:
+    """All reasons why this backend cannot run a call; none means that it can."""
+    missing = why_not_installed()
+    reasons = [] if missing is None else [missing]
+    interpreted = os.environ.get('TRITON_INTERPRET') == '1'
+    if call.device.type != 'cuda' and not interpreted:
+        reasons.append(
+            f'Tensors must be on a CUDA device, got {call.device}; TRITON_INTERPRET=1, set '
+            'before the start, runs the kernels on the CPU for tests.'
+        )
+    if call.device.type == 'cuda' and not interpreted:
+        capability = torch.cuda.get_device_capability(call.device)
+        if capability < MIN_CAPABILITY:
+            reasons.append(
+                f'The GPU must have compute capability {_dotted(MIN_CAPABILITY)} or higher, '
+                f'got {_dotted(capability)}.'
+            )
+    if call.dtype not in DTYPES:
+        reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
+    if call.op == 'contmix' and call.channels > MAX_CHANNELS:
+        reasons.append(f'C must be at most {MAX_CHANNELS}, got {call.channels}.')
+    if call.op == 'contmix' and call.query_channels > MAX_CHANNELS:
+        reasons.append(f'Cq must be at most {MAX_CHANNELS}, got {call.query_channels}.')
+    if call.op == 'contmix' and call.regions > MAX_REGIONS:
+        reasons.append(f'S must be at most {MAX_REGIONS}, got {call.regions}.')
+    return reasons
+
+
+def contmix_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb: Tensor,
+    kernel_size: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Fused forward pass on validated arguments.
+
+    Args:
+        query: [B, G, Cq, H, W].
+        key: [B, G, Cq, S].
+        value: [B, G, C, H, W].
+        proj_weight: [K*K, S].
+        proj_bias: [K*K].
+        rpb: [G, 2K-1, 2K-1].
+        kernel_size: K.
+        scale: Factor on the affinity.
+
+    Returns:
+        The output [B, G, C, H, W] in the dtype and order of strides of ``value``, and
+        the log-sum-exp of the logits, [B, G, H, W] float32.
+    """
+    batch, groups, _, height, width = value.shape
+    out = torch.empty_like(value)
+    logsumexp = value.new_empty(batch, groups, height, width, dtype=torch.float32)
+    if out.numel() == 0:
+        return out, logsumexp
+    sizes = _contmix_sizes(query, key, value, kernel_size)
+    tiles = -(-height * width // sizes['TOKENS'])
+    with torch.cuda.device_of(value):
+        _kernels('triton_kernels').forward_kernel[(batch * groups * tiles,)](
+            query,
+            query.stride(),
+            key,
+            key.stride(),
+            value,
+            value.stride(),
+            *_packed(proj_weight, proj_bias, rpb),
+            out,
+            out.stride(),
+            logsumexp,
+            scale,
+            groups,
+            height,
+            width,
+            **sizes,
+        )
+    return out, logsumexp
+
+
+def contmix_backward(
+    grad_out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    rpb: Tensor,
+    out: Tensor,
+    logsumexp: Tensor,
+    kernel_size: int,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of :func:`contmix_forward`, recomputed from its inputs and outputs.
+
+    Args:
+        grad_out: [B, G, C, H, W], any strides.
+        query: As in the forward pass, like the arguments up to ``rpb``.
+        key: As in the forward pass.
+        value: As in the forward pass.
+        proj_weight: As in the forward pass.
+        proj_bias: As in the forward pass.
+        rpb: As in the forward pass.
+        out: Its first result.
+        logsumexp: Its second result.
+        kernel_size: K.
+        scale: Factor on the affinity.
+
+    Returns:
+        Gradients of query, key, value, proj_weight, proj_bias and rpb, each in the dtype
+        and shape of its tensor.
+    """
+    batch, groups, channels, height, width = value.shape
+    query_channels, regions = key.shape[2:]
+    d_query, d_value = torch.empty_like(query), torch.empty_like(value)
+    if value.numel() == 0:
+        rest = (torch.zeros_like(x) for x in (key, proj_weight, proj_bias, rpb))
+        d_key, *d_parameters = rest
+        return d_query, d_key, d_value, *d_parameters  # type: ignore[return-value]
+
+    kernels = _kernels('triton_grad_kernels')
+    parameters = _packed(proj_weight, proj_bias, rpb)
+    sizes = _contmix_sizes(query, key, value, kernel_size)
+    inputs = (query, query.stride(), key, key.stride())
+    side = 2 * kernel_size - 1
+    logsumexp = logsumexp.contiguous()
+
+    def sums(*shape: int) -> Tensor:
+        return value.new_zeros(shape, dtype=torch.float32)
+
+    tiles = -(-height * width // sizes['TOKENS'])
+    key_chunks = max(1, min(tiles, PARTIAL_SUMS // (batch * groups)))
+    chunks = max(1, min(batch * tiles, PARTIAL_SUMS // (groups * kernel_size)))
+    delta = torch.empty_like(logsumexp)
+    d_key = sums(batch, groups, key_chunks, query_channels, regions)
+    d_proj_weight = sums(chunks, groups, kernel_size**2, regions)
+    d_proj_bias = sums(chunks, groups, kernel_size**2)
+    d_rpb = sums(chunks, groups, kernel_size, side, side)
+    # A segment of a map row, not wider than it needs to be.
+    segment = {**sizes, 'TOKENS': min(MAX_SEGMENT, _padded(width))}
+    with torch.cuda.device_of(value):
+        kernels.query_grad_kernel[(batch * groups * key_chunks,)](
+            grad_out,
+            grad_out.stride(),
+            *inputs,
+            value,
+            value.stride(),
+            *parameters,
+            out,
+            out.stride(),
+            logsumexp,
+            delta,
+            d_query,
+            d_query.stride(),
+            d_key,
+            scale,
+            groups,
+            height,
+            width,
+            key_chunks,
+            SLICE=SLICE,
+            **sizes,
+        )
+        kernels.value_grad_kernel[(batch * groups * height * -(-width // segment['TOKENS']),)](
+            grad_out,
+            grad_out.stride(),
+            *inputs,
+            *parameters,
+            logsumexp,
+            d_value,
+            d_value.stride(),
+            scale,
+            groups,
+            height,
+            width,
+            **segment,
+        )
+        kernels.parameter_grad_kernel[(chunks * groups * kernel_size,)](
+            grad_out,
+            grad_out.stride(),
+            *inputs,
+            value,
+            value.stride(),
+            *parameters,
+            logsumexp,
+            delta,
+            d_proj_weight,
+            d_proj_bias,
+            d_rpb,
+            scale,
+            batch,
+            groups,
+            height,
+            width,
+            chunks,
+            RPB_ROW=_padded(side),
+            SLICE=SLICE,
+            **{name: size for name, size in sizes.items() if name != 'CP'},
+        )
+    return (
+        d_query,
+        d_key.sum(2).to(key.dtype),
+        d_value,
+        d_proj_weight.sum((0, 1)).to(proj_weight.dtype),
+        d_proj_bias.sum((0, 1)).to(proj_bias.dtype),
+        d_rpb.sum((0, 2)).to(rpb.dtype),
+    )
+
+
+def neighborhood_aggregate_forward(
+    weight: Tensor, value: Tensor, kernel_size: int, dilation: int
+) -> Tensor:
+    """Weighted sums over the windows, on validated arguments.
+
+    Args:
+        weight: [B, G, H, W, K*K].
+        value: [B, G, H, W, C].
+        kernel_size: K.
+        dilation: Step between the rows and columns of a window.
+
+    Returns:
+        [B, G, H, W, C] in the dtype and order of strides of ``value``.
+    """
+    out = torch.empty_like(value)
+    _launch_aggregate('forward_kernel', (weight, value, out), value, kernel_size, dilation)
+    return out
+
+
+def neighborhood_aggregate_backward(
+    grad_out: Tensor, weight: Tensor, value: Tensor, kernel_size: int, dilation: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of :func:`neighborhood_aggregate_forward`.
+
+    Args:
+        grad_out: [B, G, H, W, C], any strides.
+        weight: [B, G, H, W, K*K].
+        value: [B, G, H, W, C].
+        kernel_size: K.
+        dilation: Step between the rows and columns of a window.
+
+    Returns:
+        Gradients of weight and value.
+    """
+    d_weight, d_value = torch.empty_like(weight), torch.empty_like(value)
+    for kernel, tensors in (
+        ('weight_grad_kernel', (grad_out, value, d_weight)),
+        ('value_grad_kernel', (grad_out, weight, d_value)),
+    ):
+        _launch_aggregate(kernel, tensors, value, kernel_size, dilation)
+    return d_weight, d_value
+
+
+def _launch_aggregate(
+    kernel: str, tensors: tuple[Tensor, ...], value: Tensor, kernel_size: int, dilation: int
+) -> None:
+    """Launch a kernel of triton_aggregate_kernels over all tokens."""
+    batch, groups, height, width, channels = value.shape
+    if value.numel() == 0:
+        return
+    sizes = {
+        'CHANNELS': channels,
+        'K': kernel_size,
+        'ROW': _padded(kernel_size),
+        'SLICE': SLICE,
+    }
+    sizes['TOKENS'] = _tokens(sizes['ROW'], SLICE)
+    # The kernels' order of strides: batch, group, channel (or tap), row, column.
+    operands = [
+        operand
+        for tensor in tensors
+        for operand in (tensor, tensor.permute(0, 1, 4, 2, 3).stride())
+    ]
+    programs = batch * groups * -(-height * width // sizes['TOKENS'])
+    if kernel != 'weight_grad_kernel':  # the others write channels, a slice a program
+        programs *= -(-channels // SLICE)
+    with torch.cuda.device_of(value):
+        getattr(_kernels('triton_aggregate_kernels'), kernel)[(programs,)](
+            *operands, groups, height, width, dilation, **sizes
+        )
+
+
+def _contmix_sizes(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> dict[str, Any]:
+    """Compile-time sizes that the ContMix kernels share."""
+    row, channels = _padded(kernel_size), _padded(value.shape[2])
+    return {
+        'QUERY_CHANNELS': query.shape[2],
+        'CHANNELS': value.shape[2],
+        'REGIONS': key.shape[3],
+        'K': kernel_size,
+        'ROW': row,
+        'QP': _padded(query.shape[2]),
+        'CP': channels,
+        'SP': _padded(key.shape[3]),
+        'TOKENS': _tokens(row, channels),
+        'PRECISION': 'tf32x3' if value.dtype == torch.float32 else 'tf32',
+    }
+
+
+def _tokens(row: int, channels: int) -> int:
+    """Tokens of a program: as its [tokens, row, channels] tile allows, 16 to 64."""
+    return max(16, min(64, TILE_ELEMENTS // (row * channels)))
+
+
+def _padded(size: int) -> int:
+    """The power of two, 16 or more, that holds ``size``: what a matrix product takes."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+def _packed(*parameters: Tensor) -> tuple[Tensor, ...]:
+    """Parameters as the kernels read them; no copy for contiguous float32."""
+    return tuple(parameter.to(torch.float32).contiguous() for parameter in parameters)
+
+
+def _kernels(name: str) -> ModuleType:
+    # Triton is imported when a kernel first runs: importing the package stays quick.
+    return importlib.import_module(f'overlock_mm.ops.contmix.{name}')
+
+
+def _triton_version() -> tuple[int, int]:
+    import triton
+
+    major, minor = triton.__version__.split('.')[:2]
+    return int(major), int(minor)
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f'{version[0]}.{version[1]}'

@@ -1,0 +1,114 @@
+"""Device functions that the Triton kernels share: the border rule and token tiles.
+
+A *token tile* is a vector of T tokens of one (batch, group), given by their rows
+``y`` and columns ``x``; tiles of channels are [T, C] in float32, padded with zeros
+to a power of two. Every tensor is addressed through its own strides, given in the
+order (batch, group, channel, row, column), so that NCHW, channels_last and slices
+of either are read in place. Offsets are 64-bit: a map may exceed 2^31 elements.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def window_start(i, size, K: tl.constexpr):
+    """First row (or column) of token i's window: it never leaves the map."""
+    return tl.minimum(tl.maximum(i - K // 2, 0), size - K)
+
+
+@triton.jit
+def inverse_first(j, K: tl.constexpr):
+    """First token whose window holds j."""
+    return tl.where(j < K, 0, j - K // 2)
+
+
+@triton.jit
+def inverse_last(j, size, K: tl.constexpr):
+    """Last token whose window holds j; those from first to last all hold it."""
+    return tl.where(j >= size - K, size - 1, j + K // 2)
+
+
+@triton.jit
+def factor(x, PRECISION: tl.constexpr):
+    """A float32 factor of a matrix product, rounded to nearest where that is TF32.
+
+    The matrix units would cut the last bits off, always towards zero: a bias that sums
+    over many tokens keep. Infinities and NaN pass unchanged.
+    """
+    if PRECISION == 'tf32':
+        bits = x.to(tl.int32, bitcast=True)
+        finite = (bits & 0x7F800000) != 0x7F800000
+        x = tl.where(finite, (bits + 0x1000) & -0x2000, bits).to(tl.float32, bitcast=True)
+    return x
+
+
+@triton.jit
+def token_offset(strides, batch, group, y, x):
+    """Element offset of a token's first channel, int64, in the shape of y and x."""
+    base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
+    return base + y.to(tl.int64) * strides[3] + x.to(tl.int64) * strides[4]
+
+
+@triton.jit
+def load_tokens(
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """Channels first to first + PADDED of a token tile, [T, PADDED] float32, zero where absent."""
+    channel = first + tl.arange(0, PADDED)
+    offset = token_offset(strides, batch, group, y, x)[:, None]
+    offset = offset + channel.to(tl.int64)[None, :] * strides[2]
+    mask = valid[:, None] & (channel < CHANNELS)[None, :]
+    return tl.load(pointer + offset, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def store_tokens(
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    tile,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """Write channels first to first + PADDED of a token tile in the dtype of the tensor."""
+    channel = first + tl.arange(0, PADDED)
+    offset = token_offset(strides, batch, group, y, x)[:, None]
+    offset = offset + channel.to(tl.int64)[None, :] * strides[2]
+    mask = valid[:, None] & (channel < CHANNELS)[None, :]
+    tl.store(pointer + offset, tile.to(pointer.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_neighbours(
+    pointer,
+    strides,
+    batch,
+    group,
+    y,
+    x,
+    valid,
+    first,
+    CHANNELS: tl.constexpr,
+    PADDED: tl.constexpr,
+):
+    """The same of N neighbours of each token: y, x, valid [T, N] -> [T, N, PADDED] float32."""
+    channel = first + tl.arange(0, PADDED)
+    offset = token_offset(strides, batch, group, y, x)[:, :, None]
+    offset = offset + channel.to(tl.int64)[None, None, :] * strides[2]
+    mask = valid[:, :, None] & (channel < CHANNELS)[None, None, :]
+    return tl.load(pointer + offset, mask=mask, other=0.0).to(tl.float32)

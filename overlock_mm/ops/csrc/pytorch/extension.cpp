@@ -1,0 +1,53 @@
+// Schemas of the compiled backends and the Python module that carries them.
+//
+// overlock_mm/ops/contmix/registration.py defines the public operators; these are the
+// functions of a backend, without autograd, on checked and non-empty arguments. Kernels are
+// registered where they are: pytorch/cpu/*.cpp for CPU, pytorch/cuda/*.cu for CUDA.
+
+#include <Python.h>
+#include <ATen/Version.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <string>
+
+#include "../common/window.h"
+
+namespace overlock {
+
+// The border rule as the compiled backends see it: [3, size] of first row of a token's window,
+// first and last token whose window holds a row.
+at::Tensor border_rule(int64_t size, int64_t kernel_size, int64_t dilation) {
+  at::Tensor table = at::empty({3, size}, at::kLong);
+  for (int64_t i = 0; i < size; ++i) {
+    table[0][i] = window_start(i, size, kernel_size, dilation);
+    table[1][i] = inverse_first(i, kernel_size, dilation);
+    table[2][i] = inverse_last(i, size, kernel_size, dilation);
+  }
+  return table;
+}
+
+TORCH_LIBRARY(overlock_mm_C, m) {
+  m.def(
+      "contmix_forward(Tensor query, Tensor key, Tensor value, Tensor proj_weight, "
+      "Tensor proj_bias, Tensor rpb, int kernel_size, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "contmix_backward(Tensor grad_out, Tensor query, Tensor key, Tensor value, "
+      "Tensor proj_weight, Tensor proj_bias, Tensor rpb, Tensor out, Tensor logsumexp, "
+      "int kernel_size, float scale) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "neighborhood_aggregate_forward(Tensor weight, Tensor value, int kernel_size, "
+      "int dilation) -> Tensor");
+  m.def(
+      "neighborhood_aggregate_backward(Tensor grad_out, Tensor weight, Tensor value, "
+      "int kernel_size, int dilation) -> (Tensor, Tensor)");
+  m.def("border_rule(int size, int kernel_size, int dilation) -> Tensor", &border_rule);
+}
+
+}  // namespace overlock
+
+extern "C" PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}

@@ -1,0 +1,116 @@
+// The bodies of the CUDA kernels, compiled for the host and run thread by thread.
+//
+// Between two barriers the threads of a block run one after the other, first to last or
+// last to first: where the order changes a result, two threads meet in memory without a
+// barrier. Shared memory starts as NaN, so that a value that was never staged shows.
+
+#include <limits>
+#include <vector>
+
+#include "contmix_forward.cuh"
+#include "contmix_token_grad.cuh"
+#include "contmix_value_grad.cuh"
+#include "neighborhood_aggregate.cuh"
+
+using namespace overlock;
+
+namespace {
+
+struct HostBlock {
+  bool reversed;
+
+  template <typename V>
+  struct PerThread {
+    std::vector<V> values = std::vector<V>(kThreads);
+    V& operator[](int thread) { return values[thread]; }
+  };
+
+  template <typename Phase>
+  void phase(Phase run) {
+    for (int i = 0; i < kThreads; ++i) run(reversed ? kThreads - 1 - i : i);
+  }
+};
+
+// Aligned as the kernels' vector loads need it.
+struct SharedMemory {
+  std::vector<Float4> words;
+
+  explicit SharedMemory(int64_t floats) : words((floats + 3) / 4) {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    for (Float4& word : words) word = {{nan, nan, nan, nan}};
+  }
+  float* data() { return words[0].v; }
+};
+
+template <typename Run>
+void with_channels(int channels, Run run) {
+  if (channels <= 8) {
+    run(std::integral_constant<int, 8>());
+  } else if (channels <= 16) {
+    run(std::integral_constant<int, 16>());
+  } else {
+    run(std::integral_constant<int, 32>());
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+int region_columns() { return kRegions; }
+int projection_columns() { return kRegionStride; }
+int tiles(const Arguments<float>* a) { return a->tiles(); }
+
+void contmix_forward(
+    const Arguments<float>* a, const Map<float>* out, float* logsumexp, bool reversed) {
+  with_channels(a->channels, [&](auto channels) {
+    constexpr int CP = decltype(channels)::value;
+    for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
+      SharedMemory shared(ForwardMemory<CP, float>(*a, nullptr).floats);
+      HostBlock block{reversed};
+      forward_block<CP>(block, *a, *out, logsumexp, i, shared.data());
+    }
+  });
+}
+
+void contmix_backward(
+    const Arguments<float>* a,
+    const TokenGradients<float>* gradients,
+    const Map<float>* d_value,
+    bool reversed) {
+  with_channels(a->channels, [&](auto channels) {
+    constexpr int CP = decltype(channels)::value;
+    for (int64_t i = 0; i < gradients->chunks * a->groups; ++i) {
+      SharedMemory shared(TokenGradMemory<CP, float>(*a, nullptr).floats);
+      HostBlock block{reversed};
+      token_grad_block<CP>(block, *a, *gradients, i, shared.data());
+    }
+    for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
+      SharedMemory shared(ValueGradMemory<CP, float>(*a, nullptr).floats);
+      HostBlock block{reversed};
+      value_grad_block<CP>(
+          block, *a, gradients->grad_out, gradients->logsumexp, *d_value, i, shared.data());
+    }
+  });
+}
+
+void neighborhood_aggregate(
+    const AggregateSizes* sizes,
+    const TokenMap<const float>* weight,
+    const TokenMap<const float>* value,
+    const TokenMap<const float>* grad_out,
+    const TokenMap<float>* out,
+    const TokenMap<float>* d_weight,
+    const TokenMap<float>* d_value) {
+  const int64_t values = sizes->tokens() * sizes->channels;
+  const int64_t weights = sizes->tokens() * sizes->kernel_size * sizes->kernel_size;
+  for (int64_t i = 0; i < values; ++i) {
+    aggregate_element(*sizes, *weight, *value, *out, i);
+    value_grad_element(*sizes, *grad_out, *weight, *d_value, i);
+  }
+  for (int64_t i = 0; i < weights; ++i) {
+    weight_grad_element(*sizes, *grad_out, *value, *d_weight, i);
+  }
+}
+
+}  // extern "C"

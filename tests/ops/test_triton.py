@@ -1,0 +1,135 @@
+"""The triton backend on a machine without a GPU: interpreted, and compiled but not run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from overlock_mm.ops.contmix import cuda_backend, triton_backend
+from overlock_mm.ops.contmix.backends import Call
+
+ROOT = Path(__file__).resolve().parents[2]
+MISSING = triton_backend.why_not_installed()
+needs_triton = pytest.mark.skipif(MISSING is not None, reason=f'Triton is not there: {MISSING}')
+
+#: Shared memory of one block on the smallest GPUs of compute capability 8.0 or higher.
+SHARED_MEMORY = 99 * 1024
+FLOAT32 = {
+    *('proj_weight', 'proj_bias', 'rpb', 'logsumexp', 'delta'),
+    *('d_key', 'd_proj_weight', 'd_proj_bias', 'd_rpb'),
+}
+INTEGERS = {'batches', 'groups', 'height', 'width', 'chunks', 'dilation'}
+
+
+@needs_triton
+@pytest.mark.slow
+def test_kernels_in_the_interpreter():
+    # Triton decides when it is imported, and other tests of this process may want it compiled.
+    result = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '--durations=3', 'tests/ops/triton_interpreted.py'],
+        cwd=ROOT,
+        env={**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def argument_type(name, dtype):
+    if name.endswith('_strides'):
+        return ('i64', 'i64', 'i32', 'i32') + (() if name == 'key_strides' else ('i32',))
+    if name == 'scale':
+        return 'fp32'
+    if name in INTEGERS:
+        return 'i32'
+    return '*fp32' if name in FLOAT32 else f'*{dtype}'
+
+
+@needs_triton
+@pytest.mark.skipif(
+    os.environ.get('TRITON_INTERPRET') == '1',
+    reason='TRITON_INTERPRET=1 is set, which leaves nothing to compile.',
+)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('capability', 'dtype', 'kernel_size', 'channels'),
+    # The network's large window, and the largest shared memory that any call can ask for.
+    [(80, torch.bfloat16, 13, 16), (80, torch.float32, 17, 32), (90, torch.bfloat16, 13, 16)],
+)
+def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, channels):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from overlock_mm.ops.contmix import (
+        triton_aggregate_kernels,
+        triton_grad_kernels,
+        triton_kernels,
+    )
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    value = torch.empty(1, 1, channels, 1, 1, dtype=dtype)
+    key = torch.empty(1, 1, channels, 49)
+    sizes = triton_backend._contmix_sizes(value, key, value, kernel_size)
+    sizes |= {
+        'SLICE': triton_backend.SLICE,
+        'RPB_ROW': triton_backend._padded(2 * kernel_size - 1),
+    }
+    kernels = [
+        (module, name)
+        for module in (triton_kernels, triton_grad_kernels, triton_aggregate_kernels)
+        for name in dir(module)
+        if name.endswith('_kernel')
+    ]
+    assert len(kernels) == 7
+    for module, name in kernels:
+        kernel = getattr(module, name)
+        constants = {key: size for key, size in sizes.items() if key in kernel.arg_names}
+        if (module, name) == (triton_grad_kernels, 'value_grad_kernel'):
+            constants['TOKENS'] = triton_backend.MAX_SEGMENT
+        signature = {
+            argument: 'constexpr'
+            if argument in constants
+            else argument_type(argument, 'fp32' if dtype == torch.float32 else 'bf16')
+            for argument in kernel.arg_names
+        }
+        positions = {(kernel.arg_names.index(key),): size for key, size in constants.items()}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=positions)
+        compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32))
+        assert compiled.asm['cubin'], name
+        assert compiled.metadata.shared <= SHARED_MEMORY, name
+
+
+@pytest.mark.parametrize('backend', [cuda_backend, triton_backend])
+def test_refuses_with_all_reasons(backend):
+    call = Call(
+        'contmix',
+        torch.device('cpu'),
+        torch.float64,
+        kernel_size=13,
+        channels=40,
+        query_channels=33,
+        regions=81,
+    )
+    reasons = backend.why_not(call)
+    for wanted in (
+        'dtype must be float16, bfloat16 or float32, got torch.float64.',
+        'C must be at most 32, got 40.',
+        'Cq must be at most 32, got 33.',
+        'S must be at most 64, got 81.',
+    ):
+        assert wanted in reasons
+
+
+@pytest.mark.parametrize('backend', [cuda_backend, triton_backend])
+def test_aggregation_takes_any_number_of_channels(backend):
+    few, many = (
+        backend.why_not(
+            Call('neighborhood_aggregate', torch.device('cpu'), torch.float32, 7, channels=channels)
+        )
+        for channels in (16, 256)
+    )
+    assert few == many

@@ -1,0 +1,83 @@
+"""The benchmark's own rules: it checks before it reports, and the page is what was stored."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import cases, contestants, report, run
+from benchmarks.cases import Case
+from overlock_mm.ops import contmix
+
+TINY = Case('contmix', 1, 2, 4, 6, 7, 5, 'a test')
+TINY_AGGREGATE = Case('neighborhood_aggregate', 1, 2, 4, 6, 7, 3, 'a test')
+CPU = torch.device('cpu')
+
+
+@pytest.fixture
+def tiny_cases(monkeypatch):
+    monkeypatch.setattr(cases, 'all_cases', lambda: [TINY, TINY_AGGREGATE])
+    monkeypatch.setattr(
+        run.measure,
+        'machine',
+        lambda device, dtypes: {
+            'device': 'Some CPU',
+            'threads': 1,
+            'versions': {'torch': '2'},
+            'copy_bytes_per_s': 1e9,
+            'matmul_flops_per_s': {'float32': 1e9},
+        },
+    )
+
+
+def test_results_become_a_page(tiny_cases, tmp_path):
+    path = run.run(CPU, '', budget=0, rivals='loop', results=tmp_path)
+    content = json.loads(path.read_text())
+    assert path.name == 'cpu-some-cpu.json'
+    assert [r['case']['name'] for r in content['results']] == [TINY.name, TINY_AGGREGATE.name]
+    for result in content['results']:
+        for measured in result['contestants'].values():
+            assert measured['forward']['median_ms'] > 0
+            assert measured['forward_backward']['runs'] >= 3
+            assert measured['peak_extra_bytes'] >= 0
+    page = report.write(tmp_path, tmp_path / 'page.md').read_text()
+    assert '### Some CPU' in page
+    assert '| a test | 1 | 2 | 4 | 6 x 7 | 5 |' in page
+    assert page.endswith('## GPU\n\nnot measured\n')
+
+
+def test_a_wrong_result_is_not_reported(tiny_cases, tmp_path, monkeypatch):
+    backends = contestants.backends
+
+    def wrong(case, tensors):
+        right = backends(case, tensors)
+        if case.op != 'contmix':
+            return right
+        return {'cpu': lambda *x: 1.01 * contmix(*x, case.kernel_size, scale=contestants.SCALE)}
+
+    monkeypatch.setattr(contestants, 'backends', wrong)
+    path = run.run(CPU, '', budget=0, rivals='loop', results=tmp_path)
+    content = json.loads(path.read_text())
+    assert [r['case']['name'] for r in content['results']] == [TINY_AGGREGATE.name]
+    assert 'cpu: the output is off by' in content['refused'][0]
+
+
+@pytest.mark.parametrize('case', [TINY, TINY_AGGREGATE], ids=lambda case: case.op)
+def test_rivals_are_the_same_operator(case):
+    tensors = case.arguments(CPU, torch.float32)
+    cotangent = run.cotangent_of(tensors)
+    expected = run.expected_results(case, tensors, cotangent)
+    for name, function in contestants.rivals(case, CPU).items():
+        if 'compiled' not in name:  # minutes, for the same function as the one before
+            run.check(name, run.results_of(function, tensors, cotangent), expected, torch.float32)
+
+
+def test_the_registry_has_the_shapes_of_the_published_variants():
+    registered = list(cases.all_cases())
+    assert len({case.name for case in registered}) == len(registered)
+    sizes = {(c.batch, c.groups, c.channels, c.height, c.width, c.kernel_size) for c in registered}
+    # Variant T, stage 3 on an image of the COCO size, and stage 4 on one of ImageNet.
+    assert {(2, 8, 16, 50, 80, 13), (2, 8, 16, 50, 80, 5), (64, 16, 16, 7, 7, 7)} <= sizes
+    # K = 13 and 5, per token and group: affinity 784 each, projection 9,506, aggregation 3,104.
+    flops = sum(c.forward_flops() for c in registered if c.name.startswith('contmix-b1-g8-c16-50'))
+    assert flops == 2 * 32_000 * (2 * 784 + 9_506 + 3_104)
