@@ -23,9 +23,9 @@ from overlock_mm.utils.config import load_config
 NOTES = """\
 Multiply-adds of one image: a multiplication with its addition counts once. Convolutions, linear
 layers and ContMix are counted; norms, activations, pooling, resizing and softmax are not.
-The published figures (2.6, 5.5, 9.7 and 16.7 G for XT, T, S and B at 224 x 224) lie between our
-convolutions alone and our total, 1 to 4 % below it: the aggregation of ContMix and part of its
-affinity and projection are what they leave out."""
+The published figures (2.6, 5.5, 9.7 and 16.7 G for XT, T, S and B at 224 x 224) lie between the
+convolutions alone and the total of the deploy form, 2 to 4 % below the total: what makes the
+difference is how much of ContMix is counted."""
 SCOPES = {
     'mmpretrain': 'Backbone and main classifier; the auxiliary one, in training alone, is among '
     'the parameters of the training form.',
