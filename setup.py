@@ -169,11 +169,21 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['overlock_mm', 'overlock_mm.*']),
+    # The configs, where mmengine and mim look for them (links to configs/ in the sources), and
+    # their bridges to mmengine's pure-Python style.
+    package_data={
+        'overlock_mm': [
+            '.mim/model-index.yml',
+            '.mim/configs/**/*.py',
+            '.mim/configs/**/*.yml',
+            'configs/*/*.py',
+        ],
+        # mmcv's folder shape: the sources travel with the package.
+        'overlock_mm.ops': ['csrc/**/*'],
+    },
     python_requires='>=3.10',
     install_requires=['torch>=2.4', 'numpy>=1.22', 'pillow>=9'],
     extras_require={'openmmlab': MAINTAINED_STACK},
-    # mmcv's folder shape: the sources travel with the package.
-    package_data={'overlock_mm.ops': ['csrc/**/*']},
     zip_safe=False,
     **build_arguments(),
 )

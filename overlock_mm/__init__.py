@@ -1,10 +1,15 @@
 """OverLoCK (CVPR 2025, arXiv 2502.20087) for the OpenMMLab 2.x stack.
 
-Importing the package registers the backbone ``OverLoCK`` in mmengine's root
-registry, where mmdet, mmseg and mmpretrain find it by its bare name.
+Importing the package registers the backbone ``OverLoCK`` and the constructor of its layer-wise
+learning rates in mmengine's root registries, where mmdet, mmseg and mmpretrain find them by their
+bare names, and lets configs inherit ours as ``overlock_mm::detection/cascade_overlock_s.py``.
 """
 
+from overlock_mm.configs import allow_package_bases
 from overlock_mm.models import ARCHS, OverLoCK, OverLoCKArch
+from overlock_mm.optim import OverLoCKLayerDecayConstructor
 from overlock_mm.version import __version__
 
-__all__ = ['ARCHS', 'OverLoCK', 'OverLoCKArch', '__version__']
+allow_package_bases()
+
+__all__ = ['ARCHS', 'OverLoCK', 'OverLoCKArch', 'OverLoCKLayerDecayConstructor', '__version__']

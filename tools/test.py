@@ -94,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.out is not None:
             check_output_file(args.out, ('.pkl', '.pickle'))
         if args.show_dir is not None:
+            if args.tta and cfg.default_scope == 'mmpretrain':
+                raise ValueError(
+                    '--show-dir does not go with --tta for a classifier: mmpretrain draws one view '
+                    'of an image. Run it once with each.'
+                )
             enable_drawing(cfg, args.show_dir)
         if args.tta:
             enable_tta(cfg)

@@ -4,13 +4,16 @@ from overlock_mm.checkpoint.errors import CheckpointError, CheckpointMismatchErr
 from overlock_mm.checkpoint.io import SAFE_GLOBALS, read_checkpoint, state_dict_of
 from overlock_mm.checkpoint.loading import check_compatible, likely_variant, load_pretrained
 from overlock_mm.checkpoint.names import TASKS, convert_official
+from overlock_mm.checkpoint.official import OfficialModel, convert_file
 
 __all__ = [
     'SAFE_GLOBALS',
     'TASKS',
     'CheckpointError',
     'CheckpointMismatchError',
+    'OfficialModel',
     'check_compatible',
+    'convert_file',
     'convert_official',
     'likely_variant',
     'load_pretrained',

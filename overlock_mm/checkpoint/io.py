@@ -1,6 +1,7 @@
 """Reading checkpoint files without executing anything in them."""
 
 import pickle
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ def _history_buffer_method(owner: type, name: str) -> Callable[..., Any]:
 
 
 #: Beyond tensors, what mmengine's own training checkpoints hold: the history of the
-#: logged values. Both names of numpy's core, as files of numpy 1 and 2 differ.
+#: logged values. Both names of numpy's core, as files of numpy 1 and 2 differ. And the
+#: command line that timm keeps in its own, with which the classifiers were trained.
 SAFE_GLOBALS: list[Any] = [
+    Namespace,
     HistoryBuffer,
     np.ndarray,
     np.dtype,

@@ -60,7 +60,8 @@ def _differences(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str
     return lines
 
 
-def _is_deploy_form(names: Mapping[str, Tensor]) -> bool:
+def is_deploy_form(names: Mapping[str, Tensor]) -> bool:
+    """Whether these are our names of a network without dilated branches."""
     return not any('_conv.branches.' in name for name in names)
 
 
@@ -71,18 +72,18 @@ def _mismatch(
     parts = [f'{source} does not fit the model: {len(lines)} tensors differ, first:']
     parts += [f'  {line}' for line in lines[:_SHOWN]]
     theirs, ours = likely_variant(state_dict), likely_variant(own)
-    if theirs != ours:
+    if is_official(state_dict):
+        parts.append(
+            'The file has the names of an official checkpoint. Convert it first: '
+            f'python tools/convert_checkpoint.py {source} OUT.pth'
+        )
+    elif theirs != ours:
         parts.append(
             f'The file is of {_variant_name(theirs)}, the model of {_variant_name(ours)}. Use the '
             'config of that variant, or another file.'
         )
-    elif is_official(state_dict):
-        parts.append(
-            'The file has the names of an official checkpoint: convert them with '
-            'overlock_mm.checkpoint.convert_official.'
-        )
-    elif _is_deploy_form(state_dict) != _is_deploy_form(own):
-        form = 'deploy' if _is_deploy_form(state_dict) else 'training'
+    elif is_deploy_form(state_dict) != is_deploy_form(own):
+        form = 'deploy' if is_deploy_form(state_dict) else 'training'
         parts.append(
             f'The file is in {form} form, the model is not. Build the model with '
             f'deploy={form == "deploy"}; a trained model becomes deployed by switch_to_deploy().'

@@ -92,6 +92,13 @@ class OverLoCKClsHead(ClsHead):
             losses['loss_aux'] = self.auxiliary_loss_weight * aux['loss']
         return losses
 
+    def drop_auxiliary(self) -> None:
+        """Remove the auxiliary classifier, which teaches in training only; twice is once."""
+        if self.auxiliary:
+            del self.aux_norm, self.aux_fc
+            self.auxiliary = False
+            self._register_load_state_dict_pre_hook(_drop_auxiliary)
+
 
 def _drop_auxiliary(state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     for name in [n for n in state_dict if n.startswith((f'{prefix}aux_norm.', f'{prefix}aux_fc.'))]:

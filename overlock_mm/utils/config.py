@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-_CONFIG_ROOT = Path(__file__).resolve().parents[2] / 'configs'
+from overlock_mm.configs import list_configs
 
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
@@ -46,13 +46,9 @@ def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
 
 
 def _no_config_message(path: Path) -> str:
-    known = {
-        file.relative_to(_CONFIG_ROOT).as_posix(): file
-        for file in sorted(_CONFIG_ROOT.glob('*/*.py'))
-        if not file.parent.name.startswith('_')
-    }
+    known = list_configs()
     # By bare name first: a wrong folder is the commonest slip.
-    stems = {file.stem: name for name, file in known.items()}
+    stems = {Path(name).stem: name for name in known}
     near = [stems[stem] for stem in difflib.get_close_matches(path.stem, stems, n=3, cutoff=0.5)]
     message = f'There is no config file {str(path)!r}.'
     if near:

@@ -84,7 +84,7 @@ def check_output_file(path: str | Path, suffixes: Sequence[str]) -> None:
     """
     path = Path(path)
     if path.suffix not in suffixes:
-        raise ValueError(f'--out must end in {" or ".join(suffixes)}, got {str(path)!r}.')
+        raise ValueError(f'The output must end in {" or ".join(suffixes)}, got {str(path)!r}.')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -140,8 +140,8 @@ def test_check_compatible():
 def test_official_names_get_the_remedy():
     state_dict = official.official_state_dict('det', 'xt')
     model = OverLoCK('xt', context_residual=True)
-    with pytest.raises(CheckpointMismatchError, match='differ'):
-        check_compatible(model, state_dict)
+    with pytest.raises(CheckpointMismatchError, match='convert_checkpoint.py net.pth OUT.pth'):
+        check_compatible(model, state_dict, 'net.pth')
 
 
 class Payload:

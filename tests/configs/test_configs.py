@@ -1,42 +1,47 @@
 """Every shipped config loads, builds and fits together."""
 
-from pathlib import Path
-
 import pytest
-import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, DefaultScope
 
-from overlock_mm.datasets.shapes import METAINFO
-from overlock_mm.utils.config import load_config
-
-ROOT = Path(__file__).resolve().parents[2] / 'configs'
-CONFIGS = sorted(
-    path.relative_to(ROOT).as_posix() for path in ROOT.rglob('*.py') if '_base_' not in path.parts
-)
+from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
+from tests.configs.conftest import CONFIGS, ROOT
 
 
 @pytest.fixture(params=CONFIGS)
-def cfg(request):
-    cfg = load_config(ROOT / request.param)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        yield cfg
+def cfg(request, load):
+    return load(request.param)
 
 
-def test_config_survives_a_dump(cfg, tmp_path):
+# Children of other variants add numbers alone, and formatting one takes seconds.
+@pytest.mark.parametrize(
+    'name',
+    [
+        *(name for name in CONFIGS if name.startswith('demo/')),
+        'detection/cascade_overlock_t.py',
+        'detection/mask_rcnn_overlock_t_1x.py',
+        'segmentation/upernet_overlock_t.py',
+        'classification/overlock_b_deploy.py',
+    ],
+)
+def test_config_survives_a_dump(name, load, tmp_path):
+    cfg = load(name)
     path = tmp_path / 'dumped.py'
     cfg.dump(path)
     assert Config.fromfile(path).to_dict() == cfg.to_dict()
 
 
-def test_model_builds_and_its_parts_fit(cfg, monkeypatch):
-    def refuse(url, *args, **kwargs):
-        raise AssertionError(f'building a model downloads {url}')
-
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
-    model = MODELS.build(cfg.model)
-    assert list(model.backbone.out_channels) == list(cfg.model.neck.in_channels)
+def test_model_builds_and_its_parts_fit(cfg, build):
+    model = build(cfg)
+    widths = list(model.backbone.out_channels)
+    if cfg.default_scope == 'mmdet':
+        assert list(cfg.model.neck.in_channels) == widths
+    elif cfg.default_scope == 'mmseg':
+        assert list(cfg.model.decode_head.in_channels) == widths
+        auxiliary = cfg.model.auxiliary_head
+        assert auxiliary.in_channels == widths[auxiliary.in_index]
+    else:
+        assert list(cfg.model.head.in_channels) == widths
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     optimized = [p for group in optimizer.param_groups for p in group['params']]
     assert len(optimized) == len(list(model.parameters()))
@@ -44,8 +49,9 @@ def test_model_builds_and_its_parts_fit(cfg, monkeypatch):
 
 def test_weights_start_from_the_variant_of_the_config(cfg):
     backbone = cfg.model.backbone
-    if isinstance(backbone.arch, dict):
-        assert backbone.init_cfg is None
+    from_scratch = isinstance(backbone.arch, dict) or cfg.default_scope == 'mmpretrain'
+    if from_scratch or backbone.get('deploy'):
+        assert backbone.get('init_cfg') is None
     else:
         assert backbone.init_cfg.checkpoint.endswith(f'/overlock_{backbone.arch}_in1k_224.pth')
 
@@ -53,46 +59,52 @@ def test_weights_start_from_the_variant_of_the_config(cfg):
 def test_test_and_validation_read_the_same_data(cfg):
     assert cfg.val_dataloader == cfg.test_dataloader
     assert cfg.val_evaluator == cfg.test_evaluator
-    dataset = cfg.test_dataloader.dataset
-    assert cfg.test_evaluator.ann_file == dataset.data_root + dataset.ann_file
+    assert cfg.test_dataloader.dataset.pipeline == cfg.test_pipeline
+    assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
+    if cfg.default_scope == 'mmdet':
+        dataset = cfg.test_dataloader.dataset
+        assert cfg.test_evaluator.ann_file == dataset.data_root + dataset.ann_file
 
 
-# Drop path and widths from the authors' release; the rest is the recipe that its peers share.
+def test_every_config_can_be_tested_with_augmentation(cfg):
+    assert cfg.tta_model.type
+    (augment,) = (step for step in cfg.tta_pipeline if step.type == 'TestTimeAug')
+    assert sum(step.type == 'RandomFlip' for part in augment.transforms for step in part) == 2
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith('_deploy.py')])
+def test_deploy_differs_from_its_parent_in_form_alone(name, load):
+    deploy = load(name).to_dict()
+    parent = f'{ROOT / name}'.removesuffix('_deploy.py')
+    cfg = load(f'{parent}.py' if 'mask_rcnn' not in name else f'{parent}_1x.py').to_dict()
+    for config in (deploy, cfg):
+        config['model']['backbone'].pop('init_cfg', None)
+    assert deploy['model']['backbone'].pop('deploy') is True
+    if 'classification' in name:
+        assert deploy['model']['head'].pop('auxiliary') is False
+    assert deploy == cfg
+
+
 @pytest.mark.parametrize(
-    ('variant', 'drop_path', 'widths'),
-    [('t', 0.2, [64, 128, 384, 640]), ('s', 0.4, [64, 128, 448, 640])],
+    ('demo', 'parent'),
+    [
+        ('cascade_overlock_shapes', 'detection/cascade_overlock_s'),
+        ('upernet_overlock_shapes', 'segmentation/upernet_overlock_s'),
+        ('classifier_overlock_shapes', 'classification/overlock_s'),
+    ],
 )
-def test_cascade_follows_the_published_recipe(variant, drop_path, widths):
-    cfg = load_config(ROOT / f'detection/cascade_overlock_{variant}.py')
-    assert cfg.model.backbone.arch == variant
-    assert cfg.model.backbone.drop_path_rate == drop_path
-    assert cfg.model.backbone.context_residual
-    assert cfg.model.neck.in_channels == widths
-    assert [head.bbox_coder.target_stds[0] for head in cfg.model.roi_head.bbox_head] == [
-        0.1,
-        0.05,
-        0.033,
-    ]
-    for head in cfg.model.roi_head.bbox_head:
-        assert (head.num_shared_convs, head.num_shared_fcs) == (4, 1)
-        assert (head.loss_bbox.type, head.reg_decoded_bbox) == ('GIoULoss', True)
-
-    optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.lr, optimizer.weight_decay) == ('AdamW', 1e-4, 0.05)
-    assert 'paramwise_cfg' not in cfg.optim_wrapper  # everything is decayed, as published
-    warmup, steps = cfg.param_scheduler
-    assert (warmup.start_factor, warmup.end, warmup.by_epoch) == (1e-3, 500, False)
-    assert (steps.milestones, steps.gamma, cfg.train_cfg.max_epochs) == ([27, 33], 0.1, 36)
-    assert cfg.auto_scale_lr.base_batch_size == 16
-    assert cfg.train_dataloader.batch_size == 2
-    (resize,) = (step for step in cfg.test_pipeline if step.type == 'Resize')
-    assert resize.scale == (1333, 800)
+def test_a_demo_is_its_parent_with_fewer_of_everything(demo, parent, load):
+    demo, real = load(f'demo/{demo}.py'), load(f'{parent}.py')
+    assert _types(demo.model) == _types(real.model)
+    assert demo.optim_wrapper.optimizer.type == real.optim_wrapper.optimizer.type
+    assert demo.test_evaluator.type == real.test_evaluator.type
+    classes = (SEMANTIC_METAINFO if demo.default_scope == 'mmseg' else METAINFO)['classes']
+    assert demo.test_dataloader.dataset.metainfo.classes == classes
+    assert set(_values(demo.model, 'num_classes')) == {len(classes)}
 
 
-def test_demo_is_the_cascade_with_fewer_of_everything():
-    demo = load_config(ROOT / 'demo/cascade_overlock_shapes.py')
-    real = load_config(ROOT / 'detection/cascade_overlock_s.py')
-    assert demo.model.type == real.model.type
+def test_demo_cascade_keeps_the_thresholds_and_targets(load):
+    demo, real = load('demo/cascade_overlock_shapes.py'), load('detection/cascade_overlock_s.py')
     for ours, published in zip(
         demo.model.roi_head.bbox_head, real.model.roi_head.bbox_head, strict=True
     ):
@@ -100,7 +112,21 @@ def test_demo_is_the_cascade_with_fewer_of_everything():
         assert ours.loss_bbox == published.loss_bbox
     for ours, published in zip(demo.model.train_cfg.rcnn, real.model.train_cfg.rcnn, strict=True):
         assert ours.assigner == published.assigner
-    classes = METAINFO['classes']
-    assert demo.test_dataloader.dataset.metainfo.classes == classes
-    heads = [*demo.model.roi_head.bbox_head, demo.model.roi_head.mask_head]
-    assert {head.num_classes for head in heads} == {len(classes)}
+
+
+def _types(model):
+    """The types of a model's own parts."""
+    return {
+        key: part['type']
+        for key, part in model.items()
+        if isinstance(part, dict) and 'type' in part
+    } | {'model': model.type}
+
+
+def _values(node, name):
+    """Every value of a key in nested dicts and lists."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if key == name:
+            yield value
+        elif isinstance(value, (dict, list)):
+            yield from _values(value, name)

@@ -1,0 +1,6 @@
+_base_ = './overlock_t.py'
+
+model = dict(
+    backbone=dict(arch='s', drop_path_rate=0.4),
+    head=dict(in_channels=[640, 512]),
+)

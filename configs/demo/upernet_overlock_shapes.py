@@ -1,0 +1,87 @@
+# The S segmentor cut down until two CPU cores train it in minutes on the drawn data set
+# (overlock_mm.datasets.shapes): everything is as in the parent but smaller.
+_base_ = '../segmentation/upernet_overlock_s.py'
+
+from overlock_mm.datasets.shapes import SEMANTIC_METAINFO as metainfo  # noqa: E402
+
+data_root = 'data/shapes/ade/'
+image_size = (128, 160)
+num_classes = len(metainfo['classes'])
+# One process, so its own statistics are all there are.
+norm_cfg = dict(type='BN', requires_grad=True)
+
+model = dict(
+    data_preprocessor=dict(size=image_size),
+    backbone=dict(
+        arch=dict(
+            _delete_=True,
+            channels=(24, 48, 96, 128),
+            depths=(1, 1, 1, 1, 2, 1),
+            groups=(2, 4),
+            kernel_sizes=(17, 15, 13, 7),
+        ),
+        norm_cfg=dict(type='BN'),
+        # A network this small underfits; it needs no regularisation.
+        drop_path_rate=0.0,
+        # No weights are published for it.
+        init_cfg=None,
+    ),
+    decode_head=dict(
+        in_channels=[24, 48, 128, 160], channels=64, num_classes=num_classes, norm_cfg=norm_cfg
+    ),
+    auxiliary_head=dict(in_channels=128, channels=64, num_classes=num_classes, norm_cfg=norm_cfg),
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline, tta_pipeline = _base_.test_pipeline, _base_.tta_pipeline
+test_pipeline[1].scale = image_size[::-1]
+# Two scales with their mirror images.
+tta_pipeline[1].transforms[0] = [
+    dict(type='Resize', scale=(int(160 * ratio), int(128 * ratio)), keep_ratio=True)
+    for ratio in (1.0, 1.25)
+]
+
+# ADE20KDataset takes no classes but its own; this is the class behind it.
+drawn = dict(
+    type='BaseSegDataset',
+    data_root=data_root,
+    img_suffix='.png',
+    reduce_zero_label=True,
+    metainfo=metainfo,
+)
+# Without workers: both cores are busy with the network.
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(**drawn, pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(**drawn, pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+
+max_iters = 800
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+optim_wrapper = dict(
+    # From random weights, in a two-hundredth of the steps.
+    optimizer=dict(lr=1e-3),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
+]
+auto_scale_lr = dict(base_batch_size=4)
+
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=max_iters, max_keep_ckpts=1),
+)

@@ -1,0 +1,100 @@
+"""Parameters and multiply-adds of a network, ContMix included."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from overlock_mm import ops
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Counts for one image.
+
+    Args:
+        parameters: All parameters of the module.
+        dense: Multiply-adds of convolutions and linear layers.
+        affinity: Of ContMix: queries times region keys; once for the two kernels that share it,
+            though the operator computes it anew for each rather than store it.
+        projection: Of ContMix: affinities to the logits of the kernels.
+        aggregation: Of ContMix: kernels times values.
+    """
+
+    parameters: int
+    dense: int
+    affinity: int
+    projection: int
+    aggregation: int
+
+    @property
+    def contmix(self) -> int:
+        """Multiply-adds of the operator, all three steps."""
+        return self.affinity + self.projection + self.aggregation
+
+    @property
+    def total(self) -> int:
+        """All multiply-adds."""
+        return self.dense + self.contmix
+
+
+def measure_complexity(
+    module: nn.Module, forward: Callable[[nn.Module, Tensor], Any], shape: tuple[int, int]
+) -> Complexity:
+    """Count without computing: the module runs on torch's meta device, as a copy.
+
+    One multiply-add counts once. Norms, activations, pooling, resizing and softmax are left out,
+    as is usual.
+
+    Args:
+        module: Its parameters are counted.
+        forward: Calls the copy with an image [1, 3, H, W].
+        shape: H and W.
+    """
+    copy = deepcopy(module).to('meta').eval()
+    image = torch.empty(1, 3, *shape, device='meta')
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), _counting_contmix() as counts, counter:
+        forward(copy, image)
+    return Complexity(
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        # torch counts a multiplication and an addition apart.
+        dense=counter.get_total_flops() // 2,
+        **counts,
+    )
+
+
+@contextmanager
+def _counting_contmix() -> Iterator[dict[str, int]]:
+    """Let :func:`overlock_mm.ops.contmix` count from the shapes instead of computing.
+
+    So the count is the same whichever backend would run, and whichever calls torch would see.
+    """
+    counts = dict.fromkeys(('affinity', 'projection', 'aggregation'), 0)
+    known_query: Tensor | None = None
+
+    def count(
+        query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, *_: Any, **__: Any
+    ) -> Tensor:
+        nonlocal known_query
+        batch, groups, query_channels, height, width = query.shape
+        rows = batch * groups * height * width
+        taps, regions = proj_weight.shape
+        if query is not known_query:
+            counts['affinity'] += rows * query_channels * regions
+        known_query = query
+        counts['projection'] += rows * regions * taps
+        counts['aggregation'] += rows * taps * value.shape[2]
+        return torch.empty_like(value)
+
+    original = ops.contmix
+    ops.contmix = count
+    try:
+        yield counts
+    finally:
+        ops.contmix = original

@@ -1,0 +1,212 @@
+"""What is installed, what of it works, and what to do about the rest.
+
+python -m overlock_mm.doctor
+
+Ends with status 1 if it found a problem.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+#: Import name -> its original and its maintained distribution.
+STACK = {
+    'mmengine': ('mmengine', 'onedl-mmengine'),
+    'mmcv': ('mmcv', 'onedl-mmcv'),
+    'mmdet': ('mmdet', 'onedl-mmdetection'),
+    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
+    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+}
+#: What each part of the stack is for, where it may be missing.
+OPTIONAL = {
+    'mmcv': 'detection and segmentation',
+    'mmdet': 'detection',
+    'mmseg': 'segmentation',
+    'mmpretrain': 'classification',
+}
+OTHERS = ('torch', 'torchvision', 'triton', 'numpy', 'setuptools', 'faster-coco-eval')
+OPENCVS = (
+    'opencv-python',
+    'opencv-python-headless',
+    'opencv-contrib-python',
+    'opencv-contrib-python-headless',
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is wrong, and what to do about it."""
+
+    what: str
+    remedy: str
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the distributions that matter here and are installed."""
+    names = [name for pair in STACK.values() for name in pair]
+    versions = {}
+    for name in ('overlock_mm', *names, *OTHERS, *OPENCVS):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def stack_problems(versions: Mapping[str, str]) -> list[Problem]:
+    """Packages that are there twice, of two generations, or missing.
+
+    Args:
+        versions: Distribution -> version, as :func:`installed_versions` gives them.
+    """
+    problems = []
+    for module, (original, maintained) in STACK.items():
+        if original in versions and maintained in versions:
+            problems.append(
+                Problem(
+                    f'{original} and {maintained} are both installed and write over each other.',
+                    f'pip uninstall {original} {maintained}, then install one of them again.',
+                )
+            )
+        if original not in versions and maintained not in versions:
+            need = f'needed for {OPTIONAL[module]}' if module in OPTIONAL else 'always needed'
+            problems.append(
+                Problem(
+                    f'{module} is not installed; it is {need}.',
+                    f'pip install {maintained} (maintained) or {original} (original), like the '
+                    'rest of the stack.',
+                )
+            )
+    originals = [pair[0] for pair in STACK.values() if pair[0] in versions]
+    maintaineds = [pair[1] for pair in STACK.values() if pair[1] in versions]
+    if originals and maintaineds:
+        problems.append(
+            Problem(
+                f'The stack is mixed: {", ".join(originals)} of the original distributions, '
+                f'{", ".join(maintaineds)} of the maintained ones.',
+                'Use one kind for all: uninstall those of the other and install their '
+                'counterparts.',
+            )
+        )
+    opencvs = [name for name in OPENCVS if name in versions]
+    if len(opencvs) > 1:
+        problems.append(
+            Problem(
+                f'{" and ".join(opencvs)} write over each other.',
+                f'pip uninstall {" ".join(opencvs)}, then pip install opencv-python-headless.',
+            )
+        )
+    if 'onedl-mmdetection' in versions and 'faster-coco-eval' not in versions:
+        problems.append(
+            Problem(
+                'faster-coco-eval is missing, without which the COCO metric of onedl-mmdetection '
+                'prints nothing.',
+                'pip install faster-coco-eval',
+            )
+        )
+    return problems
+
+
+def import_problems() -> list[Problem]:
+    """Installed packages that cannot be imported, compiled parts included."""
+    remedies = {
+        'torchvision': 'Install the torchvision that was made for this torch.',
+        'mmcv._ext': 'Build mmcv against this torch: pip install --no-build-isolation '
+        '--no-cache-dir --force-reinstall --no-deps, with the name and version of the mmcv above.',
+    }
+    problems = []
+    for module in ('torch', 'torchvision', *STACK, 'mmcv._ext'):
+        package = module.partition('.')[0]
+        if importlib.util.find_spec(package) is None:
+            continue
+        try:
+            importlib.import_module(module)
+        # Packages of the stack check each other's versions with bare asserts, and a binary that
+        # was made for another torch fails with an OSError or a RuntimeError.
+        except (ImportError, AssertionError, OSError, RuntimeError, AttributeError) as error:
+            lines = str(error).strip().splitlines() or ['no reason given']
+            problems.append(
+                Problem(
+                    f'{module} is installed but cannot be imported: {lines[0]}',
+                    remedies.get(
+                        module,
+                        f'Install {package} again, in a version that fits the rest of the stack.',
+                    ),
+                )
+            )
+    return problems
+
+
+def config_problems() -> list[Problem]:
+    """Whether the configs came with the package."""
+    from overlock_mm.configs import CONFIG_ROOT, list_configs
+
+    if list_configs():
+        return []
+    return [
+        Problem(
+            f'There are no configs at {CONFIG_ROOT}.',
+            'Install the package again; on a file system without links, install it as a wheel '
+            'and not with pip install -e.',
+        )
+    ]
+
+
+def backend_lines() -> list[str]:
+    """A line for each backend of ContMix, with its reasons if it cannot run here."""
+    from overlock_mm.ops import available_backends
+
+    return [
+        f'{name}: ' + ('; '.join(reasons) if reasons else 'works')
+        for name, reasons in available_backends().items()
+    ]
+
+
+def compiled_part() -> str:
+    """Whether the package's compiled operators are there, and the remedy if not."""
+    from overlock_mm.ops.contmix import extension
+
+    return extension.why_not_loaded() or 'works'
+
+
+def device_line() -> str:
+    """The GPUs that torch sees."""
+    import torch
+
+    if not torch.cuda.is_available():
+        made_for = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'the CPU alone'
+        return f'none visible (torch is made for {made_for})'
+    count = torch.cuda.device_count()
+    names = ', '.join(torch.cuda.get_device_name(index) for index in range(count))
+    return f'{names} (CUDA {torch.version.cuda})'
+
+
+def main() -> int:
+    """Print the findings; return 1 if there is a problem."""
+    versions = installed_versions()
+    print(f'Python {platform.python_version()} on {platform.platform()}')
+    for name, version in versions.items():
+        print(f'  {name} {version}')
+    problems = stack_problems(versions) + import_problems()
+    if not any(problem.what.startswith('torch ') for problem in problems):
+        problems += config_problems()
+        print(f'GPU: {device_line()}')
+        print(f'Compiled part: {compiled_part()}')
+        print('Backends of ContMix, best first:')
+        for line in backend_lines():
+            print(f'  {line}')
+    for problem in problems:
+        print(f'\nproblem: {problem.what}\n  remedy: {problem.remedy}')
+    if not problems:
+        print('\nNo problem found.')
+    return 1 if problems else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Parameters exactly, multiply-adds by hand and beside the published figures."""
+
+import pytest
+import torch
+from torch import nn
+
+from overlock_mm import ops
+from overlock_mm.analysis import measure_complexity
+from overlock_mm.models.contmix import ContMix
+from tests.tools.conftest import ROOT
+from tools import get_flops
+
+# The authors' table at 224 x 224 (G), and exact counts of both forms.
+PUBLISHED = {
+    'xt': (2.6, 16_453_712, 17_307_272),
+    't': (5.5, 33_467_040, 34_990_472),
+    's': (9.7, 56_156_452, 58_309_772),
+    'b': (16.7, 94_942_528, 98_012_968),
+}
+# Counted apart from this code, in deploy form (G): convolutions; with affinity and projection;
+# with aggregation too.
+COUNTED = {
+    'xt': (2.57, 2.67, 2.70),
+    't': (5.38, 5.58, 5.64),
+    's': (9.27, 9.79, 9.89),
+    'b': (16.44, 16.94, 17.09),
+}
+
+
+@pytest.fixture(autouse=True)
+def skip_initial_weights(monkeypatch):
+    for name in ('trunc_normal_', 'kaiming_uniform_', 'normal_'):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
+
+
+@pytest.mark.parametrize('variant', PUBLISHED)
+def test_the_published_figures(variant, capsys):
+    forms = get_flops.main([str(ROOT / f'configs/classification/overlock_{variant}.py')])
+    flops, deploy, training = PUBLISHED[variant]
+    assert forms['deploy'].parameters == deploy
+    assert forms['training'].parameters == training
+    count = forms['deploy']
+    assert count.total / 1e9 == pytest.approx(flops, rel=0.04)
+    found = (count.dense, count.total - count.aggregation, count.total)
+    assert [n / 1e9 for n in found] == pytest.approx(COUNTED[variant], abs=0.01)
+    assert forms['training'].contmix == count.contmix
+    assert forms['training'].dense > count.dense
+    printed = capsys.readouterr().out
+    assert f'{deploy:,}' in printed and f'{training:,}' in printed
+    assert 'counts once' in printed and 'published figures' in printed
+
+
+def test_contmix_by_hand():
+    module = ContMix(32, 16, 32, 2, 7, 5, dict(type='BN'))
+    original = ops.contmix
+
+    def forward(copy, image):
+        maps = [torch.empty(1, width, *image.shape[2:], device='meta') for width in (32, 16, 32)]
+        return copy(*maps)
+
+    count = measure_complexity(module, forward, (14, 20))
+    tokens, groups, taps, channels = 14 * 20, 4, 25 + 49, 32 // 2 // 4
+    # Both kernels share it.
+    assert count.affinity == tokens * groups * channels * 49
+    assert count.projection == tokens * groups * 49 * taps
+    assert count.aggregation == tokens * groups * taps * channels
+    assert count.dense == tokens * (32 * 16 + 32 * 32) + 49 * 16 * 16
+    assert ops.contmix is original
+    assert next(module.parameters()).device.type == 'cpu'
+
+
+@pytest.mark.parametrize(
+    ('config', 'scope'),
+    [
+        ('detection/mask_rcnn_overlock_xt_1x', 'region proposals'),
+        ('segmentation/upernet_overlock_xt_deploy', 'decode head'),
+    ],
+)
+def test_other_tasks(config, scope, capsys):
+    path = str(ROOT / f'configs/{config}.py')
+    forms = get_flops.main([path, '--shape', '128', '160'])
+    assert set(forms) == ({'deploy'} if 'deploy' in config else {'training', 'deploy'})
+    assert all(count.dense > count.contmix > 0 for count in forms.values())
+    assert scope in capsys.readouterr().out
+
+
+def test_a_shape_that_is_too_small(capsys):
+    with pytest.raises(SystemExit):
+        get_flops.main([str(ROOT / 'configs/classification/overlock_t.py'), '--shape', '16', '64'])
+    assert '--shape must be at least 32 x 32, got 16 x 64' in capsys.readouterr().err

@@ -1,0 +1,140 @@
+"""Weight decay by parameter, and learning rates by depth."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from overlock_mm import OverLoCK
+from overlock_mm.models.layers import GRN, LayerScale
+from overlock_mm.optim import layer_of
+from tests.configs.conftest import ROOT
+from tests.models.helpers import TINY
+
+PARENTS = (
+    'detection/mask_rcnn_overlock_t_1x',
+    'segmentation/upernet_overlock_t',
+    'classification/overlock_t',
+)
+TINY_DEPTHS = TINY['depths']
+
+
+def inherit(tmp_path, parent, setting, *lines):
+    path = tmp_path / 'child.py'
+    bases = [str(ROOT / f'{parent}.py'), str(ROOT / f'_base_/paramwise/{setting}.py')]
+    path.write_text(f'_base_ = {bases}\n' + '\n'.join(lines))
+    return Config.fromfile(path)
+
+
+def decays(model, optimizer):
+    """Name -> weight decay."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(g['params'][0])]: g['weight_decay'] for g in optimizer.param_groups}
+
+
+@pytest.mark.parametrize('parent', PARENTS)
+def test_no_decay_spares_what_it_says_and_nothing_else(parent, tmp_path, build):
+    cfg = inherit(
+        tmp_path, parent, 'no_decay', 'optim_wrapper = dict(paramwise_cfg={{_base_.paramwise_cfg}})'
+    )
+    cfg.model.backbone.arch, cfg.model.backbone.init_cfg = 'xt', None
+    model = build(cfg)
+    found = decays(model, build_optim_wrapper(model, cfg.optim_wrapper).optimizer)
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, GRN, LayerScale)
+    spared = {
+        f'{prefix}.{name}'
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+        if isinstance(module, norms) or name == 'bias' or name.startswith('rpb_')
+    }
+    assert {name for name, decay in found.items() if decay == 0} == spared
+    assert {found[name] for name in found.keys() - spared} == {
+        cfg.optim_wrapper.optimizer.weight_decay
+    }
+    for key in cfg.paramwise_cfg.custom_keys:
+        assert any(key in name for name in found), key
+
+
+def test_layer_of_counts_the_blocks_in_the_order_of_execution():
+    model = OverLoCK(TINY, context_residual=True)
+    last = sum(TINY_DEPTHS)
+    layers = {name: layer_of(name, TINY_DEPTHS) for name, _ in model.named_parameters()}
+    assert set(layers.values()) == set(range(last + 2))
+    expected = {
+        'base_net.downsamples.0.0.conv.weight': 0,
+        'base_net.stages.0.0.dwconv.weight': 1,
+        'base_net.downsamples.1.conv.weight': 1 + sum(TINY_DEPTHS[:1]),
+        'overview_net.downsample.conv.weight': 1 + sum(TINY_DEPTHS[:3]),
+        'focus_net.prior_proj.weight': 1 + sum(TINY_DEPTHS[:4]),
+        f'focus_net.stages.0.{TINY_DEPTHS[4] - 1}.dwconv1.weight': sum(TINY_DEPTHS[:5]),
+        'focus_net.downsample_context.conv.weight': 1 + sum(TINY_DEPTHS[:5]),
+        f'focus_net.stages.1.{TINY_DEPTHS[5] - 1}.dwconv2.weight': last,
+        'norm1.weight': last + 1,
+        'overview_residual.proj.weight': last + 1,
+    }
+    assert {name: layers[name] for name in expected} == expected
+    with pytest.raises(ValueError, match="no parameter 'neck.conv.weight'"):
+        layer_of('neck.conv.weight', TINY_DEPTHS)
+
+
+def test_layer_decay_multiplies_the_other_settings():
+    model = nn.Module()
+    model.backbone, model.head = OverLoCK(TINY), nn.Linear(2, 2)
+    cfg = dict(
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
+        constructor='OverLoCKLayerDecayConstructor',
+        paramwise_cfg=dict(
+            decay_rate=0.5, norm_decay_mult=0.0, custom_keys={'norm3': dict(lr_mult=4.0)}
+        ),
+    )
+    optimizer = build_optim_wrapper(model, cfg).optimizer
+    names = {id(p): name for name, p in model.named_parameters()}
+    groups = {names[id(g['params'][0])]: g for g in optimizer.param_groups}
+    assert len(groups) == len(names)
+    top = sum(TINY_DEPTHS) + 1
+    assert groups['backbone.base_net.downsamples.0.0.conv.weight']['lr'] == 0.5**top
+    assert groups['backbone.base_net.stages.0.0.norm.weight']['lr'] == 0.5 ** (top - 1)
+    assert groups['backbone.base_net.stages.0.0.norm.weight']['weight_decay'] == 0
+    assert groups['backbone.norm3.weight']['lr'] == 4.0
+    assert groups['head.weight']['lr'] == 1.0
+    assert groups['head.weight']['weight_decay'] == 0.5
+
+
+def test_layer_decay_setting(tmp_path, build):
+    cfg = inherit(
+        tmp_path,
+        PARENTS[0],
+        'layer_decay',
+        'optim_wrapper = dict(constructor={{_base_.constructor}},'
+        ' paramwise_cfg={{_base_.paramwise_cfg}})',
+    )
+    cfg.model.backbone.init_cfg = None
+    model = build(cfg)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rates = [group['lr'] for group in optimizer.param_groups]
+    assert max(rates) == 2e-4
+    assert min(rates) == pytest.approx(2e-4 * 0.95**31)
+
+
+@pytest.mark.parametrize('decay_rate', [None, 0.0, 1.5])
+def test_layer_decay_refuses_a_rate_out_of_range(decay_rate):
+    model = nn.Module()
+    model.backbone = OverLoCK(TINY)
+    cfg = dict(
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
+        constructor='OverLoCKLayerDecayConstructor',
+        paramwise_cfg=dict(decay_rate=decay_rate),
+    )
+    with pytest.raises(ValueError, match=r'decay_rate must be in \(0, 1\]'):
+        build_optim_wrapper(model, cfg)
+
+
+def test_layer_decay_refuses_another_backbone():
+    cfg = dict(
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
+        constructor='OverLoCKLayerDecayConstructor',
+        paramwise_cfg=dict(decay_rate=0.9),
+    )
+    with pytest.raises(ValueError, match='`backbone` is an OverLoCK, got NoneType'):
+        build_optim_wrapper(torch.nn.Linear(2, 2), cfg)

@@ -1,0 +1,70 @@
+"""Convert an official OverLoCK checkpoint to one for the configs of this package.
+
+python tools/convert_checkpoint.py upernet_overlock_tiny_ade20k.pth weights/upernet_t.pth
+
+It recognises the task (classification, detection, segmentation), the variant and the form
+(training, deploy) by the tensors, runs no code from the file, and writes
+``weights/upernet_t-<first 8 digits of the file's SHA-256>.pth``, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from overlock_mm.checkpoint import convert_file, read_checkpoint
+from overlock_mm.utils.checkpoint_hook import AtomicLocalBackend
+from overlock_mm.utils.cli import readable_errors
+from overlock_mm.utils.preflight import check_output_file
+
+HASH_DIGITS = 8
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Convert an official checkpoint.')
+    parser.add_argument('source', metavar='IN', help='official file, or its http(s) address')
+    parser.add_argument('target', metavar='OUT.pth', help='a hash is put before its suffix')
+    parser.add_argument(
+        '--deploy',
+        action='store_true',
+        help='fold the dilated branches, for the *_deploy configs',
+    )
+    return parser.parse_args(argv)
+
+
+def write_with_hash(content: dict, target: Path) -> Path:
+    """Save a checkpoint under a name that ends in its SHA-256; return the path."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    path = target.with_name(f'{target.stem}-{digest[:HASH_DIGITS]}{target.suffix}')
+    AtomicLocalBackend().put(data, path)
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Convert as the command line says; return the path of the new file."""
+    args = parse_args(argv)
+    with readable_errors():
+        check_output_file(args.target, ('.pth',))
+        content, found, report = convert_file(
+            read_checkpoint(args.source), args.source, args.deploy
+        )
+        path = write_with_hash(content, Path(args.target))
+    for sentence in report:
+        print(sentence)
+    print(f'Wrote {path}: {len(content["state_dict"])} tensors.')
+    if found.config is not None:
+        print(f'Test it with: python tools/test.py {found.config} {path}')
+    return path
+
+
+if __name__ == '__main__':
+    main()
