@@ -124,7 +124,6 @@ def cuda_include_dirs() -> list[str]:
 
 def extension():
     """The extension ``overlock_mm._C``: CPU kernels always, CUDA kernels where possible."""
-    find_cuda_toolkit()  # before torch looks for it
     import torch
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
@@ -156,6 +155,7 @@ def build_arguments() -> dict:
     if reason is not None:
         print(f'overlock_mm is installed without its compiled extension: {reason}.')
         return {}
+    find_cuda_toolkit()  # before torch looks for it
     from torch.utils.cpp_extension import BuildExtension
 
     return {'ext_modules': [extension()], 'cmdclass': {'build_ext': BuildExtension}}
