@@ -18,6 +18,8 @@ CPU := CUDA_VISIBLE_DEVICES=
 # factor of hundreds. One thread each keeps the tests' time the same on a busy machine.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
+CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-gpu test-asan lint format bench bench-gpu clean clean-env
 
@@ -59,14 +61,16 @@ bench: env ## Measure the operators on the CPU; writes benchmarks/results and do
 bench-gpu: env ## The same on a GPU
 	$(PY) -m benchmarks run --device cuda
 
-lint: env ## Ruff (rules and format) and mypy: 20 s
+lint: env ## Ruff (rules and format), clang-format and mypy: 20 s
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
 	$(PY) -m mypy
 
-format: env ## Let ruff repair what it can
+format: env ## Let ruff and clang-format repair what they can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+	.venv/bin/clang-format -i $(CPP_FILES)
 
 clean: ## Remove what tools have cached, and build outputs
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -61,8 +61,8 @@ int region_columns() { return kRegions; }
 int projection_columns() { return kRegionStride; }
 int tiles(const Arguments<float>* a) { return a->tiles(); }
 
-void contmix_forward(
-    const Arguments<float>* a, const Map<float>* out, float* logsumexp, bool reversed) {
+void contmix_forward(const Arguments<float>* a, const Map<float>* out, float* logsumexp,
+                     bool reversed) {
   with_channels(a->channels, [&](auto channels) {
     constexpr int CP = decltype(channels)::value;
     for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
@@ -73,11 +73,8 @@ void contmix_forward(
   });
 }
 
-void contmix_backward(
-    const Arguments<float>* a,
-    const TokenGradients<float>* gradients,
-    const Map<float>* d_value,
-    bool reversed) {
+void contmix_backward(const Arguments<float>* a, const TokenGradients<float>* gradients,
+                      const Map<float>* d_value, bool reversed) {
   with_channels(a->channels, [&](auto channels) {
     constexpr int CP = decltype(channels)::value;
     for (int64_t i = 0; i < gradients->chunks * a->groups; ++i) {
@@ -88,20 +85,16 @@ void contmix_backward(
     for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
       SharedMemory shared(ValueGradMemory<CP, float>(*a, nullptr).floats);
       HostBlock block{reversed};
-      value_grad_block<CP>(
-          block, *a, gradients->grad_out, gradients->logsumexp, *d_value, i, shared.data());
+      value_grad_block<CP>(block, *a, gradients->grad_out, gradients->logsumexp, *d_value, i,
+                           shared.data());
     }
   });
 }
 
-void neighborhood_aggregate(
-    const AggregateSizes* sizes,
-    const TokenMap<const float>* weight,
-    const TokenMap<const float>* value,
-    const TokenMap<const float>* grad_out,
-    const TokenMap<float>* out,
-    const TokenMap<float>* d_weight,
-    const TokenMap<float>* d_value) {
+void neighborhood_aggregate(const AggregateSizes* sizes, const TokenMap<const float>* weight,
+                            const TokenMap<const float>* value,
+                            const TokenMap<const float>* grad_out, const TokenMap<float>* out,
+                            const TokenMap<float>* d_weight, const TokenMap<float>* d_value) {
   const int64_t values = sizes->tokens() * sizes->channels;
   const int64_t weights = sizes->tokens() * sizes->kernel_size * sizes->kernel_size;
   for (int64_t i = 0; i < values; ++i) {

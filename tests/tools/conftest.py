@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 
 from overlock_mm.datasets.shapes import write_shapes
 
@@ -20,12 +18,6 @@ def tools_leave_no_trace(monkeypatch):
     """Undo what a tool sets for its process; here a process is many tests."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     monkeypatch.setenv('LOCAL_RANK', '0')
-    scopes = DefaultScope._instance_dict.copy()
-    # The current visualizer is the one that came last, even if another test left it behind.
-    Visualizer._instance_dict.clear()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(scopes)
 
 
 @pytest.fixture(scope='session')

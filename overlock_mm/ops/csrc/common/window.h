@@ -21,8 +21,8 @@ OVERLOCK_HOST_DEVICE int64_t submap_size(int64_t index, int64_t size, int64_t di
 }
 
 // First row of the window of row `index`; its other rows follow at steps of `dilation`.
-OVERLOCK_HOST_DEVICE int64_t
-window_start(int64_t index, int64_t size, int64_t kernel_size, int64_t dilation = 1) {
+OVERLOCK_HOST_DEVICE int64_t window_start(int64_t index, int64_t size, int64_t kernel_size,
+                                          int64_t dilation = 1) {
   const int64_t last = submap_size(index, size, dilation) - kernel_size;
   int64_t first = index / dilation - kernel_size / 2;
   first = first < 0 ? 0 : first;
@@ -32,15 +32,15 @@ window_start(int64_t index, int64_t size, int64_t kernel_size, int64_t dilation 
 
 // First of the rows whose window holds row `index`; the others follow at steps of
 // `dilation`, up to `inverse_last`.
-OVERLOCK_HOST_DEVICE int64_t
-inverse_first(int64_t index, int64_t kernel_size, int64_t dilation = 1) {
+OVERLOCK_HOST_DEVICE int64_t inverse_first(int64_t index, int64_t kernel_size,
+                                           int64_t dilation = 1) {
   const int64_t row = index / dilation;
   return (row < kernel_size ? 0 : row - kernel_size / 2) * dilation + index % dilation;
 }
 
 // Last of the rows whose window holds row `index`.
-OVERLOCK_HOST_DEVICE int64_t
-inverse_last(int64_t index, int64_t size, int64_t kernel_size, int64_t dilation = 1) {
+OVERLOCK_HOST_DEVICE int64_t inverse_last(int64_t index, int64_t size, int64_t kernel_size,
+                                          int64_t dilation = 1) {
   const int64_t row = index / dilation;
   const int64_t rows = submap_size(index, size, dilation);
   const int64_t last = row >= rows - kernel_size ? rows - 1 : row + kernel_size / 2;

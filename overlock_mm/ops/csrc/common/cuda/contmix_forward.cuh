@@ -22,13 +22,8 @@ struct ForwardMemory {
 // One block per tile, group and batch: index counts tiles, then groups, then batches.
 // Writes `out` and logsumexp [B, G, H, W].
 template <int CP, typename Block, typename T>
-OVERLOCK_KERNEL_BODY void forward_block(
-    Block& block,
-    const Arguments<T>& a,
-    const Map<T>& out,
-    float* logsumexp,
-    int64_t index,
-    float* shared) {
+OVERLOCK_KERNEL_BODY void forward_block(Block& block, const Arguments<T>& a, const Map<T>& out,
+                                        float* logsumexp, int64_t index, float* shared) {
   const ForwardMemory<CP, T> memory(a, shared);
   const int64_t pair = index / a.tiles();
   const Tile tile =
@@ -39,9 +34,7 @@ OVERLOCK_KERNEL_BODY void forward_block(
   typename Block::template PerThread<Vector<CP>> sums;
   typename Block::template PerThread<float> maxima, totals;
 
-  block.phase([&](int thread) {
-    stage_keys(a, tile.batch, tile.group, thread, memory.keys);
-  });
+  block.phase([&](int thread) { stage_keys(a, tile.batch, tile.group, thread, memory.keys); });
   block.phase([&](int thread) {
     const Token token = tile.token(a, thread);
     affinities[thread] = affinity_of(a, tile.batch, tile.group, token.y, token.x, memory.keys);

@@ -87,8 +87,8 @@ struct Tile {
   int first_row, first_column;
 
   template <typename T>
-  OVERLOCK_KERNEL_BODY static Tile
-  of(const Arguments<T>& a, int64_t batch, int64_t group, int index) {
+  OVERLOCK_KERNEL_BODY static Tile of(const Arguments<T>& a, int64_t batch, int64_t group,
+                                      int index) {
     const int columns = a.tile_columns();
     return {batch, group, index / columns * kTileRows, index % columns * kTileColumns};
   }
@@ -104,22 +104,22 @@ struct Tile {
 
 // Keys of one (batch, group) -> [Cq, kRegions].
 template <typename T>
-OVERLOCK_KERNEL_BODY void
-stage_keys(const Arguments<T>& a, int64_t batch, int64_t group, int thread, float* keys) {
+OVERLOCK_KERNEL_BODY void stage_keys(const Arguments<T>& a, int64_t batch, int64_t group,
+                                     int thread, float* keys) {
   const T* source = a.key.at(batch, group, 0, 0);
   for (int i = thread; i < a.query_channels * kRegions; i += kThreads) {
     const int64_t channel = i / kRegions;
     const int64_t region = i % kRegions;
     keys[i] = region < a.regions
-        ? static_cast<float>(source[channel * a.key.channel + region * a.key.row])
-        : 0.f;
+                  ? static_cast<float>(source[channel * a.key.channel + region * a.key.row])
+                  : 0.f;
   }
 }
 
 // Projection rows of one window row -> [K, kRegions].
 template <typename T>
-OVERLOCK_KERNEL_BODY void
-stage_projection(const Arguments<T>& a, int tap_row, int thread, int threads, float* projection) {
+OVERLOCK_KERNEL_BODY void stage_projection(const Arguments<T>& a, int tap_row, int thread,
+                                           int threads, float* projection) {
   const int count = a.kernel_size * kRegions;
   const float* source = a.proj_weight + static_cast<int64_t>(tap_row) * count;
   for (int i = 4 * thread; i < count; i += 4 * threads) {
@@ -132,8 +132,8 @@ stage_projection(const Arguments<T>& a, int tap_row, int thread, int threads, fl
 // The first axis is the row of the token, not of the map: near a border several token rows
 // share one map row, which is then staged for each of them.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void
-stage_values(const Arguments<T>& a, const Tile& tile, int tap_row, int thread, float* values) {
+OVERLOCK_KERNEL_BODY void stage_values(const Arguments<T>& a, const Tile& tile, int tap_row,
+                                       int thread, float* values) {
   const int first_column = a.start_column(tile.first_column);
   const int available = a.width - first_column;
   const int columns = a.staged_columns() < available ? a.staged_columns() : available;
@@ -150,9 +150,10 @@ stage_values(const Arguments<T>& a, const Tile& tile, int tap_row, int thread, f
     float* target = values + row * a.staged_columns() * kChannelStride<CP>;
     for (int channel = first_channel; channel < CP; channel += channel_step) {
       for (int column = first_staged; column < columns; column += column_step) {
-        target[column * kChannelStride<CP> + channel] = channel < a.channels
-            ? static_cast<float>(source[channel * a.value.channel + column * a.value.column])
-            : 0.f;
+        target[column * kChannelStride<CP> + channel] =
+            channel < a.channels
+                ? static_cast<float>(source[channel * a.value.channel + column * a.value.column])
+                : 0.f;
       }
     }
   }
@@ -160,16 +161,16 @@ stage_values(const Arguments<T>& a, const Tile& tile, int tap_row, int thread, f
 
 // The staged value under the first tap of a token's window row.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY const float* staged_window(
-    const Arguments<T>& a, const Tile& tile, const Token& token, const float* values) {
+OVERLOCK_KERNEL_BODY const float* staged_window(const Arguments<T>& a, const Tile& tile,
+                                                const Token& token, const float* values) {
   const int column = a.start_column(token.x) - a.start_column(tile.first_column);
   const int row = token.y - tile.first_row;
   return values + (row * a.staged_columns() + column) * kChannelStride<CP>;
 }
 
 template <typename T>
-OVERLOCK_KERNEL_BODY Vector<kRegions> affinity_of(
-    const Arguments<T>& a, int64_t batch, int64_t group, int y, int x, const float* keys) {
+OVERLOCK_KERNEL_BODY Vector<kRegions> affinity_of(const Arguments<T>& a, int64_t batch,
+                                                  int64_t group, int y, int x, const float* keys) {
   Vector<kRegions> affinity;
   OVERLOCK_UNROLL
   for (int s = 0; s < kRegions; ++s) affinity.v[s] = 0.f;
@@ -183,8 +184,8 @@ OVERLOCK_KERNEL_BODY Vector<kRegions> affinity_of(
 
 // Channels of one token, zero in the padding.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY Vector<CP>
-load_channels(const Map<const T>& map, const Tile& tile, const Token& token, int channels) {
+OVERLOCK_KERNEL_BODY Vector<CP> load_channels(const Map<const T>& map, const Tile& tile,
+                                              const Token& token, int channels) {
   const T* source = map.at(tile.batch, tile.group, token.y, token.x);
   Vector<CP> vector;
   OVERLOCK_UNROLL

@@ -31,12 +31,12 @@ struct TokenGradMemory {
   OVERLOCK_HOST_DEVICE TokenGradMemory(const Arguments<T>& a, float* shared) {
     keys = shared;
     projection = keys + a.query_channels * kRegions;
-    d_logits = projection + a.kernel_size * kRegions;       // [K, kThreads]
-    affinity = d_logits + a.kernel_size * kThreads;         // [kThreads, kRegionStride]
-    bias_sums = affinity + kThreads * kRegionStride;        // [kTileRows, 2K]
+    d_logits = projection + a.kernel_size * kRegions;  // [K, kThreads]
+    affinity = d_logits + a.kernel_size * kThreads;    // [kThreads, kRegionStride]
+    bias_sums = affinity + kThreads * kRegionStride;   // [kTileRows, 2K]
     values = bias_sums + kTileRows * 2 * a.kernel_size;
     // Values are no longer needed when the queries are.
-    query = values;                                         // [Cq, kThreads]
+    query = values;  // [Cq, kThreads]
     const int64_t value_floats = kTileRows * a.staged_columns() * kChannelStride<CP>;
     const int64_t query_floats = a.query_channels * kThreads;
     floats = values - shared + (value_floats > query_floats ? value_floats : query_floats);
@@ -45,18 +45,11 @@ struct TokenGradMemory {
 
 // d_logits of one window row, kept in shared memory, and their part of d_affinity.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void row_gradients(
-    const Arguments<T>& a,
-    const TokenGradMemory<CP, T>& memory,
-    const Tile& tile,
-    const Token& token,
-    int tap_row,
-    int thread,
-    const Vector<kRegions>& affinity,
-    const Vector<CP>& grad_out,
-    float logsumexp,
-    float delta,
-    Vector<kRegions>& d_affinity) {
+OVERLOCK_KERNEL_BODY void row_gradients(const Arguments<T>& a, const TokenGradMemory<CP, T>& memory,
+                                        const Tile& tile, const Token& token, int tap_row,
+                                        int thread, const Vector<kRegions>& affinity,
+                                        const Vector<CP>& grad_out, float logsumexp, float delta,
+                                        Vector<kRegions>& d_affinity) {
   const float* bias = a.bias_row(tile.group, token.y, token.x, tap_row);
   const float* neighbour = staged_window<CP>(a, tile, token, memory.values);
   for (int tap = 0; tap < a.kernel_size; ++tap) {
@@ -72,11 +65,9 @@ OVERLOCK_KERNEL_BODY void row_gradients(
 
 // Sums over the tile's tokens of d_logit times affinity, added to rows of d_projection.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void add_projection_gradient(
-    const Arguments<T>& a,
-    const TokenGradMemory<CP, T>& memory,
-    int thread,
-    float* d_projection) {
+OVERLOCK_KERNEL_BODY void add_projection_gradient(const Arguments<T>& a,
+                                                  const TokenGradMemory<CP, T>& memory, int thread,
+                                                  float* d_projection) {
   constexpr int kFours = kRegionStride / 4;
   for (int i = thread; i < a.kernel_size * kFours; i += kThreads) {
     const int tap = i / kFours;
@@ -95,8 +86,8 @@ OVERLOCK_KERNEL_BODY void add_projection_gradient(
 
 // Sums over the tokens of each tile row by column of the position bias.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void sum_bias_rows(
-    const Arguments<T>& a, const TokenGradMemory<CP, T>& memory, const Tile& tile, int thread) {
+OVERLOCK_KERNEL_BODY void sum_bias_rows(const Arguments<T>& a, const TokenGradMemory<CP, T>& memory,
+                                        const Tile& tile, int thread) {
   const int side = 2 * a.kernel_size - 1;
   for (int i = thread; i < kTileRows * side; i += kThreads) {
     const int row = i / side;
@@ -115,13 +106,9 @@ OVERLOCK_KERNEL_BODY void sum_bias_rows(
 
 // Those sums, added to the rows of the position bias that the tile rows meet.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void add_bias_gradient(
-    const Arguments<T>& a,
-    const TokenGradMemory<CP, T>& memory,
-    const Tile& tile,
-    int tap_row,
-    int thread,
-    float* d_rpb) {
+OVERLOCK_KERNEL_BODY void add_bias_gradient(const Arguments<T>& a,
+                                            const TokenGradMemory<CP, T>& memory, const Tile& tile,
+                                            int tap_row, int thread, float* d_rpb) {
   const int side = 2 * a.kernel_size - 1;
   // One thread owns a column: tile rows often share a row of the bias.
   for (int column = thread; column < side; column += kThreads) {
@@ -135,8 +122,9 @@ OVERLOCK_KERNEL_BODY void add_bias_gradient(
 
 // d_key of one tile: sums over tokens of query times d_affinity, which took affinity's place.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void write_key_gradient(
-    const Arguments<T>& a, const TokenGradMemory<CP, T>& memory, int thread, float* d_key) {
+OVERLOCK_KERNEL_BODY void write_key_gradient(const Arguments<T>& a,
+                                             const TokenGradMemory<CP, T>& memory, int thread,
+                                             float* d_key) {
   constexpr int kFours = kRegions / 4;
   for (int i = thread; i < a.query_channels * kFours; i += kThreads) {
     const int channel = i / kFours;
@@ -156,12 +144,9 @@ OVERLOCK_KERNEL_BODY void write_key_gradient(
 
 // chunks * G blocks; index counts groups, then chunks.
 template <int CP, typename Block, typename T>
-OVERLOCK_KERNEL_BODY void token_grad_block(
-    Block& block,
-    const Arguments<T>& a,
-    const TokenGradients<T>& g,
-    int64_t index,
-    float* shared) {
+OVERLOCK_KERNEL_BODY void token_grad_block(Block& block, const Arguments<T>& a,
+                                           const TokenGradients<T>& g, int64_t index,
+                                           float* shared) {
   const TokenGradMemory<CP, T> memory(a, shared);
   const int64_t group = index % a.groups;
   const int taps = a.kernel_size * a.kernel_size;
@@ -204,27 +189,15 @@ OVERLOCK_KERNEL_BODY void token_grad_block(
         stage_values<CP>(a, tile, tap_row, thread, memory.values);
       });
       block.phase([&](int thread) {
-        row_gradients(
-            a,
-            memory,
-            tile,
-            tile.token(a, thread),
-            tap_row,
-            thread,
-            affinities[thread],
-            grads_out[thread],
-            logsumexps[thread],
-            deltas[thread],
-            d_affinities[thread]);
+        row_gradients(a, memory, tile, tile.token(a, thread), tap_row, thread, affinities[thread],
+                      grads_out[thread], logsumexps[thread], deltas[thread], d_affinities[thread]);
       });
       block.phase([&](int thread) {
         float* rows = d_projection + tap_row * a.kernel_size * kRegionStride;
         add_projection_gradient(a, memory, thread, rows);
         sum_bias_rows(a, memory, tile, thread);
       });
-      block.phase([&](int thread) {
-        add_bias_gradient(a, memory, tile, tap_row, thread, d_rpb);
-      });
+      block.phase([&](int thread) { add_bias_gradient(a, memory, tile, tap_row, thread, d_rpb); });
     }
     block.phase([&](int thread) {
       const Token token = tile.token(a, thread);

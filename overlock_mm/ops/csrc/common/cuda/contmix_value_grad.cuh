@@ -24,10 +24,10 @@ struct ValueGradMemory {
 
   OVERLOCK_HOST_DEVICE ValueGradMemory(const Arguments<T>& a, float* shared) {
     keys = shared;
-    projection = keys + a.query_channels * kRegions;                    // [4, K, kRegions]
-    weights = projection + kQueryRows * a.kernel_size * kRegions;       // [K, kThreads]
-    sums = weights + a.kernel_size * kThreads;                          // [8, CP, 16]
-    grad_out = sums + kTileRows * CP * kTileColumns;                    // [kThreads, CP + 1]
+    projection = keys + a.query_channels * kRegions;               // [4, K, kRegions]
+    weights = projection + kQueryRows * a.kernel_size * kRegions;  // [K, kThreads]
+    sums = weights + a.kernel_size * kThreads;                     // [8, CP, 16]
+    grad_out = sums + kTileRows * CP * kTileColumns;               // [kThreads, CP + 1]
     floats = grad_out - shared + kThreads * (CP + 1);
   }
 };
@@ -54,15 +54,9 @@ struct QueryPatch {
 
 // Weights that the queries of a patch give to map row y, [K, kThreads].
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void write_weights(
-    const Arguments<T>& a,
-    const ValueGradMemory<CP, T>& memory,
-    const QueryPatch& patch,
-    int64_t group,
-    int y,
-    int thread,
-    const Vector<kRegions>& affinity,
-    float logsumexp) {
+OVERLOCK_KERNEL_BODY void write_weights(const Arguments<T>& a, const ValueGradMemory<CP, T>& memory,
+                                        const QueryPatch& patch, int64_t group, int y, int thread,
+                                        const Vector<kRegions>& affinity, float logsumexp) {
   const int row = thread / kQueryColumns;
   const int tap_row = patch.tap_row(a, row, y);
   if (tap_row < 0 || !patch.holds(thread)) return;
@@ -77,13 +71,8 @@ OVERLOCK_KERNEL_BODY void write_weights(
 
 // Adds what the queries of a patch contribute to one column of map row y.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void gather(
-    const Arguments<T>& a,
-    const ValueGradMemory<CP, T>& memory,
-    const QueryPatch& patch,
-    const Tile& tile,
-    int y,
-    int thread) {
+OVERLOCK_KERNEL_BODY void gather(const Arguments<T>& a, const ValueGradMemory<CP, T>& memory,
+                                 const QueryPatch& patch, const Tile& tile, int y, int thread) {
   constexpr int kChannels = CP / kChannelOwners;
   const int x = tile.first_column + thread % kTileColumns;
   if (x >= a.width) return;
@@ -91,11 +80,10 @@ OVERLOCK_KERNEL_BODY void gather(
   int first = static_cast<int>(inverse_first(x, a.kernel_size));
   int last = static_cast<int>(inverse_last(x, a.width, a.kernel_size));
   first = first > patch.first_column ? first : patch.first_column;
-  last = last < patch.first_column + kQueryColumns ? last
-                                                   : patch.first_column + kQueryColumns - 1;
+  last = last < patch.first_column + kQueryColumns ? last : patch.first_column + kQueryColumns - 1;
   Vector<kChannels> sum;
-  float* target = memory.sums + ((y - tile.first_row) * CP + channel) * kTileColumns +
-      thread % kTileColumns;
+  float* target =
+      memory.sums + ((y - tile.first_row) * CP + channel) * kTileColumns + thread % kTileColumns;
   OVERLOCK_UNROLL
   for (int c = 0; c < kChannels; ++c) sum.v[c] = target[c * kTileColumns];
   for (int column = first; column <= last; ++column) {
@@ -115,27 +103,20 @@ OVERLOCK_KERNEL_BODY void gather(
 
 // One block per tile, group and batch: index counts tiles, then groups, then batches.
 template <int CP, typename Block, typename T>
-OVERLOCK_KERNEL_BODY void value_grad_block(
-    Block& block,
-    const Arguments<T>& a,
-    const Map<const T>& grad_out,
-    const float* logsumexp,
-    const Map<T>& d_value,
-    int64_t index,
-    float* shared) {
+OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& a,
+                                           const Map<const T>& grad_out, const float* logsumexp,
+                                           const Map<T>& d_value, int64_t index, float* shared) {
   const ValueGradMemory<CP, T> memory(a, shared);
   const int64_t pair = index / a.tiles();
   const Tile tile =
       Tile::of(a, pair / a.groups, pair % a.groups, static_cast<int>(index % a.tiles()));
-  const int end_row =
-      tile.first_row + kTileRows < a.height ? tile.first_row + kTileRows : a.height;
+  const int end_row = tile.first_row + kTileRows < a.height ? tile.first_row + kTileRows : a.height;
   const int end_column =
       tile.first_column + kTileColumns < a.width ? tile.first_column + kTileColumns : a.width;
   const int first_row = static_cast<int>(inverse_first(tile.first_row, a.kernel_size));
   const int first_column = static_cast<int>(inverse_first(tile.first_column, a.kernel_size));
   const int last_row = static_cast<int>(inverse_last(end_row - 1, a.height, a.kernel_size));
-  const int last_column =
-      static_cast<int>(inverse_last(end_column - 1, a.width, a.kernel_size));
+  const int last_column = static_cast<int>(inverse_last(end_column - 1, a.width, a.kernel_size));
 
   typename Block::template PerThread<Vector<kRegions>> affinities;
   typename Block::template PerThread<float> logsumexps;
@@ -150,8 +131,7 @@ OVERLOCK_KERNEL_BODY void value_grad_block(
       block.phase([&](int thread) {
         if (!patch.holds(thread)) return;
         const Token token = {patch.row(thread), patch.column(thread), true};
-        affinities[thread] =
-            affinity_of(a, tile.batch, tile.group, token.y, token.x, memory.keys);
+        affinities[thread] = affinity_of(a, tile.batch, tile.group, token.y, token.x, memory.keys);
         logsumexps[thread] = logsumexp[(pair * a.height + token.y) * a.width + token.x];
         const Vector<CP> grad = load_channels<CP>(grad_out, tile, token, a.channels);
         OVERLOCK_UNROLL
@@ -169,8 +149,8 @@ OVERLOCK_KERNEL_BODY void value_grad_block(
           stage_projection(a, tap_row, thread % kQueryColumns, kQueryColumns, projection);
         });
         block.phase([&](int thread) {
-          write_weights(
-              a, memory, patch, tile.group, y, thread, affinities[thread], logsumexps[thread]);
+          write_weights(a, memory, patch, tile.group, y, thread, affinities[thread],
+                        logsumexps[thread]);
         });
         block.phase([&](int thread) { gather(a, memory, patch, tile, y, thread); });
       }

@@ -84,8 +84,7 @@ class LogitRows {
     bias_row_ = -1;
     const T* folded = folded_ + index * sizes_.query_channels * sizes_.taps;
     for (int64_t c = 0; c < sizes_.query_channels; ++c) {
-      std::copy_n(
-          folded + c * sizes_.taps, sizes_.taps, matrix_.data() + c * sizes_.taps_ld);
+      std::copy_n(folded + c * sizes_.taps, sizes_.taps, matrix_.data() + c * sizes_.taps_ld);
     }
   }
 
@@ -102,14 +101,12 @@ class LogitRows {
   // Logits of tokens [begin, end) of the row into rows of taps_ld.
   void logits(const RowKernels<T>& kernels, int64_t begin, int64_t end, T* out) {
     for (int64_t x = begin; x < end; ++x) {
-      std::copy_n(
-          bias_.data() + class_[x] * sizes_.taps_ld, sizes_.taps_ld,
-          out + (x - begin) * sizes_.taps_ld);
+      std::copy_n(bias_.data() + class_[x] * sizes_.taps_ld, sizes_.taps_ld,
+                  out + (x - begin) * sizes_.taps_ld);
     }
-    kernels.gemm_add(
-        end - begin, sizes_.taps_ld, sizes_.query_channels,
-        queries_.data() + begin * sizes_.query_ld, sizes_.query_ld, 1, matrix_.data(),
-        sizes_.taps_ld, out, sizes_.taps_ld);
+    kernels.gemm_add(end - begin, sizes_.taps_ld, sizes_.query_channels,
+                     queries_.data() + begin * sizes_.query_ld, sizes_.query_ld, 1, matrix_.data(),
+                     sizes_.taps_ld, out, sizes_.taps_ld);
   }
 
   const T* queries() { return queries_.data(); }
@@ -127,7 +124,8 @@ class LogitRows {
     for (int64_t offset = 0; offset < sizes_.kernel_size; ++offset) {
       T* bias = bias_.data() + offset * sizes_.taps_ld;
       for (int64_t tap = 0; tap < sizes_.taps; ++tap) {
-        bias[tap] = proj_bias_[tap] +
+        bias[tap] =
+            proj_bias_[tap] +
             table[tap / sizes_.kernel_size * sizes_.side + tap % sizes_.kernel_size + offset];
       }
       std::fill(bias + sizes_.taps, bias + sizes_.taps_ld, kNever);
@@ -145,19 +143,18 @@ class LogitRows {
 };
 
 template <typename S>
-std::tuple<at::Tensor, at::Tensor> forward(
-    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
-    int64_t kernel_size, double scale) {
+std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& query, const at::Tensor& key,
+                                           const at::Tensor& value, const at::Tensor& proj_weight,
+                                           const at::Tensor& proj_bias, const at::Tensor& rpb,
+                                           int64_t kernel_size, double scale) {
   using T = at::opmath_type<S>;
   const Sizes<T> sizes(query, value, kernel_size);
   const at::Tensor folded = fold<T>(key, proj_weight, scale);
   const at::Tensor bias = proj_bias.to(kScalarType<T>).contiguous();
   const at::Tensor table = rpb.to(kScalarType<T>).contiguous();
   const at::Tensor out = at::empty_like(value);
-  const at::Tensor logsumexp = at::empty(
-      {value.size(0), value.size(1), sizes.height, sizes.width},
-      value.options().dtype(kScalarType<T>));
+  const at::Tensor logsumexp = at::empty({value.size(0), value.size(1), sizes.height, sizes.width},
+                                         value.options().dtype(kScalarType<T>));
 
   const int64_t width = sizes.width, row_size = width * sizes.channels_ld;
   const Columns columns(width, kernel_size, 1);
@@ -169,8 +166,7 @@ std::tuple<at::Tensor, at::Tensor> forward(
     Scratch<T> values(most_touched(segment, sizes.height, kernel_size, 1) * row_size);
     Scratch<T> weights(kBlock * sizes.taps_ld);
     Scratch<T> result(row_size);
-    LogitRows<T> logit_rows(
-        sizes, folded.data_ptr<T>(), bias.data_ptr<T>(), table.data_ptr<T>());
+    LogitRows<T> logit_rows(sizes, folded.data_ptr<T>(), bias.data_ptr<T>(), table.data_ptr<T>());
     while (begin < end) {
       const int64_t index = begin / sizes.height;
       RowRange rows{begin % sizes.height, 0};
@@ -180,9 +176,8 @@ std::tuple<at::Tensor, at::Tensor> forward(
       const Plane<S> source = plane_of<S>(value, index);
       const RowRange touched = touched_rows(rows, sizes.height, kernel_size, 1);
       for (int64_t row = touched.begin; row < touched.end; ++row) {
-        pack_row(
-            source, row, columns.position.data(), width, sizes.channels_ld,
-            values.data() + (row - touched.begin) * row_size);
+        pack_row(source, row, columns.position.data(), width, sizes.channels_ld,
+                 values.data() + (row - touched.begin) * row_size);
       }
       for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t start = window_start(row, sizes.height, kernel_size) - touched.begin;
@@ -192,14 +187,12 @@ std::tuple<at::Tensor, at::Tensor> forward(
           const int64_t count = std::min(kBlock, width - x);
           logit_rows.logits(kernels, x, x + count, weights.data());
           kernels.softmax(count, sizes.taps_ld, weights.data(), lse + x);
-          kernels.aggregate(
-              count, kernel_size, sizes.channels_ld, weights.data(), sizes.taps_ld,
-              values.data() + start * row_size, row_size, columns.start.data() + x,
-              result.data() + x * sizes.channels_ld);
+          kernels.aggregate(count, kernel_size, sizes.channels_ld, weights.data(), sizes.taps_ld,
+                            values.data() + start * row_size, row_size, columns.start.data() + x,
+                            result.data() + x * sizes.channels_ld);
         }
-        unpack_row(
-            result.data(), logit_rows.tokens().data(), width, sizes.channels_ld,
-            plane_of<S>(out, index), row);
+        unpack_row(result.data(), logit_rows.tokens().data(), width, sizes.channels_ld,
+                   plane_of<S>(out, index), row);
       }
     }
   });
@@ -216,8 +209,8 @@ struct TaskSums {
 
 // Adds the logit gradients of a row, summed per column class, to those of the bias tables.
 template <typename T>
-void add_bias_gradients(
-    const Sizes<T>& sizes, int64_t row_class, const T* class_sums, const TaskSums<T>& sums) {
+void add_bias_gradients(const Sizes<T>& sizes, int64_t row_class, const T* class_sums,
+                        const TaskSums<T>& sums) {
   for (int64_t offset = 0; offset < sizes.kernel_size; ++offset) {
     const T* sum = class_sums + offset * sizes.taps_ld;
     T* table = sums.rpb + row_class * sizes.side + offset;
@@ -229,10 +222,11 @@ void add_bias_gradients(
 }
 
 template <typename S>
-std::vector<at::Tensor> backward(
-    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
-    const at::Tensor& value, const at::Tensor& proj_weight, const at::Tensor& proj_bias,
-    const at::Tensor& rpb, const at::Tensor& logsumexp, int64_t kernel_size, double scale) {
+std::vector<at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& query,
+                                 const at::Tensor& key, const at::Tensor& value,
+                                 const at::Tensor& proj_weight, const at::Tensor& proj_bias,
+                                 const at::Tensor& rpb, const at::Tensor& logsumexp,
+                                 int64_t kernel_size, double scale) {
   using T = at::opmath_type<S>;
   const Sizes<T> sizes(query, value, kernel_size);
   const at::Tensor folded = fold<T>(key, proj_weight, scale);
@@ -251,8 +245,7 @@ std::vector<at::Tensor> backward(
   const int64_t tasks = sizes.planes * tiling.count();
   const auto options = value.options().dtype(kScalarType<T>);
   const at::Tensor waiting = at::empty({sizes.planes, tiling.shared * row_size}, options);
-  const at::Tensor d_matrix =
-      at::empty({tasks, sizes.query_channels, sizes.taps_ld}, options);
+  const at::Tensor d_matrix = at::empty({tasks, sizes.query_channels, sizes.taps_ld}, options);
   const at::Tensor d_bias = at::empty({tasks, sizes.taps}, options);
   const at::Tensor d_table = at::empty({tasks, sizes.side * sizes.side}, options);
 
@@ -264,8 +257,7 @@ std::vector<at::Tensor> backward(
     Scratch<T> grad(row_size), d_queries(width * sizes.query_ld);
     Scratch<T> transposed(sizes.taps * sizes.query_ld);
     Scratch<T> class_sums(kernel_size * sizes.taps_ld);
-    LogitRows<T> logit_rows(
-        sizes, folded.data_ptr<T>(), bias.data_ptr<T>(), table.data_ptr<T>());
+    LogitRows<T> logit_rows(sizes, folded.data_ptr<T>(), bias.data_ptr<T>(), table.data_ptr<T>());
     const int64_t* tokens = logit_rows.tokens().data();
     for (int64_t task = begin; task < end; ++task) {
       const int64_t index = task / tiling.count();
@@ -280,15 +272,13 @@ std::vector<at::Tensor> backward(
       }
       const Plane<S> source = plane_of<S>(value, index);
       for (int64_t row = touched.begin; row < touched.end; ++row) {
-        pack_row_planar(
-            source, row, columns.position.data(), width, planar_ld,
-            values.data() + (row - touched.begin) * planar_size);
+        pack_row_planar(source, row, columns.position.data(), width, planar_ld,
+                        values.data() + (row - touched.begin) * planar_size);
       }
       d_values.fill(touched.size() * row_size, T(0));
-      const TaskSums<T> sums{
-          d_matrix.data_ptr<T>() + task * sizes.query_channels * sizes.taps_ld,
-          d_bias.data_ptr<T>() + task * sizes.taps,
-          d_table.data_ptr<T>() + task * sizes.side * sizes.side};
+      const TaskSums<T> sums{d_matrix.data_ptr<T>() + task * sizes.query_channels * sizes.taps_ld,
+                             d_bias.data_ptr<T>() + task * sizes.taps,
+                             d_table.data_ptr<T>() + task * sizes.side * sizes.side};
       std::fill_n(sums.matrix, sizes.query_channels * sizes.taps_ld, T(0));
       std::fill_n(sums.proj_bias, sizes.taps, T(0));
       std::fill_n(sums.rpb, sizes.side * sizes.side, T(0));
@@ -296,51 +286,44 @@ std::vector<at::Tensor> backward(
       for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t start = window_start(row, height, kernel_size) - touched.begin;
         logit_rows.set_row(plane_of<S>(query, index), row);
-        pack_row(
-            plane_of<S>(grad_out, index), row, tokens, width, sizes.channels_ld, grad.data());
+        pack_row(plane_of<S>(grad_out, index), row, tokens, width, sizes.channels_ld, grad.data());
         logit_rows.logits(kernels, 0, width, weights.data());
-        kernels.softmax_again(
-            width, sizes.taps_ld, weights.data(),
-            lse.data_ptr<T>() + (index * height + row) * width);
-        kernels.scatter(
-            width, kernel_size, sizes.channels_ld, weights.data(), sizes.taps_ld, grad.data(),
-            columns.start.data(), columns.first.data(), columns.count.data(), columns.step,
-            d_values.data() + start * row_size, row_size);
-        kernels.dot(
-            width, kernel_size, sizes.channels, grad.data(), sizes.channels_ld,
-            values.data() + start * planar_size, planar_size, planar_ld,
-            columns.start.data(), d_logits.data(), sizes.taps_ld);
+        kernels.softmax_again(width, sizes.taps_ld, weights.data(),
+                              lse.data_ptr<T>() + (index * height + row) * width);
+        kernels.scatter(width, kernel_size, sizes.channels_ld, weights.data(), sizes.taps_ld,
+                        grad.data(), columns.start.data(), columns.first.data(),
+                        columns.count.data(), columns.step, d_values.data() + start * row_size,
+                        row_size);
+        kernels.dot(width, kernel_size, sizes.channels, grad.data(), sizes.channels_ld,
+                    values.data() + start * planar_size, planar_size, planar_ld,
+                    columns.start.data(), d_logits.data(), sizes.taps_ld);
         kernels.softmax_backward(width, sizes.taps_ld, weights.data(), d_logits.data());
 
         d_queries.fill(width * sizes.query_ld, T(0));
-        kernels.gemm_add(
-            width, sizes.query_ld, sizes.taps, d_logits.data(), sizes.taps_ld, 1,
-            transposed.data(), sizes.query_ld, d_queries.data(), sizes.query_ld);
-        unpack_row(
-            d_queries.data(), tokens, width, sizes.query_ld, plane_of<S>(d_query, index), row);
-        kernels.gemm_add(
-            sizes.query_channels, sizes.taps_ld, width, logit_rows.queries(), 1,
-            sizes.query_ld, d_logits.data(), sizes.taps_ld, sums.matrix, sizes.taps_ld);
+        kernels.gemm_add(width, sizes.query_ld, sizes.taps, d_logits.data(), sizes.taps_ld, 1,
+                         transposed.data(), sizes.query_ld, d_queries.data(), sizes.query_ld);
+        unpack_row(d_queries.data(), tokens, width, sizes.query_ld, plane_of<S>(d_query, index),
+                   row);
+        kernels.gemm_add(sizes.query_channels, sizes.taps_ld, width, logit_rows.queries(), 1,
+                         sizes.query_ld, d_logits.data(), sizes.taps_ld, sums.matrix,
+                         sizes.taps_ld);
 
         class_sums.fill(kernel_size * sizes.taps_ld, T(0));
         for (int64_t x = 0; x < width; ++x) {
-          kernels.add(
-              sizes.taps_ld, d_logits.data() + x * sizes.taps_ld,
-              class_sums.data() + logit_rows.column_class()[x] * sizes.taps_ld);
+          kernels.add(sizes.taps_ld, d_logits.data() + x * sizes.taps_ld,
+                      class_sums.data() + logit_rows.column_class()[x] * sizes.taps_ld);
         }
         add_bias_gradients(sizes, logit_rows.row_class(), class_sums.data(), sums);
       }
-      store_tile(
-          d_values.data(), tiling, tile, columns, sizes.channels_ld,
-          plane_of<S>(d_value, index),
-          waiting.data_ptr<T>() + index * tiling.shared * row_size);
+      store_tile(d_values.data(), tiling, tile, columns, sizes.channels_ld,
+                 plane_of<S>(d_value, index),
+                 waiting.data_ptr<T>() + index * tiling.shared * row_size);
     }
   });
   at::parallel_for(0, sizes.planes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) {
-      add_up_tiles(
-          waiting.data_ptr<T>() + index * tiling.shared * row_size, tiling, columns,
-          sizes.channels_ld, height, plane_of<S>(d_value, index));
+      add_up_tiles(waiting.data_ptr<T>() + index * tiling.shared * row_size, tiling, columns,
+                   sizes.channels_ld, height, plane_of<S>(d_value, index));
     }
   });
 
@@ -352,46 +335,46 @@ std::vector<at::Tensor> backward(
           .slice(-1, 0, sizes.taps)
           .mul_(scale);
   const at::Tensor d_key = at::matmul(d_folded, proj_weight.to(kScalarType<T>));
-  const at::Tensor d_proj_weight = at::matmul(
-      d_folded.flatten(0, 2).t(), key.to(kScalarType<T>).flatten(0, 2));
-  const at::Tensor d_rpb =
-      d_table.view({batch, groups, tiling.count(), sizes.side, sizes.side}).sum(at::IntArrayRef{0, 2});
+  const at::Tensor d_proj_weight =
+      at::matmul(d_folded.flatten(0, 2).t(), key.to(kScalarType<T>).flatten(0, 2));
+  const at::Tensor d_rpb = d_table.view({batch, groups, tiling.count(), sizes.side, sizes.side})
+                               .sum(at::IntArrayRef{0, 2});
   const auto as = [](const at::Tensor& tensor, const at::Tensor& gradient) {
     return gradient.to(tensor.scalar_type()).contiguous();
   };
-  return {
-      d_query,
-      as(key, d_key),
-      d_value,
-      as(proj_weight, d_proj_weight),
-      as(proj_bias, d_bias.sum(0)),
-      as(rpb, d_rpb)};
+  return {d_query,
+          as(key, d_key),
+          d_value,
+          as(proj_weight, d_proj_weight),
+          as(proj_bias, d_bias.sum(0)),
+          as(rpb, d_rpb)};
 }
 
-std::tuple<at::Tensor, at::Tensor> contmix_forward(
-    const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-    const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
-    int64_t kernel_size, double scale) {
+std::tuple<at::Tensor, at::Tensor> contmix_forward(const at::Tensor& query, const at::Tensor& key,
+                                                   const at::Tensor& value,
+                                                   const at::Tensor& proj_weight,
+                                                   const at::Tensor& proj_bias,
+                                                   const at::Tensor& rpb, int64_t kernel_size,
+                                                   double scale) {
   return AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, value.scalar_type(), "contmix_forward", [&] {
-        return forward<scalar_t>(
-            query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale);
+        return forward<scalar_t>(query, key, value, proj_weight, proj_bias, rpb, kernel_size,
+                                 scale);
       });
 }
 
 using Gradients =
     std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-Gradients contmix_backward(
-    const at::Tensor& grad_out, const at::Tensor& query, const at::Tensor& key,
-    const at::Tensor& value, const at::Tensor& proj_weight, const at::Tensor& proj_bias,
-    const at::Tensor& rpb, const at::Tensor& /* out */, const at::Tensor& logsumexp,
-    int64_t kernel_size, double scale) {
+Gradients contmix_backward(const at::Tensor& grad_out, const at::Tensor& query,
+                           const at::Tensor& key, const at::Tensor& value,
+                           const at::Tensor& proj_weight, const at::Tensor& proj_bias,
+                           const at::Tensor& rpb, const at::Tensor& /* out */,
+                           const at::Tensor& logsumexp, int64_t kernel_size, double scale) {
   const std::vector<at::Tensor> g = AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, value.scalar_type(), "contmix_backward", [&] {
-        return backward<scalar_t>(
-            grad_out, query, key, value, proj_weight, proj_bias, rpb, logsumexp, kernel_size,
-            scale);
+        return backward<scalar_t>(grad_out, query, key, value, proj_weight, proj_bias, rpb,
+                                  logsumexp, kernel_size, scale);
       });
   return {g[0], g[1], g[2], g[3], g[4], g[5]};
 }

@@ -77,8 +77,7 @@ struct RowRange {
 };
 
 // Rows that the windows of the tokens in `rows` touch.
-inline RowRange touched_rows(
-    RowRange rows, int64_t height, int64_t kernel_size, int64_t dilation) {
+inline RowRange touched_rows(RowRange rows, int64_t height, int64_t kernel_size, int64_t dilation) {
   RowRange touched{height, 0};
   for (int64_t i = rows.begin; i < rows.end; ++i) {
     const int64_t start = window_start(i, height, kernel_size, dilation);
@@ -89,8 +88,7 @@ inline RowRange touched_rows(
 }
 
 // Bound of touched_rows(...).size() for any `rows` successive rows.
-inline int64_t most_touched(
-    int64_t rows, int64_t height, int64_t kernel_size, int64_t dilation) {
+inline int64_t most_touched(int64_t rows, int64_t height, int64_t kernel_size, int64_t dilation) {
   return std::min(rows + 2 * (kernel_size - 1) * dilation, height);
 }
 
@@ -113,15 +111,14 @@ template <typename S>
 Plane<S> plane_of(const at::Tensor& tensor, int64_t index) {
   const int64_t groups = tensor.size(1);
   S* data = static_cast<S*>(tensor.data_ptr()) + index / groups * tensor.stride(0) +
-      index % groups * tensor.stride(1);
+            index % groups * tensor.stride(1);
   return {data, tensor.size(2), tensor.stride(2), tensor.stride(3), tensor.stride(4)};
 }
 
 // Row -> packed[position of column][channel], channels padded to `ld`; padding is not written.
 template <typename S, typename T>
-void pack_row(
-    const Plane<S>& plane, int64_t row, const int64_t* position, int64_t width, int64_t ld,
-    T* packed) {
+void pack_row(const Plane<S>& plane, int64_t row, const int64_t* position, int64_t width,
+              int64_t ld, T* packed) {
   if (plane.channel_stride == 1) {
     for (int64_t x = 0; x < width; ++x) {
       const S* from = &plane.at(0, row, x);
@@ -141,9 +138,8 @@ void pack_row(
 
 // Row -> packed[channel][position of column], channels at distance `ld`.
 template <typename S, typename T>
-void pack_row_planar(
-    const Plane<S>& plane, int64_t row, const int64_t* position, int64_t width, int64_t ld,
-    T* packed) {
+void pack_row_planar(const Plane<S>& plane, int64_t row, const int64_t* position, int64_t width,
+                     int64_t ld, T* packed) {
   for (int64_t x = 0; x < width; ++x) {
     for (int64_t c = 0; c < plane.channels; ++c) {
       packed[c * ld + position[x]] = static_cast<T>(plane.at(c, row, x));
@@ -153,9 +149,8 @@ void pack_row_planar(
 
 // The reverse of pack_row.
 template <typename S, typename T>
-void unpack_row(
-    const T* packed, const int64_t* position, int64_t width, int64_t ld, const Plane<S>& plane,
-    int64_t row) {
+void unpack_row(const T* packed, const int64_t* position, int64_t width, int64_t ld,
+                const Plane<S>& plane, int64_t row) {
   if (plane.channel_stride == 1) {
     for (int64_t x = 0; x < width; ++x) {
       const T* from = packed + position[x] * ld;
@@ -232,27 +227,24 @@ struct Tiling {
 
 // Takes the sums [touched rows][width][ld] of a tile to the gradient, or where they wait.
 template <typename S, typename T>
-void store_tile(
-    const T* sums, const Tiling& tiling, int64_t tile, const Columns& columns, int64_t ld,
-    const Plane<S>& gradient, T* waiting) {
+void store_tile(const T* sums, const Tiling& tiling, int64_t tile, const Columns& columns,
+                int64_t ld, const Plane<S>& gradient, T* waiting) {
   const int64_t row_size = columns.size * ld;
   const std::vector<int64_t>& slots = tiling.slots[tile];
   for (size_t i = 0; i < slots.size(); ++i, sums += row_size) {
     if (slots[i] >= 0) {
       std::copy_n(sums, row_size, waiting + slots[i] * row_size);
     } else {
-      unpack_row(
-          sums, columns.position.data(), columns.size, ld, gradient,
-          tiling.touched[tile].begin + static_cast<int64_t>(i));
+      unpack_row(sums, columns.position.data(), columns.size, ld, gradient,
+                 tiling.touched[tile].begin + static_cast<int64_t>(i));
     }
   }
 }
 
 // Adds up the waiting sums of a plane, tile after tile, into the gradient.
 template <typename S, typename T>
-void add_up_tiles(
-    const T* waiting, const Tiling& tiling, const Columns& columns, int64_t ld, int64_t height,
-    const Plane<S>& gradient) {
+void add_up_tiles(const T* waiting, const Tiling& tiling, const Columns& columns, int64_t ld,
+                  int64_t height, const Plane<S>& gradient) {
   const int64_t row_size = columns.size * ld;
   Scratch<T> total(row_size);
   for (int64_t row = 0; row < height; ++row) {

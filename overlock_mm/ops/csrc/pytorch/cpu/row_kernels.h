@@ -18,11 +18,8 @@ constexpr int64_t kChannelAlign = 32;
 template <typename T>
 struct RowKernels {
   // c[m, n] += sum over k of a[m, k] * b[k, n]; n is a multiple of kChannelAlign bytes.
-  void (*gemm_add)(
-      int64_t m, int64_t n, int64_t k,
-      const T* a, int64_t a_row, int64_t a_column,
-      const T* b, int64_t ldb,
-      T* c, int64_t ldc);
+  void (*gemm_add)(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_column,
+                   const T* b, int64_t ldb, T* c, int64_t ldc);
 
   // x = softmax(x) along the taps, in place.
   void (*softmax)(int64_t tokens, int64_t taps, T* x, T* logsumexp);
@@ -39,28 +36,22 @@ struct RowKernels {
   // out[t] = sum over taps of weight[t, tap] * value[neighbour]. `value` points to the first
   // row of the windows, `value_row` is the distance of their rows, start[t] the packed
   // column at which the window of token t begins.
-  void (*aggregate)(
-      int64_t tokens, int64_t kernel_size, int64_t channels,
-      const T* weight, int64_t weight_ld,
-      const T* value, int64_t value_row, const int64_t* start,
-      T* out);
+  void (*aggregate)(int64_t tokens, int64_t kernel_size, int64_t channels, const T* weight,
+                    int64_t weight_ld, const T* value, int64_t value_row, const int64_t* start,
+                    T* out);
 
   // d_weight[t, tap] = sum over channels of grad[t] * value[neighbour], zero in padded taps.
   // `value` is planar: [row][channel][column], `value_channel` the distance of channels;
   // readable kTapAlign bytes past each row's end. May write kTapAlign bytes past the end.
-  void (*dot)(
-      int64_t tokens, int64_t kernel_size, int64_t channels,
-      const T* grad, int64_t grad_ld,
-      const T* value, int64_t value_row, int64_t value_channel, const int64_t* start,
-      T* d_weight, int64_t d_weight_ld);
+  void (*dot)(int64_t tokens, int64_t kernel_size, int64_t channels, const T* grad, int64_t grad_ld,
+              const T* value, int64_t value_row, int64_t value_channel, const int64_t* start,
+              T* d_weight, int64_t d_weight_ld);
 
   // d_value[neighbour] += weight[t, tap] * grad[t], as a gather: packed column x is in the
   // windows of `count[x]` tokens, first[x] and others at steps of `step`.
-  void (*scatter)(
-      int64_t columns, int64_t kernel_size, int64_t channels,
-      const T* weight, int64_t weight_ld, const T* grad, const int64_t* start,
-      const int64_t* first, const int64_t* count, int64_t step,
-      T* d_value, int64_t d_value_row);
+  void (*scatter)(int64_t columns, int64_t kernel_size, int64_t channels, const T* weight,
+                  int64_t weight_ld, const T* grad, const int64_t* start, const int64_t* first,
+                  const int64_t* count, int64_t step, T* d_value, int64_t d_value_row);
 };
 
 // The kernels for the instruction set that ATen uses (ATEN_CPU_CAPABILITY overrules).

@@ -22,12 +22,8 @@ struct Vector {
   typedef T unaligned __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
   static constexpr int64_t kLanes = Bytes / sizeof(T);
 
-  static inline type load(const T* from) {
-    return *reinterpret_cast<const unaligned*>(from);
-  }
-  static inline void store(T* to, type vector) {
-    *reinterpret_cast<unaligned*>(to) = vector;
-  }
+  static inline type load(const T* from) { return *reinterpret_cast<const unaligned*>(from); }
+  static inline void store(T* to, type vector) { *reinterpret_cast<unaligned*>(to) = vector; }
 };
 
 template <typename T>
@@ -90,9 +86,8 @@ inline T max_of(typename Wide<T>::type x) {
 }
 
 template <typename T, int Bytes, int M, int N>
-inline void gemm_block(
-    int64_t k, const T* a, int64_t a_row, int64_t a_column,
-    const T* b, int64_t ldb, T* c, int64_t ldc) {
+inline void gemm_block(int64_t k, const T* a, int64_t a_row, int64_t a_column, const T* b,
+                       int64_t ldb, T* c, int64_t ldc) {
   using V = Vector<T, Bytes>;
   typename V::type sum[M][N];
   for (int i = 0; i < M; ++i) {
@@ -120,15 +115,13 @@ inline void gemm_block(
 }
 
 template <typename T, int Bytes, int N>
-inline void gemm_columns(
-    int64_t m, int64_t k, const T* a, int64_t a_row, int64_t a_column,
-    const T* b, int64_t ldb, T* c, int64_t ldc) {
+inline void gemm_columns(int64_t m, int64_t k, const T* a, int64_t a_row, int64_t a_column,
+                         const T* b, int64_t ldb, T* c, int64_t ldc) {
   // 8 x 3 sums, 3 columns and a factor fill the 32 registers of AVX-512, 4 x 3 the 16 of others.
   constexpr int kRows = Bytes == 64 ? 8 : 4;
   int64_t i = 0;
   for (; i + kRows <= m; i += kRows) {
-    gemm_block<T, Bytes, kRows, N>(
-        k, a + i * a_row, a_row, a_column, b, ldb, c + i * ldc, ldc);
+    gemm_block<T, Bytes, kRows, N>(k, a + i * a_row, a_row, a_column, b, ldb, c + i * ldc, ldc);
   }
   for (; i + 2 <= m; i += 2) {
     gemm_block<T, Bytes, 2, N>(k, a + i * a_row, a_row, a_column, b, ldb, c + i * ldc, ldc);
@@ -139,9 +132,8 @@ inline void gemm_columns(
 }
 
 template <typename T, int Bytes>
-inline void gemm_of_width(
-    int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_column,
-    const T* b, int64_t ldb, T* c, int64_t ldc) {
+inline void gemm_of_width(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row,
+                          int64_t a_column, const T* b, int64_t ldb, T* c, int64_t ldc) {
   constexpr int64_t lanes = Vector<T, Bytes>::kLanes;
   int64_t j = 0;
   for (; j + 3 * lanes <= n; j += 3 * lanes) {
@@ -161,9 +153,8 @@ inline bool fills_registers(int64_t n) {
 constexpr int kHalfBytes = kVectorBytes > kChannelAlign ? kChannelAlign : kVectorBytes;
 
 template <typename T>
-void gemm_add(
-    int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_column,
-    const T* b, int64_t ldb, T* c, int64_t ldc) {
+void gemm_add(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_column,
+              const T* b, int64_t ldb, T* c, int64_t ldc) {
   if (fills_registers<T>(n)) {
     gemm_of_width<T, kVectorBytes>(m, n, k, a, a_row, a_column, b, ldb, c, ldc);
   } else {
@@ -230,9 +221,9 @@ void add(int64_t n, const T* x, T* y) {
 }
 
 template <typename T, int Bytes, int M>
-inline void aggregate_block(
-    int64_t kernel_size, int64_t channels, const T* weight, int64_t weight_ld,
-    const T* value, int64_t value_row, const int64_t* start, T* out) {
+inline void aggregate_block(int64_t kernel_size, int64_t channels, const T* weight,
+                            int64_t weight_ld, const T* value, int64_t value_row,
+                            const int64_t* start, T* out) {
   using V = Vector<T, Bytes>;
   for (int64_t c = 0; c < channels; c += V::kLanes) {
     typename V::type sum[M] = {};
@@ -256,46 +247,41 @@ inline void aggregate_block(
 }
 
 template <typename T, int Bytes>
-inline void aggregate_of_width(
-    int64_t tokens, int64_t kernel_size, int64_t channels, const T* weight, int64_t weight_ld,
-    const T* value, int64_t value_row, const int64_t* start, T* out) {
+inline void aggregate_of_width(int64_t tokens, int64_t kernel_size, int64_t channels,
+                               const T* weight, int64_t weight_ld, const T* value,
+                               int64_t value_row, const int64_t* start, T* out) {
   int64_t t = 0;
   // Independent sums hide the latency of the multiply-add.
   for (; t + 8 <= tokens; t += 8) {
-    aggregate_block<T, Bytes, 8>(
-        kernel_size, channels, weight + t * weight_ld, weight_ld, value, value_row, start + t,
-        out + t * channels);
+    aggregate_block<T, Bytes, 8>(kernel_size, channels, weight + t * weight_ld, weight_ld, value,
+                                 value_row, start + t, out + t * channels);
   }
   for (; t + 3 <= tokens; t += 3) {
-    aggregate_block<T, Bytes, 3>(
-        kernel_size, channels, weight + t * weight_ld, weight_ld, value, value_row, start + t,
-        out + t * channels);
+    aggregate_block<T, Bytes, 3>(kernel_size, channels, weight + t * weight_ld, weight_ld, value,
+                                 value_row, start + t, out + t * channels);
   }
   for (; t < tokens; ++t) {
-    aggregate_block<T, Bytes, 1>(
-        kernel_size, channels, weight + t * weight_ld, weight_ld, value, value_row, start + t,
-        out + t * channels);
+    aggregate_block<T, Bytes, 1>(kernel_size, channels, weight + t * weight_ld, weight_ld, value,
+                                 value_row, start + t, out + t * channels);
   }
 }
 
 template <typename T>
-void aggregate(
-    int64_t tokens, int64_t kernel_size, int64_t channels, const T* weight, int64_t weight_ld,
-    const T* value, int64_t value_row, const int64_t* start, T* out) {
+void aggregate(int64_t tokens, int64_t kernel_size, int64_t channels, const T* weight,
+               int64_t weight_ld, const T* value, int64_t value_row, const int64_t* start, T* out) {
   if (fills_registers<T>(channels)) {
-    aggregate_of_width<T, kVectorBytes>(
-        tokens, kernel_size, channels, weight, weight_ld, value, value_row, start, out);
+    aggregate_of_width<T, kVectorBytes>(tokens, kernel_size, channels, weight, weight_ld, value,
+                                        value_row, start, out);
   } else {
-    aggregate_of_width<T, kHalfBytes>(
-        tokens, kernel_size, channels, weight, weight_ld, value, value_row, start, out);
+    aggregate_of_width<T, kHalfBytes>(tokens, kernel_size, channels, weight, weight_ld, value,
+                                      value_row, start, out);
   }
 }
 
 // R rows of the window of one token.
 template <typename T, int Bytes, int R>
-inline void dot_block(
-    int64_t kernel_size, int64_t channels, const T* grad, const T* value, int64_t value_row,
-    int64_t value_channel, T* d_weight) {
+inline void dot_block(int64_t kernel_size, int64_t channels, const T* grad, const T* value,
+                      int64_t value_row, int64_t value_channel, T* d_weight) {
   using V = Vector<T, Bytes>;
   for (int64_t s = 0;;) {
     typename V::type sum[R] = {};
@@ -318,26 +304,22 @@ inline void dot_block(
 }
 
 template <typename T, int Bytes>
-inline void dot_of_width(
-    int64_t tokens, int64_t kernel_size, int64_t channels, const T* grad, int64_t grad_ld,
-    const T* value, int64_t value_row, int64_t value_channel, const int64_t* start,
-    T* d_weight, int64_t d_weight_ld) {
+inline void dot_of_width(int64_t tokens, int64_t kernel_size, int64_t channels, const T* grad,
+                         int64_t grad_ld, const T* value, int64_t value_row, int64_t value_channel,
+                         const int64_t* start, T* d_weight, int64_t d_weight_ld) {
   for (int64_t t = 0; t < tokens; ++t, grad += grad_ld, d_weight += d_weight_ld) {
     const T* source = value + start[t];
     int64_t r = 0;
     for (; r + 4 <= kernel_size; r += 4) {
-      dot_block<T, Bytes, 4>(
-          kernel_size, channels, grad, source + r * value_row, value_row, value_channel,
-          d_weight + r * kernel_size);
+      dot_block<T, Bytes, 4>(kernel_size, channels, grad, source + r * value_row, value_row,
+                             value_channel, d_weight + r * kernel_size);
     }
     const T* rest = source + r * value_row;
     T* d_rest = d_weight + r * kernel_size;
     if (kernel_size - r == 3) {
-      dot_block<T, Bytes, 3>(
-          kernel_size, channels, grad, rest, value_row, value_channel, d_rest);
+      dot_block<T, Bytes, 3>(kernel_size, channels, grad, rest, value_row, value_channel, d_rest);
     } else {  // kernel sizes are odd
-      dot_block<T, Bytes, 1>(
-          kernel_size, channels, grad, rest, value_row, value_channel, d_rest);
+      dot_block<T, Bytes, 1>(kernel_size, channels, grad, rest, value_row, value_channel, d_rest);
     }
     for (int64_t i = kernel_size * kernel_size; i < d_weight_ld; ++i) {
       d_weight[i] = 0;
@@ -346,27 +328,24 @@ inline void dot_of_width(
 }
 
 template <typename T>
-void dot(
-    int64_t tokens, int64_t kernel_size, int64_t channels, const T* grad, int64_t grad_ld,
-    const T* value, int64_t value_row, int64_t value_channel, const int64_t* start,
-    T* d_weight, int64_t d_weight_ld) {
+void dot(int64_t tokens, int64_t kernel_size, int64_t channels, const T* grad, int64_t grad_ld,
+         const T* value, int64_t value_row, int64_t value_channel, const int64_t* start,
+         T* d_weight, int64_t d_weight_ld) {
   if (kernel_size * static_cast<int64_t>(sizeof(T)) > kHalfBytes) {
-    dot_of_width<T, kVectorBytes>(
-        tokens, kernel_size, channels, grad, grad_ld, value, value_row, value_channel, start,
-        d_weight, d_weight_ld);
+    dot_of_width<T, kVectorBytes>(tokens, kernel_size, channels, grad, grad_ld, value, value_row,
+                                  value_channel, start, d_weight, d_weight_ld);
   } else {
-    dot_of_width<T, kHalfBytes>(
-        tokens, kernel_size, channels, grad, grad_ld, value, value_row, value_channel, start,
-        d_weight, d_weight_ld);
+    dot_of_width<T, kHalfBytes>(tokens, kernel_size, channels, grad, grad_ld, value, value_row,
+                                value_channel, start, d_weight, d_weight_ld);
   }
 }
 
 // R rows of the window of all tokens.
 template <typename T, int Bytes, int R>
-inline void scatter_block(
-    int64_t columns, int64_t kernel_size, int64_t channels, const T* weight,
-    int64_t weight_ld, const T* grad, const int64_t* start, const int64_t* first,
-    const int64_t* count, int64_t step, T* d_value, int64_t d_value_row) {
+inline void scatter_block(int64_t columns, int64_t kernel_size, int64_t channels, const T* weight,
+                          int64_t weight_ld, const T* grad, const int64_t* start,
+                          const int64_t* first, const int64_t* count, int64_t step, T* d_value,
+                          int64_t d_value_row) {
   using V = Vector<T, Bytes>;
   for (int64_t c = 0; c < channels; c += V::kLanes) {
     for (int64_t x = 0; x < columns; ++x) {
@@ -391,50 +370,45 @@ inline void scatter_block(
 }
 
 template <typename T, int Bytes>
-inline void scatter_of_width(
-    int64_t columns, int64_t kernel_size, int64_t channels, const T* weight,
-    int64_t weight_ld, const T* grad, const int64_t* start, const int64_t* first,
-    const int64_t* count, int64_t step, T* d_value, int64_t d_value_row) {
+inline void scatter_of_width(int64_t columns, int64_t kernel_size, int64_t channels,
+                             const T* weight, int64_t weight_ld, const T* grad,
+                             const int64_t* start, const int64_t* first, const int64_t* count,
+                             int64_t step, T* d_value, int64_t d_value_row) {
   int64_t r = 0;
   for (; r + 4 <= kernel_size; r += 4) {
-    scatter_block<T, Bytes, 4>(
-        columns, kernel_size, channels, weight + r * kernel_size, weight_ld, grad, start,
-        first, count, step, d_value + r * d_value_row, d_value_row);
+    scatter_block<T, Bytes, 4>(columns, kernel_size, channels, weight + r * kernel_size, weight_ld,
+                               grad, start, first, count, step, d_value + r * d_value_row,
+                               d_value_row);
   }
   weight += r * kernel_size;
   d_value += r * d_value_row;
   if (kernel_size - r == 3) {
-    scatter_block<T, Bytes, 3>(
-        columns, kernel_size, channels, weight, weight_ld, grad, start, first, count, step,
-        d_value, d_value_row);
+    scatter_block<T, Bytes, 3>(columns, kernel_size, channels, weight, weight_ld, grad, start,
+                               first, count, step, d_value, d_value_row);
   } else {  // kernel sizes are odd
-    scatter_block<T, Bytes, 1>(
-        columns, kernel_size, channels, weight, weight_ld, grad, start, first, count, step,
-        d_value, d_value_row);
+    scatter_block<T, Bytes, 1>(columns, kernel_size, channels, weight, weight_ld, grad, start,
+                               first, count, step, d_value, d_value_row);
   }
 }
 
 template <typename T>
-void scatter(
-    int64_t columns, int64_t kernel_size, int64_t channels, const T* weight,
-    int64_t weight_ld, const T* grad, const int64_t* start, const int64_t* first,
-    const int64_t* count, int64_t step, T* d_value, int64_t d_value_row) {
+void scatter(int64_t columns, int64_t kernel_size, int64_t channels, const T* weight,
+             int64_t weight_ld, const T* grad, const int64_t* start, const int64_t* first,
+             const int64_t* count, int64_t step, T* d_value, int64_t d_value_row) {
   if (fills_registers<T>(channels)) {
-    scatter_of_width<T, kVectorBytes>(
-        columns, kernel_size, channels, weight, weight_ld, grad, start, first, count, step,
-        d_value, d_value_row);
+    scatter_of_width<T, kVectorBytes>(columns, kernel_size, channels, weight, weight_ld, grad,
+                                      start, first, count, step, d_value, d_value_row);
   } else {
-    scatter_of_width<T, kHalfBytes>(
-        columns, kernel_size, channels, weight, weight_ld, grad, start, first, count, step,
-        d_value, d_value_row);
+    scatter_of_width<T, kHalfBytes>(columns, kernel_size, channels, weight, weight_ld, grad, start,
+                                    first, count, step, d_value, d_value_row);
   }
 }
 
 template <typename T>
 struct Table {
   static constexpr RowKernels<T> kernels = {
-      gemm_add<T>, softmax<T>, softmax_again<T>, softmax_backward<T>,
-      add<T>,      aggregate<T>, dot<T>,         scatter<T>};
+      gemm_add<T>, softmax<T>,   softmax_again<T>, softmax_backward<T>,
+      add<T>,      aggregate<T>, dot<T>,           scatter<T>};
 };
 
 }  // namespace
