@@ -1,13 +1,17 @@
 """What mmengine keeps for a whole process must not pass from one test to the next."""
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 
 @pytest.fixture(autouse=True)
 def fresh_globals_of_mmengine():
-    """Each test starts without a default scope and a current visualizer."""
-    DefaultScope._instance_dict.clear()
-    Visualizer._instance_dict.clear()
-    yield
+    """Each test starts without a default scope, a current visualizer and loggers.
+
+    A run's logger is named by the second in which it starts: two tests within one second would
+    share it, and the second would write to the captured streams of the first.
+    """
+    for owner in (DefaultScope, MMLogger, Visualizer):
+        owner._instance_dict.clear()
