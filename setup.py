@@ -182,7 +182,9 @@ setup(
         'overlock_mm.ops': ['csrc/**/*'],
     },
     python_requires='>=3.10',
-    install_requires=['torch>=2.4', 'numpy>=1.22', 'pillow>=9'],
+    # No version of torch: pip would exchange it below an mmcv that was compiled for it. The
+    # package itself says which it needs (overlock_mm/version.py).
+    install_requires=['torch', 'numpy>=1.22', 'pillow>=9'],
     extras_require={'openmmlab': MAINTAINED_STACK},
     zip_safe=False,
     **build_arguments(),

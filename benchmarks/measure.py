@@ -5,6 +5,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -85,7 +86,7 @@ def _status_bytes(field: str) -> int:
 
 
 def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
-    """Names, versions, copy bandwidth (read and written bytes) and matrix rates."""
+    """Date, names, versions, copy bandwidth (read and written bytes) and matrix rates."""
     versions = {
         'python': platform.python_version(),
         'torch': torch.__version__,
@@ -106,6 +107,7 @@ def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
         product = time_of(lambda a=a: a @ a, device, budget=1)
         rates[str(dtype).removeprefix('torch.')] = 2 * side**3 / product['median_ms'] * 1e3
     return {
+        'date': date.today().isoformat(),
         'device': _device_name(device),
         'threads': torch.get_num_threads(),
         'versions': versions,

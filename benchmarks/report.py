@@ -54,7 +54,7 @@ def _device(content: dict) -> list[str]:
     )
     sections = [
         f'### {machine["device"]}\n',
-        f'{machine["threads"]} threads; {versions}. Measured copy bandwidth '
+        f'{machine["date"]}; {machine["threads"]} threads; {versions}. Measured copy bandwidth '
         f'{machine["copy_bytes_per_s"] / 1e9:.1f} GB/s, matrix products {rates}.\n',
     ]
     groups: dict[tuple[str, str], list[dict]] = {}

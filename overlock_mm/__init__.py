@@ -5,10 +5,16 @@ learning rates in mmengine's root registries, where mmdet, mmseg and mmpretrain 
 bare names, and lets configs inherit ours as ``overlock_mm::detection/cascade_overlock_s.py``.
 """
 
+import torch
+
+from overlock_mm.version import __version__, check_torch
+
+check_torch(torch.__version__)  # before anything that an older one would break
+
+# ruff: noqa: E402
 from overlock_mm.configs import allow_package_bases
 from overlock_mm.models import ARCHS, OverLoCK, OverLoCKArch
 from overlock_mm.optim import OverLoCKLayerDecayConstructor
-from overlock_mm.version import __version__
 
 allow_package_bases()
 

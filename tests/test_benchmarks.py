@@ -21,6 +21,7 @@ def tiny_cases(monkeypatch):
         run.measure,
         'machine',
         lambda device, dtypes: {
+            'date': '2026-01-31',
             'device': 'Some CPU',
             'threads': 1,
             'versions': {'torch': '2'},
@@ -42,6 +43,7 @@ def test_results_become_a_page(tiny_cases, tmp_path):
             assert measured['peak_extra_bytes'] >= 0
     page = report.write(tmp_path, tmp_path / 'page.md').read_text()
     assert '### Some CPU' in page
+    assert '2026-01-31' in page
     assert '| a test | 1 | 2 | 4 | 6 x 7 | 5 |' in page
     assert page.endswith('## GPU\n\nnot measured\n')
 
