@@ -1,11 +1,13 @@
 """The small layers that all blocks share (NCHW maps throughout)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from overlock_mm.models.lean import lean
 
 LAYER_NORM_EPS = 1e-6
 
@@ -114,8 +116,11 @@ class ConvMLP(nn.Module):
         self.grn = GRN(hidden)
         self.reduce = nn.Conv2d(hidden, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.grn(self.dwconv(F.gelu(self.expand(x)))))
+    def forward(self, x: Tensor, *before: Callable[[Tensor], Tensor]) -> Tensor:
+        """The MLP of ``x`` after the steps ``before`` it, whose results are not kept."""
+        x = lean(x, *before, self.expand)
+        x = lean(x, F.gelu, self.dwconv)
+        return lean(x, self.grn, self.reduce)
 
 
 class ConvNorm(nn.Sequential):
