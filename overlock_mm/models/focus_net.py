@@ -36,7 +36,7 @@ class Fusion(nn.Module):
         self.grn = GRN(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.grn(lean(self.dwconv(x), self.norm, F.gelu, self.proj))
+        return self.grn(lean(x, self.dwconv, self.norm, F.gelu, self.proj))
 
 
 class DynamicBlock(RecomputableBlock):

@@ -119,8 +119,7 @@ class ConvMLP(nn.Module):
     def forward(self, x: Tensor, *before: Callable[[Tensor], Tensor]) -> Tensor:
         """The MLP of ``x`` after the steps ``before`` it, whose results are not kept."""
         x = lean(x, *before, self.expand)
-        x = lean(x, F.gelu, self.dwconv)
-        return lean(x, self.grn, self.reduce)
+        return lean(x, F.gelu, self.dwconv, self.grn, self.reduce)
 
 
 class ConvNorm(nn.Sequential):
