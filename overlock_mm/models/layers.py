@@ -69,7 +69,10 @@ class LayerScale(nn.Module):
 
 
 class GRN(nn.Module):
-    """Global response normalisation (ConvNeXt V2, section 3): ``(gamma * n + 1) * x + beta``."""
+    """Global response normalisation (ConvNeXt V2, section 3): ``(gamma * n + 1) * x + beta``.
+
+    Norms are taken in float32 at least; the result has the dtype of ``x``.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,9 +80,12 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+        # In float16 the norm of a large map overflows, and infinity over infinity is NaN.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=wide)
         response = norm / (norm.mean(dim=1, keepdim=True) + 1e-6)
-        return torch.addcmul(self.beta, self.gamma * response + 1, x)
+        factor = (self.gamma * response + 1).to(x.dtype)
+        return torch.addcmul(self.beta.to(x.dtype), factor, x)
 
 
 class SqueezeExcite(nn.Module):

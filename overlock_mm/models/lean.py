@@ -4,12 +4,12 @@ Autograd keeps the input of every operation whose gradient needs it. Between two
 this network lie chains of cheap operations (norms, GELU, gates), and each would keep a map.
 :func:`lean` keeps the first of them and has the others again when they are needed.
 
-torch.utils.checkpoint, with ``use_reentrant=False``, would do the same. It costs three times as
-long for each chain, and a step has two hundred of them.
+torch.utils.checkpoint, with ``use_reentrant=False``, would do the same with twice the overhead
+for each chain, 0.4 ms instead of 0.2, and a step of OverLoCK-T has 110 of them.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -46,11 +46,15 @@ def lean(x: Tensor | tuple[Tensor, ...], *steps: Callable[..., Any]) -> Any:
     inputs = x if isinstance(x, tuple) else (x,)
     owners = [getattr(step, '__self__', step) for step in steps]
     modules = [owner for owner in owners if isinstance(owner, nn.Module)]
-    if not (modules[-1].training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+    if not _pays(modules[-1]):
         return _run(steps, inputs)
     chain = _Chain(steps, modules, inputs)
     with saved_tensors_hooks(chain.forget, chain.recall):
         return _run(steps, inputs)
+
+
+def _pays(module: nn.Module) -> bool:
+    return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def _run(steps: tuple[Callable[..., Any], ...], inputs: tuple[Tensor, ...]) -> Any:
@@ -114,24 +118,29 @@ class _Chain:
         return self.recalled.pop(number)
 
     def _run_again(self) -> None:
-        inputs = tuple(x.detach().requires_grad_(x.requires_grad) for x in self.kept.grad_fn.saved_tensors)
+        kept = self.kept.grad_fn.saved_tensors
+        inputs = tuple(x.detach().requires_grad_(x.requires_grad) for x in kept)
         recalled: list[Tensor] = []
 
-        def remember(tensor: Tensor) -> None:
+        def remember(tensor: Tensor) -> Tensor:
             recalled.append(tensor.detach())
             if len(recalled) == self.forgotten:
                 raise _AllRecalled
+            return tensor
 
         with (
+            suppress(_AllRecalled),
             torch.enable_grad(),
             self.autocast(),
             unchanged_statistics(self.modules),
-            saved_tensors_hooks(remember, lambda _: None),
+            saved_tensors_hooks(remember, lambda tensor: tensor),
         ):
-            try:
-                _run(self.steps, inputs)
-            except _AllRecalled:
-                pass
+            _run(self.steps, inputs)
+        if len(recalled) < self.forgotten:
+            raise RuntimeError(
+                f'The steps kept {self.forgotten} tensors in the forward pass, but {len(recalled)} '
+                'when they ran again. Remedy: change no module between the two.'
+            )
         self.recalled = dict(enumerate(recalled))
 
 

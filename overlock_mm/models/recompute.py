@@ -15,8 +15,10 @@ def unchanged_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     saved = []
     for norm in (m for module in modules for m in module.modules()):
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
-            saved.append((norm, norm.momentum, norm.num_batches_tracked))
-            norm.momentum, norm.num_batches_tracked = 0.0, None
+            count = norm.num_batches_tracked
+            saved.append((norm, norm.momentum, count))
+            norm.momentum = 0.0
+            norm.num_batches_tracked = None if count is None else count.clone()
     try:
         yield
     finally:
