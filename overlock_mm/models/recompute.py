@@ -18,7 +18,8 @@ def unchanged_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
             count = norm.num_batches_tracked
             saved.append((norm, norm.momentum, count))
             norm.momentum = 0.0
-            norm.num_batches_tracked = None if count is None else count.clone()
+            # A counter to be thrown away, whatever it counts from.
+            norm.num_batches_tracked = None if count is None else torch.empty_like(count)
     try:
         yield
     finally:
