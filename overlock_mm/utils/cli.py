@@ -80,14 +80,16 @@ def load_tensors_only() -> None:
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
+def readable_errors(kinds: tuple[type[Exception], ...] = _USER_ERRORS) -> Iterator[None]:
     """Show a user's mistake as its message, and end with status 1.
 
-    Wrap preparation in it, not the run itself: what fails there deserves its traceback.
+    Args:
+        kinds: What counts as such. The default is for preparation; in the run itself, what is
+            not known for a mistake deserves its traceback.
     """
     try:
         yield
-    except _USER_ERRORS as error:
+    except kinds as error:
         if os.environ.get(_TRACEBACK):
             raise
         # The str() of a KeyError is the repr of its message.
