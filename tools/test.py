@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             enable_drawing(cfg, args.show_dir)
         if args.tta:
             enable_tta(cfg)
+        cfg.pop('runner_type', None)  # of a run that shards its model: for a test it is whole
         runner = build_runner(cfg)
         check_compatible(unwrapped(runner.model), weights, args.checkpoint)
         del weights
