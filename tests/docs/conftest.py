@@ -12,22 +12,22 @@ from overlock_mm.datasets.shapes import METAINFO, write_classification, write_sh
 from tests import official
 from tests.docs.pages import ROOT
 
-# In the place of the real configs: children of the demo's, of one step.
+# In the place of the real configs: children of the demo's, of one step, without validation.
 DETECTION = f"""
 _base_ = '{ROOT}/configs/demo/cascade_overlock_shapes.py'
-train_cfg = dict(max_epochs=1, val_interval=100)
+train_cfg = dict(max_epochs=1, val_begin=2)
 # An untrained detector is sure of nothing, and pasting a hundred masks takes seconds.
 model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=5)))
 """
 SEGMENTATION = f"""
 _base_ = '{ROOT}/configs/demo/upernet_overlock_shapes.py'
-train_cfg = dict(max_iters=1, val_interval=100)
+train_cfg = dict(max_iters=1, val_begin=2)
 default_hooks = dict(checkpoint=dict(interval=1))
 train_dataloader = dict(batch_size=2)
 """
 CLASSIFICATION = f"""
 _base_ = '{ROOT}/configs/demo/classifier_overlock_shapes.py'
-train_cfg = dict(max_epochs=1, val_interval=100)
+train_cfg = dict(max_epochs=1, val_begin=2)
 train_dataloader = dict(batch_size=5)
 """
 # The real network, for the official file, on pictures of five of its thousand classes.
