@@ -31,6 +31,7 @@ from overlock_mm.utils.data_checks import DataError
 from overlock_mm.utils.preflight import (
     check_data,
     check_initial_weights,
+    check_sharding,
     check_work_dir,
     find_checkpoint_to_resume,
 )
@@ -128,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     load_tensors_only()
     with readable_errors():
         cfg = load_run_config(args)
+        check_sharding(cfg)
         check_initial_weights(cfg)
         check_work_dir(cfg.work_dir)
         check_data(cfg, ('train', 'val'))

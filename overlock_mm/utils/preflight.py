@@ -76,6 +76,20 @@ def check_initial_weights(cfg: Config) -> None:
             )
 
 
+def check_sharding(cfg: Config) -> None:
+    """Refuse a hook that cannot work on a model divided among processes.
+
+    Raises:
+        ValueError: There is an ``EMAHook``, which copies the model.
+    """
+    hooks = [hook.get('type') for hook in cfg.get('custom_hooks') or ()]
+    if 'EMAHook' in hooks and 'FSDPStrategy' in str((cfg.get('strategy') or {}).get('type')):
+        raise ValueError(
+            'EMAHook cannot average the weights of a model that FSDP has divided among processes. '
+            'Leave one of them out, for example with custom_hooks = [] in the config.'
+        )
+
+
 def check_work_dir(path: str | Path) -> None:
     """Create the work directory and try to write in it.
 
