@@ -91,4 +91,9 @@ def test_a_task_is_drawn_trained_and_tested(name, tmp_path):
     assert set(figures['metrics']) == {metric.key for metric in task.metrics}
     for metric in figures['metrics'].values():
         assert 0 <= metric['untrained'] <= 100 and 0 <= metric['trained'] <= 100
-    assert len(list((tmp_path / 'demo' / name / 'pictures').rglob('*.png'))) == 5
+    folder = tmp_path / 'demo' / name
+    assert len(list((folder / 'pictures').rglob('*.png'))) == 5
+    assert (folder / 'curves.png').stat().st_size > 0
+    drawn = set((folder / 'curves.csv').read_text().splitlines())
+    for metric in task.metrics:
+        assert any(line.startswith(f'{name},{metric.key},2,') for line in drawn)
