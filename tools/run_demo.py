@@ -131,8 +131,8 @@ TASKS = {
             draw=write_classification,
             folder='classes',
             data_root='',
-            num_train=400,
-            num_val=100,
+            num_train=2000,
+            num_val=200,
             losses=('loss', 'loss_aux'),
             metrics=(
                 Metric('accuracy/top1', 'top-1 (%)'),

@@ -86,7 +86,7 @@ def test_a_task_is_drawn_trained_and_tested(name, tmp_path):
     config.write_text(f'_base_ = {str(ROOT / task.config)!r}\n{SHORT[name]}\n')
     # No figures are asked of two iterations.
     metrics = tuple(replace(metric, minimum=None) for metric in task.metrics)
-    task = replace(task, config=str(config), num_train=16, num_val=5, metrics=metrics)
+    task = replace(task, config=str(config), num_train=32, num_val=5, metrics=metrics)
     figures = run_demo.run_task(task, tmp_path / 'demo')
     assert set(figures['metrics']) == {metric.key for metric in task.metrics}
     for metric in figures['metrics'].values():
