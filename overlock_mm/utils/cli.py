@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -56,7 +56,8 @@ def load_run_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: There is no such config.
-        ImportError: A package that it needs is missing or broken.
+        ImportError: A package that it needs is missing or broken, or ``tensorboard`` is on without
+            its package.
         ValueError: An option does not fit the config or the machine.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -71,6 +72,8 @@ def load_run_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     cfg.launcher = args.launcher
+    if cfg.get('tensorboard'):
+        _enable_tensorboard(cfg)
     if args.launcher != 'none' and not torch.cuda.is_available():
         _use_gloo(cfg)
     return cfg
@@ -152,6 +155,18 @@ def _reason_of_failed_import(config: str, error: BaseException) -> str:
         f'{config} needs a package that cannot be imported: {error}. '
         'python -m overlock_mm.doctor says what to do.'
     )
+
+
+def _enable_tensorboard(cfg: Config) -> None:
+    """Let the visualizer also write what TensorBoard reads."""
+    if importlib.util.find_spec('tensorboard') is None:
+        raise ModuleNotFoundError(
+            '`tensorboard = True` needs a package that is not installed: pip install tensorboard. '
+            'Without it, tools/analyze_logs.py draws the curves.'
+        )
+    backends = cfg.visualizer.vis_backends
+    if all(backend.type != 'TensorboardVisBackend' for backend in backends):
+        backends.append(dict(type='TensorboardVisBackend'))
 
 
 def _use_gloo(cfg: Config) -> None:
