@@ -24,6 +24,8 @@ from overlock_mm.models.arch import STAGES
 from overlock_mm.models.overlock import OverLoCK
 from overlock_mm.utils.config import load_config
 
+_META_KEYS = ('classes', 'palette')
+
 
 @dataclass(frozen=True)
 class Network:
@@ -85,19 +87,26 @@ def load_network(
         meta = content.get('meta') or {}
     # The gradients that are looked at are those of images and activations.
     model.eval().requires_grad_(False).to(device)
-    return Network(Path(config).stem, cfg, model, class_names(cfg, meta))
+    return Network(Path(config).stem, cfg, model, tuple(dataset_meta(cfg, meta).get('classes', ())))
 
 
-def class_names(cfg: Config, checkpoint_meta: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the classes: from the checkpoint, else from the config's data set, else none."""
-    stored = checkpoint_meta.get('dataset_meta') or {}
+def dataset_meta(cfg: Config, checkpoint_meta: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the classes: that of the checkpoint, else of the config's data set.
+
+    Args:
+        cfg: Of the model.
+        checkpoint_meta: The entry ``meta`` of the checkpoint file.
+
+    Returns:
+        ``classes`` and ``palette``, as far as there are any.
+    """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    if not stored:
-        stored = dataset.get('metainfo') or {}
+    stored = checkpoint_meta.get('dataset_meta') or dataset.get('metainfo') or {}
     if not stored and 'type' in dataset:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
             stored = getattr(DATASETS.get(dataset['type']), 'METAINFO', {})
-    return tuple(stored.get('classes') or stored.get('CLASSES') or ())
+    # Older files have capitals.
+    return {key.lower(): value for key, value in stored.items() if key.lower() in _META_KEYS}
 
 
 def output_names(backbone: nn.Module) -> list[str]:

@@ -112,9 +112,7 @@ def read_view(network: Network, pipeline: Compose, path: Path) -> View:
         dict(inputs=[data['inputs']], data_samples=[sample]), False
     )
     cropped = task_of(network.cfg) == 'classification'
-    scale = (
-        None if cropped else tuple(float(s) for s in sample.metainfo.get('scale_factor', (1, 1)))
-    )
+    x_scale, y_scale = sample.metainfo.get('scale_factor', (1, 1))
     return View(
         path=path,
         inputs=batch['inputs'],
