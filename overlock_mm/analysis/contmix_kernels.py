@@ -70,6 +70,7 @@ class ContMixProjections:
         parameters: Of the small and the large kernel.
         scale: Factor on the affinity.
         image_size: Height and width of the image in pixels.
+        enlarged: Whether the map is smaller than the large window, and therefore resized.
     """
 
     block: str
@@ -78,6 +79,7 @@ class ContMixProjections:
     parameters: list[KernelParameters]
     scale: float
     image_size: tuple[int, int]
+    enlarged: bool
 
     @property
     def mixed_size(self) -> tuple[int, int]:
@@ -255,14 +257,19 @@ def project_contmix(
 
     def keep(block: str) -> Any:
         def hook(module: ContMix, maps: tuple[Tensor, Tensor, Tensor]) -> None:
-            query, key = module.project(*module.enlarged(*maps[:2]))
+            mixed = module.enlarged(*maps[:2])
+            query, key = module.project(*mixed)
             found[block] = ContMixProjections(
                 block=block,
                 query=query[0],
                 key=key[0],
-                parameters=module.kernel_parameters(),
+                parameters=[
+                    KernelParameters(kernel.size, *(tensor.detach() for tensor in kernel[1:]))
+                    for kernel in module.kernel_parameters()
+                ],
                 scale=module.scale,
                 image_size=(image.shape[-2], image.shape[-1]),
+                enlarged=mixed[0].shape != maps[0].shape,
             )
 
         return hook

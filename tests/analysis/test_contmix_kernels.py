@@ -7,7 +7,7 @@ from torch import nn
 
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import contmix_kernels, project_contmix
-from overlock_mm.analysis.contmix_kernels import contmix_blocks
+from overlock_mm.analysis.contmix_kernels import ContMixProjections, contmix_blocks
 from tests.models.helpers import TINY, randomize_parameters
 from tests.tolerances import assert_close
 
@@ -89,6 +89,7 @@ def test_an_enlarged_map_is_mixed_before_it_is_averaged(model, mixed, block):
     value, expected = seen[block]['value'], seen[block]['out']
     projections = project_contmix(model, image, [block])[block]
     height, width = projections.mixed_size
+    assert projections.enlarged
     assert (height, width) > tuple(value.shape[-2:])
     value = F.interpolate(value[None], (height, width), mode='bilinear', align_corners=False)[0]
     rows, columns = projections.edges()
@@ -127,13 +128,9 @@ def test_boxes_in_the_image(model, mixed):
 
 
 def test_regions_are_those_of_the_pooled_keys():
-    """Adaptive average pooling of a map that is one within a region alone."""
-    from overlock_mm.analysis.contmix_kernels import ContMixProjections
-
     for height, width in ((13, 16), (7, 31), (14, 20)):
-        projections = ContMixProjections(
-            'focus3.0', torch.zeros(1, 1, height, width), torch.zeros(1, 1, 49), [], 1.0, (224, 224)
-        )
+        query, key = torch.zeros(1, 1, height, width), torch.zeros(1, 1, 49)
+        projections = ContMixProjections('focus3.0', query, key, [], 1.0, (224, 224), False)
         rows, columns = projections.region_spans()
         ramp = torch.arange(height * width, dtype=torch.float64).view(1, height, width)
         expected = F.adaptive_avg_pool2d(ramp, 7)[0]
