@@ -213,7 +213,7 @@ def test_questions_without_sense(fails, untrained, pictures, tmp_path, task, opt
 def test_bad_files(fails, untrained, pictures, tmp_path):
     config, weights = untrained('classification')
     message = fails(tool.main, pictures / 'notes.txt', config, weights, '--out-dir', tmp_path)
-    assert 'notes.txt (not an image' in message
+    assert 'notes.txt (not a BMP' in message
     _, others = untrained('segmentation')
     message = fails(tool.main, pictures, config, others, '--out-dir', tmp_path)
     assert f'{others} does not fit the model' in message
