@@ -41,7 +41,7 @@ from overlock_mm.analysis.networks import (
     output_names,
 )
 from overlock_mm.analysis.targets import NoTargetError, Question, Target, choose_target
-from overlock_mm.analysis.views import View, read_view, task_of, test_pipeline
+from overlock_mm.analysis.views import View, picture_pipeline, read_view, task_of
 from overlock_mm.utils.cli import load_tensors_only, readable_errors
 from overlock_mm.utils.files import write_json
 from overlock_mm.utils.images import find_images, output_stems
@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             stages = args.stages or default_stages(network)
             probe = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=args.device)
             check_spatial(network, stages, probe)
-            jobs.append((network, stages, test_pipeline(network)))
+            jobs.append((network, stages, picture_pipeline(network)))
         method = args.method or DEFAULT_METHODS[task_of(jobs[0][0].cfg)]
         content: dict[str, Any] = {'method': method, 'pictures': {}}
         # Within, as places outside a picture are only known when it is read.

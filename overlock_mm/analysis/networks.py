@@ -103,8 +103,8 @@ def dataset_meta(cfg: Config, checkpoint_meta: dict[str, Any]) -> dict[str, Any]
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     stored = checkpoint_meta.get('dataset_meta') or dataset.get('metainfo') or {}
     if not stored and 'type' in dataset:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-            stored = getattr(DATASETS.get(dataset['type']), 'METAINFO', {})
+        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            stored = getattr(registry.get(dataset['type']), 'METAINFO', {})
     # Older files have capitals.
     return {key.lower(): value for key, value in stored.items() if key.lower() in _META_KEYS}
 

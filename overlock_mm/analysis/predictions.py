@@ -11,6 +11,7 @@ import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config
+from mmengine.structures import PixelData
 
 from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.analysis.views import task_of
@@ -142,7 +143,9 @@ class SegmentationPredictor(Predictor):
             for label, count in zip(found.tolist(), counts.tolist(), strict=True)
         )
         image, factor = _enlarged(image)
-        sample.pred_sem_seg.data = labels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        sample.pred_sem_seg = PixelData(
+            data=labels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        )
         visualizer = self.inferencer.visualizer
         visualizer.alpha = 0.5
         visualizer.add_datasample('prediction', image[..., ::-1], sample, draw_gt=False)

@@ -75,7 +75,7 @@ def task_of(cfg: Any) -> str:
     return TASKS[scope]
 
 
-def test_pipeline(network: Network) -> Compose:
+def picture_pipeline(network: Network) -> Compose:
     """The test pipeline of a network's config, without what loads annotations.
 
     Raises:
@@ -100,7 +100,7 @@ def read_view(network: Network, pipeline: Compose, path: Path) -> View:
 
     Args:
         network: Whose preprocessor is used, on its device.
-        pipeline: Of :func:`test_pipeline`.
+        pipeline: Of :func:`picture_pipeline`.
         path: An image file.
     """
     data = pipeline(dict(img_path=str(path), img_id=0))

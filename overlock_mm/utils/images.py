@@ -8,6 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+# Pillow's names of what OpenCV, which reads the pictures later, knows everywhere.
+_FORMATS = ('BMP', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 _SHOWN = 5
 
 
@@ -72,11 +74,12 @@ def output_stems(paths: list[Path]) -> list[str]:
 def _unreadable(path: Path) -> str | None:
     """Why a file is not an image, if it is none."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             image.verify()
     # What Pillow's readers raise over damaged files.
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, PermissionError):
             return 'not permitted'
-        return 'empty' if path.stat().st_size == 0 else 'not an image, or damaged'
+        known = f'{", ".join(_FORMATS[:-1])} or {_FORMATS[-1]}'
+        return 'empty' if path.stat().st_size == 0 else f'not a {known} image, or damaged'
     return None
