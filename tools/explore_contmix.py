@@ -17,7 +17,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from overlock_mm.analysis.contmix_kernels import check_blocks, project_contmix
+from overlock_mm.analysis.contmix_kernels import (
+    check_blocks,
+    check_group,
+    check_position,
+    contmix_blocks,
+    project_contmix,
+)
 from overlock_mm.analysis.explorer import MAX_PAGE_BYTES, build_page
 from overlock_mm.analysis.figures import FIGURE_SUFFIXES, save_figure
 from overlock_mm.analysis.kernel_figure import draw_kernels
@@ -120,7 +126,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_output_file(args.figure, FIGURE_SUFFIXES)
         picture = read_picture(args.image, args.shape)
         network = load_network(args.config, args.checkpoint)
-        check_blocks(network.model, args.blocks or ())
+        blocks = args.blocks or list(contmix_blocks(network.model))
+        check_blocks(network.model, blocks)
+        if args.figure is not None:
+            check_position(args.position, picture.shape[:2])
+            check_group(network.model, blocks, args.group)
         if args.figure is not None:
             write_figure(args, network, picture)
         if args.out is not None:

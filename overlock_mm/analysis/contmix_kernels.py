@@ -128,13 +128,8 @@ class ContMixProjections:
         Raises:
             ValueError: It lies outside the image.
         """
-        height, width = self.image_size
+        check_position(position, self.image_size)
         x, y = position
-        if not (0 <= x < width and 0 <= y < height):
-            raise ValueError(
-                f'The position must lie within the {width} x {height} pixels of the image (width x '
-                f'height), got x={x}, y={y}.'
-            )
         rows, columns = self.edges()
         return (
             sum(edge <= y for edge in rows[1:]),
@@ -204,9 +199,9 @@ def contmix_blocks(model: nn.Module) -> dict[str, ContMix]:
     """
     backbone = _backbone(model)
     return {
-        f'{stage}.{index}': block.contmix
+        f'{stage}.{index}': block.contmix  # type: ignore[misc]  # of a DynamicBlock
         for stage, blocks in zip(FOCUS_STAGES, backbone.focus_net.stages, strict=True)
-        for index, block in enumerate(blocks)  # type: ignore[arg-type]  # a list of blocks
+        for index, block in blocks.named_children()
     }
 
 
@@ -218,6 +213,26 @@ def check_blocks(model: nn.Module, blocks: Sequence[str]) -> None:
         raise ValueError(
             f'There is no block {", ".join(map(repr, unknown))} with a ContMix. There are '
             f'{", ".join(known)}.'
+        )
+
+
+def check_group(model: nn.Module, blocks: Sequence[str], group: int) -> None:
+    """Raise a ValueError unless all of these blocks have a group of this number."""
+    modules = contmix_blocks(model)
+    for block in blocks:
+        groups = modules[block].groups
+        if not 0 <= group < groups:
+            raise ValueError(f'{block} has the groups 0 to {groups - 1}, got {group}.')
+
+
+def check_position(position: tuple[float, float], image_size: tuple[int, int]) -> None:
+    """Raise a ValueError unless x and y lie within an image of a height and width."""
+    x, y = position
+    height, width = image_size
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(
+            f'The position must lie within the {width} x {height} pixels of the image (width x '
+            f'height), got x={x}, y={y}.'
         )
 
 

@@ -53,11 +53,6 @@ class PackedBlock:
     weight_error: float
     affinity_error: float
 
-    @property
-    def num_bytes(self) -> int:
-        """In the page."""
-        return len(_as_json(self.content))
-
 
 def pack_block(projections: ContMixProjections) -> PackedBlock:
     """Store a block's numbers with 16 bits each, and find out what that costs in precision.
@@ -139,18 +134,18 @@ def build_page(
     Raises:
         ValueError: No block fits into ``max_bytes``, or a block's numbers are not finite.
     """
-    blocks = [pack_block(one) for one in projections.values()]
-    page = _page(picture, [], image_name, subtitle)
-    if max_bytes is not None:
-        blocks = _evenly_chosen(blocks, max_bytes - len(page.encode()))
-    if not blocks:
-        height, width = picture.shape[:2]
-        raise ValueError(
-            f'A page of {max_bytes} bytes has no room for a single block of a {width} x {height} '
-            'image. Make the image smaller.'
-        )
-    page = _page(picture, blocks, image_name, subtitle)
-    return page, [block.content['name'] for block in blocks]
+    packed = [pack_block(one) for one in projections.values()]
+    for count in range(len(packed), 0, -1):
+        indices = np.linspace(0, len(packed) - 1, count).round().astype(int)
+        blocks = [packed[i] for i in indices]
+        page = _page(picture, blocks, image_name, subtitle)
+        if max_bytes is None or len(page.encode()) <= max_bytes:
+            return page, [block.content['name'] for block in blocks]
+    height, width = picture.shape[:2]
+    raise ValueError(
+        f'A page of {max_bytes} bytes has no room for a single block of a {width} x {height} '
+        'image. Make the image smaller.'
+    )
 
 
 def _page(
@@ -195,17 +190,6 @@ def _rounded_up(value: float) -> str:
         return '0'
     unit = 10.0 ** math.floor(math.log10(value))
     return f'{math.ceil(value / unit) * unit:.1g}'
-
-
-def _evenly_chosen(blocks: Sequence[PackedBlock], room: int) -> list[PackedBlock]:
-    """As many blocks as fit, spread evenly from the first to the last."""
-    for count in range(len(blocks), 0, -1):
-        indices = np.linspace(0, len(blocks) - 1, count).round().astype(int)
-        chosen = [blocks[i] for i in indices]
-        # Two characters separate a block from the next.
-        if sum(block.num_bytes + 2 for block in chosen) <= room:
-            return chosen
-    return []
 
 
 def _packed(values: Tensor, block: str) -> tuple[dict[str, str], Tensor]:

@@ -24,17 +24,8 @@ def draw_kernels(picture: np.ndarray, found: Sequence[ContMixKernels], group: in
     Args:
         picture: uint8 RGB [H, W, 3], of the size of the image that the network was given.
         found: Of :func:`contmix_kernels`, for one position and several blocks.
-        group: Whose kernels to draw.
-
-    Raises:
-        ValueError: A block does not have so many groups.
+        group: Whose kernels to draw; all blocks must have it.
     """
-    fewest = min(found, key=lambda kernels: len(kernels.affinity))
-    if not 0 <= group < len(fewest.affinity):
-        raise ValueError(
-            f'group must be from 0 to {len(fewest.affinity) - 1}, the groups of {fewest.block}, '
-            f'got {group}.'
-        )
     aspect = picture.shape[1] / picture.shape[0]
     with figure_style():
         figure = new_figure(2.0 * aspect + 8.3, 2.2 * len(found) + 0.3)
@@ -83,7 +74,7 @@ def _draw_affinity(figure: Figure, ax: Axes, affinity: np.ndarray) -> None:
 
 def _scale(figure: Figure, image: AxesImage, ax: Axes) -> None:
     bar = figure.colorbar(image, ax=ax, shrink=0.9, pad=0.03)
-    bar.outline.set_visible(False)  # type: ignore[operator]  # a Spine, which can be hidden
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2)
 
 

@@ -102,11 +102,11 @@ class ContMix(nn.Module):
         Returns:
             [B, D, H, W].
         """
-        size = value.shape[-2:]
+        height, width = value.shape[-2:]
         query, key, value = self.enlarged(query, key, value)
         out = self._mix(*self.project(query, key), value)
-        if value.shape[-2:] != size:
-            out = F.adaptive_avg_pool2d(out, size)
+        if value.shape[-2:] != (height, width):
+            out = F.adaptive_avg_pool2d(out, (height, width))
         return self.out_norm(self.out_proj(out))
 
     def enlarged(self, *maps: Tensor) -> tuple[Tensor, ...]:

@@ -173,15 +173,20 @@ def test_a_page_of_512_pixels_stays_below_its_limit(variant, monkeypatch):
     assert len(blocks) == len(names) if variant != 'b' else 16 <= len(blocks) < len(names)
 
 
-def test_blocks_are_left_out_evenly_and_kept_when_asked_for(picture, projections):
-    packed = [explorer.pack_block(one) for one in projections.values()]
-    empty = len(explorer._page(picture, [], 'a', 'b').encode())
-    room = empty + packed[0].num_bytes + packed[-1].num_bytes + 10
+def test_blocks_are_left_out_evenly_and_kept_when_asked_for(picture, projections, page):
     names = list(projections)
-    assert explorer.build_page(picture, projections, 'a', 'b', room)[1] == [names[0], names[-1]]
-    assert explorer.build_page(picture, projections, 'a', 'b', None)[1] == names
+
+    def blocks(max_bytes):
+        page, kept = explorer.build_page(picture, projections, 'a', 'b', max_bytes)
+        assert max_bytes is None or len(page.encode()) <= max_bytes
+        assert [block['name'] for block in data_of(page)['blocks']] == kept
+        return kept
+
+    size = len(explorer.build_page(picture, projections, 'a', 'b')[0].encode())
+    assert blocks(size) == blocks(None) == names
+    assert blocks(size - 1) == [names[0], names[2], names[3]]
     with pytest.raises(ValueError, match='no room for a single block of a 230 x 216 image'):
-        explorer.build_page(picture, projections, 'a', 'b', empty + 10)
+        blocks(10_000)
 
 
 NODE_SCRIPT = """
