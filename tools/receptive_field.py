@@ -42,8 +42,8 @@ from overlock_mm.analysis.networks import (
 from overlock_mm.analysis.receptive_field import (
     SHARES,
     ReceptiveField,
+    measure_receptive_field,
     random_images,
-    receptive_field,
     square_images,
 )
 from overlock_mm.models.overlock import MIN_IMAGE_SIZE
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     else random_images(count, size, device=args.device)
                 )
                 module = output_module(network.backbone, output)
-                field = receptive_field(
+                field = measure_receptive_field(
                     network.backbone, module, images, lambda task=task: progress.advance(task)
                 )
                 panels.append(Panel(network, trained, output, size, field))

@@ -58,7 +58,7 @@ class ReceptiveField:
         return self.side(share) / self.size
 
 
-def receptive_field(
+def measure_receptive_field(
     network: nn.Module,
     output: nn.Module,
     images: Iterable[Tensor],

@@ -12,8 +12,8 @@ from overlock_mm.analysis.networks import output_module, output_names
 from overlock_mm.analysis.receptive_field import (
     SHARES,
     ReceptiveField,
+    measure_receptive_field,
     random_images,
-    receptive_field,
     square_images,
 )
 from overlock_mm.models.arch import STAGES
@@ -29,7 +29,7 @@ def box(size, channels=1, stride=1, weight=1.0):
 
 
 def field_of(network, *images):
-    return receptive_field(network, network[-1], images)
+    return measure_receptive_field(network, network[-1], images)
 
 
 def smallest_side(scores, share):
@@ -134,7 +134,9 @@ def test_stages_of_an_overlock(overlock):
     overlock = OverLoCK(TINY).eval().requires_grad_(False)
     sides = []
     for stage in STAGES:
-        field = receptive_field(overlock, output_module(overlock, stage), random_images(1, 96))
+        field = measure_receptive_field(
+            overlock, output_module(overlock, stage), random_images(1, 96)
+        )
         assert field.scores.shape == (96, 96)
         assert field.scores.max() == 1
         sides.append(field.side(0.5))
