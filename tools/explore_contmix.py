@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from overlock_mm.analysis.contmix_kernels import (
@@ -28,7 +27,7 @@ from overlock_mm.analysis.explorer import MAX_PAGE_BYTES, build_page
 from overlock_mm.analysis.figures import FIGURE_SUFFIXES, save_figure
 from overlock_mm.analysis.kernel_figure import draw_kernels
 from overlock_mm.analysis.networks import Network, load_network
-from overlock_mm.analysis.pictures import as_input, read_picture
+from overlock_mm.analysis.pictures import Picture, as_input, read_picture
 from overlock_mm.utils.cli import load_tensors_only, readable_errors
 from overlock_mm.utils.files import replacing
 from overlock_mm.utils.preflight import check_output_file
@@ -70,7 +69,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=float,
         nargs=2,
         metavar=('X', 'Y'),
-        help='place for --figure, in pixels of the resized image',
+        help='place for --figure, in pixels of the image file',
     )
     parser.add_argument('--group', type=int, default=0, help='group for --figure; default: 0')
     args = parser.parse_args(argv)
@@ -81,17 +80,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def write_page(args: argparse.Namespace, network: Network, picture: np.ndarray) -> None:
+def write_page(args: argparse.Namespace, network: Network, picture: Picture) -> None:
     """The page of all places."""
-    image = as_input(network.model, picture)
+    image = as_input(network.model, picture.pixels)
+    height, width = picture.pixels.shape[:2]
     with console.status('Running the network and packing its blocks'):
         projections = project_contmix(network.model, image, args.blocks)
         page, blocks = build_page(
-            picture,
+            picture.pixels,
             projections,
             image_name=Path(args.image).name,
             subtitle=f'{network.name}, {Path(args.checkpoint).name}, {Path(args.image).name} at '
-            f'{picture.shape[1]} × {picture.shape[0]} pixels',
+            f'{width} × {height} pixels',
             max_bytes=MAX_PAGE_BYTES if args.blocks is None else None,
         )
         with replacing(args.out) as partial:
@@ -106,12 +106,13 @@ def write_page(args: argparse.Namespace, network: Network, picture: np.ndarray) 
         )
 
 
-def write_figure(args: argparse.Namespace, network: Network, picture: np.ndarray) -> None:
+def write_figure(args: argparse.Namespace, network: Network, picture: Picture) -> None:
     """The still picture of one place."""
-    image = as_input(network.model, picture)
+    image = as_input(network.model, picture.pixels)
     projections = project_contmix(network.model, image, args.blocks)
-    found = [one.at(tuple(args.position)) for one in projections.values()]
-    save_figure(draw_kernels(picture, found, args.group), args.figure)
+    position = picture.resized(args.position)
+    found = [one.at(position) for one in projections.values()]
+    save_figure(draw_kernels(picture.pixels, found, args.group), args.figure)
     console.print(f'Wrote {args.figure}.')
 
 
@@ -124,12 +125,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_output_file(args.out, ('.html', '.htm'))
         if args.figure is not None:
             check_output_file(args.figure, FIGURE_SUFFIXES)
-        picture = read_picture(args.image, args.shape)
+        picture = read_picture(args.image, args.shape and tuple(args.shape))
+        if args.position is not None:
+            check_position(args.position, picture.file_size)
         network = load_network(args.config, args.checkpoint)
         blocks = args.blocks or list(contmix_blocks(network.model))
         check_blocks(network.model, blocks)
         if args.figure is not None:
-            check_position(args.position, picture.shape[:2])
             check_group(network.model, blocks, args.group)
         if args.figure is not None:
             write_figure(args, network, picture)

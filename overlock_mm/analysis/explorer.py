@@ -188,8 +188,8 @@ def _rounded_up(value: float) -> str:
     """With one digit that is not zero, such as 0.003 for 0.0021."""
     if value == 0:
         return '0'
-    unit = 10.0 ** math.floor(math.log10(value))
-    return f'{math.ceil(value / unit) * unit:.1g}'
+    decimals = -math.floor(math.log10(value))
+    return f'{math.ceil(value * 10.0**decimals) / 10.0**decimals:.{max(0, decimals)}f}'
 
 
 def _packed(values: Tensor, block: str) -> tuple[dict[str, str], Tensor]:

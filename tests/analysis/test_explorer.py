@@ -106,7 +106,8 @@ def test_kernels_of_a_single_tap_are_shown_with_fewer_digits(projections):
 
 
 @pytest.mark.parametrize(
-    ('value', 'shown'), [(0.0, '0'), (0.0021, '0.003'), (0.003, '0.003'), (0.097, '0.1')]
+    ('value', 'shown'),
+    [(0.0, '0'), (0.0021, '0.003'), (0.097, '0.10'), (2.4, '3'), (2e-5, '0.00002')],
 )
 def test_bounds_are_rounded_up(value, shown):
     assert explorer._rounded_up(value) == shown

@@ -15,7 +15,7 @@ from overlock_mm.analysis import contmix_kernels
 from overlock_mm.analysis.networks import load_network
 from overlock_mm.analysis.pictures import as_input, read_picture
 from overlock_mm.utils.config import load_config
-from tests.tools.conftest import DEMO, ROOT
+from tests.tools.conftest import DEMO
 from tools import explore_contmix
 
 NORMAL = [(123.675, 116.28, 103.53), (58.395, 57.12, 57.375)]
@@ -89,7 +89,7 @@ def test_blocks_that_do_not_fit_are_named(detector, image, tmp_path, capsys, mon
 
 def test_still_picture(detector, image, tmp_path):
     out = tmp_path / 'kernels.png'
-    place = ['--position', '70', '50', '--group', '3']
+    place = ['--position', '70', '50', '--group', '3', '--blocks', 'focus4.0']
     explore_contmix.main([*detector, str(image), '--figure', str(out), *place])
     pixels = np.asarray(Image.open(out).convert('RGB'))
     assert pixels.shape[1] > 800 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 200
@@ -99,7 +99,7 @@ def test_still_picture(detector, image, tmp_path):
 @pytest.mark.parametrize('task', ['detection', 'segmentation', 'classification'])
 def test_the_picture_is_normalised_as_the_config_says(untrained, task, image):
     model = load_network(*untrained(task)).model
-    picture = read_picture(image)
+    picture = read_picture(image).pixels
     mean, std = (np.array(values) for values in NORMAL)
     found = as_input(model, picture)
     assert found.shape == (1, 3, 100, 140)  # nothing is padded
@@ -110,8 +110,10 @@ def test_the_picture_is_normalised_as_the_config_says(untrained, task, image):
 def test_large_pictures_are_made_smaller(tmp_path):
     path = tmp_path / 'large.jpg'
     Image.new('L', (1024, 300)).save(path)
-    assert read_picture(path).shape == (150, 512, 3)
-    assert read_picture(path, (40, 50)).shape == (40, 50, 3)
+    picture = read_picture(path)
+    assert picture.pixels.shape == (150, 512, 3)
+    assert picture.resized((1000, 30)) == (500, 15)  # a place in the file
+    assert read_picture(path, (40, 50)).pixels.shape == (40, 50, 3)
 
 
 @pytest.mark.usefixtures('no_work')
@@ -185,9 +187,3 @@ class TestBadInput:
         with pytest.raises(SystemExit):
             explore_contmix.main([*detector, str(image), '--figure', 'a.png'])
         assert '--figure and --position go together' in capsys.readouterr().err
-
-
-def test_help_in_a_process_of_its_own(run_python):
-    result = run_python(ROOT / 'tools/explore_contmix.py', '--help')
-    assert result.returncode == 0, result.stderr
-    assert '--blocks NAME' in result.stdout

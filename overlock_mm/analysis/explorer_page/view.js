@@ -309,6 +309,8 @@ function fillGroups() {
   const { groups } = block();
   element('group').replaceChildren();
   element('groups').replaceChildren();
+  const perRow = Math.ceil(Math.sqrt(groups)); // about a square, beside the square maps
+  element('groups').style.gridTemplateColumns = `repeat(${perRow}, minmax(0, 1fr))`;
   for (let i = 0; i < groups; i += 1) {
     node('option', { value: i }, element('group')).textContent = i;
     const button = node('button', { type: 'button', 'aria-label': `Group ${i}` }, element('groups'));
