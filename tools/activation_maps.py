@@ -47,8 +47,8 @@ from overlock_mm.utils.files import write_json
 from overlock_mm.utils.images import find_images, output_stems
 from overlock_mm.utils.preflight import check_out_dir
 
-# Large enough for every backbone, small enough to take no time.
-PROBE_SIZE = 64
+# That of ImageNet, which every backbone takes.
+PROBE_SIZE = 224
 console = Console(highlight=False)
 
 

@@ -93,7 +93,7 @@ ENTRIES = (
         'classification',
         'The class of a picture',
         'A small classifier on single shapes.',
-        "demo.py '{shapes}/*/00000000000[0-4].png' {classification} --out-dir {out}",
+        "demo.py '{shapes}/*/00000000000[1-5].png' {classification} --out-dir {out}",
         ('{out}/*.png',),
     ),
     Entry(
@@ -125,17 +125,17 @@ ENTRIES = (
     Entry(
         'activation_box',
         'Why this box?',
-        'LayerCAM for the class of one box of the detector: what in each stage speaks for it.',
-        'activation_maps.py {scenes}/000000000003.png {detection} --out-dir {out}',
-        ('{out}/000000000003.png',),
+        'LayerCAM for the most certain ring that the detector finds: what in each stage speaks for '
+        'this box.',
+        'activation_maps.py {scenes}/000000000002.png {detection} --class ring --out-dir {out}',
+        ('{out}/000000000002.png',),
     ),
     Entry(
         'activation_point',
         'Why this pixel?',
         'LayerCAM for the class that the segmentor gives to the marked pixel.',
-        'activation_maps.py {scenes}/000000000003.png {segmentation} --point 100 55 '
-        '--out-dir {out}',
-        ('{out}/000000000003.png',),
+        'activation_maps.py {scenes}/000000000002.png {segmentation} --point 90 48 --out-dir {out}',
+        ('{out}/000000000002.png',),
     ),
 )
 

@@ -265,8 +265,10 @@ def _choose_region(model: Any, view: View, question: Question, label: int | None
     region = torch.zeros(view.inputs.shape[-2:], dtype=torch.bool, device=view.inputs.device)
     if question.region is not None:
         box = tuple(view.to_input(question.region))
-        x1, y1, x2, y2 = (round(value) for value in box)
-        region[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)] = True
+        # At least one pixel, within the picture.
+        x1, y1 = min(round(box[0]), width - 1), min(round(box[1]), height - 1)
+        x2, y2 = max(round(box[2]), x1 + 1), max(round(box[3]), y1 + 1)
+        region[y1:y2, x1:x2] = True
     else:
         asked = question.point
         point = (width / 2, height / 2) if asked is None else tuple(view.to_input(asked))

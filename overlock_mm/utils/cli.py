@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def load_run_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: There is no such config.
+        ModuleNotFoundError: ``tensorboard`` is on, and the package is missing.
         ValueError: An option does not fit the config or the machine.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -63,6 +65,8 @@ def load_run_config(args: argparse.Namespace) -> Config:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     cfg.launcher = args.launcher
+    if cfg.get('tensorboard'):
+        _enable_tensorboard(cfg)
     if args.launcher != 'none' and not torch.cuda.is_available():
         _use_gloo(cfg)
     return cfg
@@ -125,6 +129,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
         inner = inner.module
     return inner
+
+
+def _enable_tensorboard(cfg: Config) -> None:
+    """Let the visualizer also write what TensorBoard reads."""
+    if importlib.util.find_spec('tensorboard') is None:
+        raise ModuleNotFoundError(
+            '`tensorboard = True` needs a package that is not installed: pip install tensorboard. '
+            'Without it, tools/analyze_logs.py draws the curves.'
+        )
+    backends = cfg.visualizer.vis_backends
+    if all(backend.type != 'TensorboardVisBackend' for backend in backends):
+        backends.append(dict(type='TensorboardVisBackend'))
 
 
 def _use_gloo(cfg: Config) -> None:

@@ -96,6 +96,8 @@ def test_class_of_a_region(seen):
     assert target.label == region.argmax(0).flatten().mode().values
     expected = region[target.label].mean()
     torch.testing.assert_close(target.score(view.inputs).detach()[0, 0], expected)
+    corner = choose_target(network, view, Question(region=(119.9, 95.9, 120, 96)))
+    assert int(corner.score.region.sum()) == 1
     named = choose_target(network, view, Question(name='ring', point=(119.9, 95.9)))
     assert SEMANTIC_METAINFO['classes'][named.label] == 'ring'
     torch.testing.assert_close(named.score(view.inputs).detach()[0, 0], logits[named.label, -1, -1])
