@@ -92,6 +92,9 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=4)
 
+# Runs differ by rounding alone.
+randomness = dict(seed=0)
+
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=max_iters, max_keep_ckpts=1),
