@@ -137,6 +137,23 @@ ENTRIES = (
         'activation_maps.py {scenes}/000000000002.png {segmentation} --point 90 48 --out-dir {out}',
         ('{out}/000000000002.png',),
     ),
+    Entry(
+        'contmix_kernels',
+        'The kernels that ContMix makes',
+        'For one place of a picture: its two dynamic kernels, its affinity to the 49 regions, and '
+        'where they lie. Without `--figure` and `--position` the command writes a page on which '
+        'every place can be clicked.',
+        'explore_contmix.py {detection} {scenes}/000000000002.png --blocks focus3.1 focus4.0 '
+        '--position 90 48 --figure {out}/kernels.png',
+        ('{out}/kernels.png',),
+    ),
+    Entry(
+        'curves',
+        'How the training went',
+        'Losses and metrics of the classifier over time.',
+        'analyze_logs.py {classification_run} --smooth 0.8 --out {out}/curves.png',
+        ('{out}/curves.png',),
+    ),
 )
 
 

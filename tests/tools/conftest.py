@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from torch import distributed
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO, write_shapes
 from overlock_mm.utils.config import load_config
@@ -68,6 +69,18 @@ def run_python():
         )
 
     return run
+
+
+@pytest.fixture
+def one_gloo_process(monkeypatch):
+    """The environment of one process, as torchrun would start it; any free port will do."""
+    settings = {'RANK': 0, 'WORLD_SIZE': 1, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': 0}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 # One demo config per task, cut down once more: few detections, as an untrained detector is sure of
