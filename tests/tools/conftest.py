@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from torch import distributed
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO, write_shapes
 from overlock_mm.utils.config import load_config
@@ -128,3 +129,15 @@ def pictures(tmp_path_factory):
         cv2.imwrite(str(folder / name), generator.integers(0, 255, shape, dtype=np.uint8))
     (folder / 'notes.txt').write_text('of no concern')
     return folder
+
+
+@pytest.fixture
+def one_gloo_process(monkeypatch):
+    """The environment of one process, as torchrun would start it; any free port will do."""
+    settings = {'RANK': 0, 'WORLD_SIZE': 1, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': 0}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
