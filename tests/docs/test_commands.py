@@ -36,7 +36,7 @@ PAGES = (
 GIVEN = {'evaluation': 'trained', 'conversion': 'released'}
 #: Pages without a command.
 PYTHON_ONLY = ('inheritance', 'paper_map')
-TIMEOUT = 300
+TIMEOUT = 900  # for a machine that is busy with other things; alone, a command takes seconds
 
 
 class Shell:
