@@ -3,10 +3,12 @@
 import os
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
 from overlock_mm.datasets.shapes import METAINFO, write_classification, write_shapes
 from tests import official
@@ -98,7 +100,11 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(project):
-    """The checkpoints of an earlier day's training, untrained."""
+    """The checkpoints of an earlier day's training, untrained, and a picture of one's own."""
+    (project / 'pictures').mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (240, 360, 3), dtype=np.uint8)
+    for name in ('picture.jpg', 'pictures/one.jpg'):
+        Image.fromarray(noise).save(project / name)
     for name, config in CHECKPOINTS.items():
         cfg = Config.fromfile(project / 'configs' / config)
         init_default_scope(cfg.default_scope)
