@@ -3,7 +3,6 @@
 import os
 import sys
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -100,17 +99,21 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(project):
-    """The checkpoints of an earlier day's training, untrained, and a picture of one's own."""
-    (project / 'pictures').mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (240, 360, 3), dtype=np.uint8)
-    for name in ('picture.jpg', 'pictures/one.jpg'):
-        Image.fromarray(noise).save(project / name)
+    """The checkpoints of an earlier day's training, untrained."""
     for name, config in CHECKPOINTS.items():
         cfg = Config.fromfile(project / 'configs' / config)
         init_default_scope(cfg.default_scope)
         path = project / name
         path.parent.mkdir(parents=True)
         torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, path)
+
+
+@pytest.fixture
+def trained_and_pictures(trained, project):
+    """And a picture of the reader's own, alone and in a folder."""
+    (project / 'pictures').mkdir()
+    for path in (project / 'picture.jpg', project / 'pictures/one.png'):
+        Image.effect_noise((360, 240), 60).convert('RGB').save(path)
 
 
 @pytest.fixture

@@ -38,8 +38,8 @@ PAGES = (
 GIVEN = {
     'evaluation': 'trained',
     'conversion': 'released',
-    'analysis': 'trained',
-    'explorer': 'trained',
+    'analysis': 'trained_and_pictures',
+    'explorer': 'trained_and_pictures',
 }
 #: Pages without a command.
 PYTHON_ONLY = ('inheritance', 'paper_map')
