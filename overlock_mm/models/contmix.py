@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from overlock_mm import ops
 from overlock_mm.models.layers import ConvNorm, build_norm
+from overlock_mm.models.lean import lean
 
 #: Side of the grid of region centres that a token is compared with.
 REGION_GRID = 7
@@ -104,10 +105,15 @@ class ContMix(nn.Module):
         """
         height, width = value.shape[-2:]
         query, key, value = self.enlarged(query, key, value)
-        out = self._mix(*self.project(query, key), value)
-        if value.shape[-2:] != (height, width):
-            out = F.adaptive_avg_pool2d(out, (height, width))
-        return self.out_norm(self.out_proj(out))
+        halves = self._mix(*self.project(query, key), value)
+
+        def join(*halves: Tensor) -> Tensor:
+            out = torch.cat(halves, 1)
+            if out.shape[-2:] != (height, width):
+                out = F.adaptive_avg_pool2d(out, (height, width))
+            return out
+
+        return self.out_norm(lean(halves, join, self.out_proj))
 
     def enlarged(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """The maps [B, *, H, W] as they are mixed: resized if smaller than the large window."""
@@ -142,8 +148,8 @@ class ContMix(nn.Module):
             for parts in zip(self.kernel_sizes, weights, biases, tables, strict=True)
         ]
 
-    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Both kernels over the queries, the region keys and the values [B, D, H, W]."""
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Both kernels over the queries, the region keys and a half of the values [B, D, H, W]."""
         halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
         out = [
             ops.contmix(
@@ -160,4 +166,4 @@ class ContMix(nn.Module):
             for half, kernel in zip(halves, self.kernel_parameters(), strict=True)
         ]
         # Maps of [B, D / 2, H, W] keep channels_last, a stack of [B, G, C, H, W] would not.
-        return torch.cat([half.flatten(1, 2) for half in out], 1)
+        return tuple(half.flatten(1, 2) for half in out)

@@ -35,6 +35,11 @@ _SCHEMAS = {
 }
 
 
+def _autocast_is_on(device: str) -> bool:
+    # The meta device has no autocast, and asking whether it is on would raise.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Activations in the dtype of autocast where that is on for their device.
 
@@ -44,7 +49,7 @@ def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     stays.
     """
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not _autocast_is_on(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
@@ -174,13 +179,13 @@ def _no_double_backward(ctx: Any, *_: Any) -> None:
     )
 
 
-def _without_autocast(impl: Callable) -> Callable:
+def without_autocast(impl: Callable) -> Callable:
     """A backend computes in the dtypes that it is given, and in float32 inside."""
 
     @functools.wraps(impl)
     def wrapper(first: Tensor, *args: Any) -> Any:
         device = first.device.type
-        if not torch.is_autocast_enabled(device):
+        if not _autocast_is_on(device):
             return impl(first, *args)
         with torch.autocast(device, enabled=False):
             return impl(first, *args)
@@ -191,7 +196,7 @@ def _without_autocast(impl: Callable) -> Callable:
 def _register(name: str, impl: Callable, fake: Callable) -> None:
     qualified = f'overlock_mm::{name}'
     torch.library.define(qualified, _SCHEMAS[name], tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(qualified, 'CompositeExplicitAutograd', _without_autocast(impl))
+    torch.library.impl(qualified, 'CompositeExplicitAutograd', without_autocast(impl))
     torch.library.register_fake(qualified, fake)
 
 
