@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overlock_mm.models.base_net import Stem
 from overlock_mm.models.blocks import BasicBlock
 from overlock_mm.models.contmix import ContMix
 from overlock_mm.models.focus_net import DynamicBlock, Fusion
@@ -19,6 +20,7 @@ from overlock_mm.models.folded_layers import (
     Pointwise,
     PointwiseSum,
     SkipNorm,
+    bias_of,
     constant,
     fuse_bn_pointwise,
 )
@@ -26,6 +28,8 @@ from overlock_mm.models.layers import ConvNorm
 from overlock_mm.models.overview_net import ContextResidual
 from overlock_mm.models.reparam import DilatedReparamConv, fuse_conv_bn
 
+if TYPE_CHECKING:
+    from overlock_mm.models.overlock import OverLoCK
 
 #: Largest difference between the forms in float64, as part of an output's largest value.
 FOLDING_TOLERANCE = 1e-9
@@ -47,7 +51,7 @@ def fold(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def check_folding(network: nn.Module) -> None:
+def check_folding(network: 'OverLoCK') -> None:
     """Fold copies of a backbone in float64 and compare outputs for an image of noise.
 
     One copy has the network's batch-norm statistics, another random ones: those of an untrained
@@ -64,8 +68,7 @@ def check_folding(network: nn.Module) -> None:
         copy = deepcopy(network).to('cpu', torch.float64).eval()
         if statistics == 'random':
             _randomize_statistics(copy, generator)
-        channels = copy.base_net.downsamples[0][0].conv.in_channels
-        image = torch.randn(1, channels, 96, 64, generator=generator, dtype=torch.float64)
+        image = torch.randn(1, copy.in_channels, 96, 64, generator=generator, dtype=torch.float64)
         expected = copy(image)
         fold(copy)
         copy.deploy = True
@@ -81,9 +84,10 @@ def check_folding(network: nn.Module) -> None:
 
 def _randomize_statistics(network: nn.Module, generator: torch.Generator) -> None:
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_(std=0.5, generator=generator)
-            module.running_var.uniform_(0.5, 2, generator=generator)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            mean, var = cast(Tensor, module.running_mean), cast(Tensor, module.running_var)
+            mean.normal_(std=0.5, generator=generator)
+            var.uniform_(0.5, 2, generator=generator)
 
 
 def _fold_children(module: nn.Module) -> None:
@@ -107,26 +111,37 @@ def fold_context_residual(module: ContextResidual) -> nn.Sequential:
     """The norm, then one convolution."""
     scale = module.layer_scale
     proj = module.proj
-    proj.bias = constant(proj.bias * scale.weight.flatten() + scale.bias)
+    proj.bias = constant(bias_of(proj) * scale.weight.flatten() + scale.bias)
     proj.weight = constant(proj.weight * scale.weight)
     return nn.Sequential(module.norm, proj)
 
 
 def fold_contmix(contmix: ContMix) -> ContMix:
     """The same module without batch norms and without a scale."""
-    weight, bias = fuse_conv_bn(contmix.query.conv.weight, None, contmix.query.norm)
-    contmix.query = Pointwise(weight * contmix.scale, bias * contmix.scale)
+    query, key = contmix.query, contmix.key
+    weight, bias = fuse_conv_bn(query.conv.weight, None, query.norm)
+    parts = {
+        'query': Pointwise(weight * contmix.scale, bias * contmix.scale),
+        'key': Pointwise(*fuse_conv_bn(key.conv.weight, None, key.norm)),
+        'out_proj': Pointwise(*fuse_conv_bn(contmix.out_proj.weight, None, contmix.out_norm)),
+        'out_norm': nn.Identity(),
+    }
+    for name, part in parts.items():
+        contmix.add_module(name, part)
     contmix.scale = 1.0
-    contmix.key = Pointwise(*fuse_conv_bn(contmix.key.conv.weight, None, contmix.key.norm))
-    contmix.out_proj = Pointwise(
-        *fuse_conv_bn(contmix.out_proj.weight, None, contmix.out_norm)
-    )
-    contmix.out_norm = nn.Identity()
     return contmix
 
 
-def _fold_local_conv(conv: DilatedReparamConv, norm: nn.modules.batchnorm._BatchNorm) -> DepthwiseConv:
-    return DepthwiseConv(*fuse_conv_bn(conv.conv.weight, conv.conv.bias, norm))
+def _fold_local_conv(
+    conv: DilatedReparamConv, norm: nn.modules.batchnorm._BatchNorm
+) -> DepthwiseConv:
+    return DepthwiseConv(*fuse_conv_bn(conv.conv.weight, bias_of(conv.conv), norm))
+
+
+def fold_stem(stem: Stem) -> nn.Sequential:
+    """Four convolutions with GELU between them."""
+    layers = (fold_conv_norm(m) if isinstance(m, ConvNorm) else m for m in stem.children())
+    return nn.Sequential(*layers)
 
 
 class FoldedBlock(nn.Module):
@@ -135,7 +150,7 @@ class FoldedBlock(nn.Module):
     def __init__(self, block: BasicBlock) -> None:
         super().__init__()
         self.skip_norm = SkipNorm(
-            block.dwconv, block.norm, block.layer_scale, FoldedMLP.bias_of(block.mlp)
+            block.dwconv, block.norm, block.layer_scale, FoldedMLP.last_bias(block.mlp)
         )
         self.large_conv = _fold_local_conv(block.large_conv, block.large_norm)
         self.se = ChannelGate(block.se)
@@ -154,9 +169,9 @@ class FoldedFusion(nn.Module):
     def __init__(self, fusion: Fusion) -> None:
         super().__init__()
         self.dwconv = DepthwiseConv(
-            *fuse_conv_bn(fusion.dwconv.weight, fusion.dwconv.bias, fusion.norm)
+            *fuse_conv_bn(fusion.dwconv.weight, bias_of(fusion.dwconv), fusion.norm)
         )
-        self.proj = Pointwise(fusion.proj.weight, fusion.proj.bias)
+        self.proj = Pointwise(fusion.proj.weight, bias_of(fusion.proj))
         self.grn = ChannelResponse(fusion.grn)
         self.beta = constant(fusion.grn.beta)
 
@@ -176,11 +191,14 @@ class FoldedDynamicBlock(nn.Module):
         self.split_sizes = block.split_sizes
         self.is_first = block.is_first
         if not block.is_first:
-            scales = block.context_scale, block.prior_scale
-            self.context_weight, self.prior_weight = (constant(s.weight[..., 0]) for s in scales)
-            self.context_bias = constant(sum(s.bias for s in scales)[:, None, None])
+            self.context_weight = constant(block.context_scale.weight[..., 0])
+            self.prior_weight = constant(block.prior_scale.weight[..., 0])
+            bias = block.context_scale.bias + block.prior_scale.bias
+            self.context_bias = constant(bias[:, None, None])
 
-        weight, bias = fuse_bn_pointwise(block.out_norm, block.out_proj.weight, block.out_proj.bias)
+        weight, bias = fuse_bn_pointwise(
+            block.out_norm, block.out_proj.weight, bias_of(block.out_proj)
+        )
         self.skip_norm1 = SkipNorm(block.dwconv1, block.norm1, block.layer_scale1, bias)
         self.fusion = FoldedFusion(block.fusion)
         self.gate = Pointwise(*fuse_conv_bn(block.gate.conv.weight, None, block.gate.norm))
@@ -190,7 +208,7 @@ class FoldedDynamicBlock(nn.Module):
         self.out_proj = PointwiseSum(weight)
 
         self.skip_norm2 = SkipNorm(
-            block.dwconv2, block.norm2, block.layer_scale2, FoldedMLP.bias_of(block.mlp)
+            block.dwconv2, block.norm2, block.layer_scale2, FoldedMLP.last_bias(block.mlp)
         )
         self.mlp = FoldedMLP(block.mlp)
 
@@ -212,6 +230,7 @@ class FoldedDynamicBlock(nn.Module):
 
 
 _FOLDED_FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    Stem: fold_stem,
     ConvNorm: fold_conv_norm,
     BasicBlock: FoldedBlock,
     DynamicBlock: FoldedDynamicBlock,

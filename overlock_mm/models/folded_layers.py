@@ -56,6 +56,11 @@ def fuse_bn_pointwise(
     return weight * factor.view(1, -1, 1, 1), bias + weight.flatten(1) @ shift
 
 
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    """The convolution's bias, zero where it has none: [O]."""
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+
 def constant(tensor: Tensor) -> nn.Parameter:
     """A copy as a parameter that is not trained."""
     return nn.Parameter(tensor.detach().clone(), requires_grad=False)
@@ -197,7 +202,7 @@ class SkipNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.weight = constant(channels_innermost(with_identity(dwconv.weight)))
-        self.bias = constant(dwconv.bias)
+        self.bias = constant(bias_of(dwconv))
         self.norm_weight = constant(norm.weight)
         self.norm_bias = constant(norm.bias)
         self.eps = norm.eps
@@ -226,8 +231,8 @@ class ChannelGate(nn.Module):
 
     def __init__(self, se: SqueezeExcite) -> None:
         super().__init__()
-        self.squeeze = Pointwise(se.squeeze.weight, se.squeeze.bias)
-        self.excite = Pointwise(se.excite.weight, se.excite.bias)
+        self.squeeze = Pointwise(se.squeeze.weight, bias_of(se.squeeze))
+        self.excite = Pointwise(se.excite.weight, bias_of(se.excite))
 
     def forward(self, mean: Tensor) -> Tensor:
         """Mean over the pixels to factors from 0 to 1, [B, C]."""
@@ -252,15 +257,15 @@ class FoldedMLP(nn.Module):
 
     def __init__(self, mlp: ConvMLP) -> None:
         super().__init__()
-        self.expand = Pointwise(mlp.expand.weight, mlp.expand.bias)
-        self.dwconv = DepthwiseConv(with_identity(mlp.dwconv.weight), mlp.dwconv.bias)
+        self.expand = Pointwise(mlp.expand.weight, bias_of(mlp.expand))
+        self.dwconv = DepthwiseConv(with_identity(mlp.dwconv.weight), bias_of(mlp.dwconv))
         self.grn = ChannelResponse(mlp.grn)
         self.reduce = PointwiseSum(mlp.reduce.weight)
 
     @staticmethod
-    def bias_of(mlp: ConvMLP) -> Tensor:
-        """What the MLP adds to every pixel in the end: [C]."""
-        return mlp.reduce.bias + mlp.reduce.weight.flatten(1) @ mlp.grn.beta.flatten()
+    def last_bias(mlp: ConvMLP) -> Tensor:
+        """What the MLP adds to every pixel in the end, [C]."""
+        return bias_of(mlp.reduce) + mlp.reduce.weight.flatten(1) @ mlp.grn.beta.flatten()
 
     def forward(self, skip: Tensor, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """``skip`` plus the MLP of ``x``, both [B, C, H, W], times a factor [B, C]."""

@@ -119,6 +119,7 @@ class OverLoCK(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.arch = OverLoCKArch.from_spec(arch)
+        self.in_channels = in_channels
         self.out_indices = _checked_out_indices(out_indices)
         self.frozen_stages = _checked_frozen_stages(frozen_stages)
         self.with_cp = _checked_with_cp(with_cp)
