@@ -4,8 +4,8 @@ python tools/switch_to_deploy.py configs/segmentation/upernet_overlock_t.py \
     work_dirs/.../iter_160000.pth weights/upernet_t.pth
 
 The result is for the config's ``*_deploy`` sibling, or for the config itself with
-``--cfg-options model.backbone.deploy=True``. Before it is written, outputs of both forms are
-compared in float64. Only weights and meta data are kept, in
+``--cfg-options model.backbone.deploy=True``, as it prints. Before it is written, outputs of both
+forms are compared in float64. Only weights and meta data are kept, in
 ``weights/upernet_t-<first 8 digits of the file's SHA-256>.pth``, whole or not at all.
 """
 
@@ -60,14 +60,14 @@ def trained_model(config: str, weights: Mapping[str, Tensor], source: str) -> nn
     return model
 
 
-def usage(config: Path, deploy_file: Path) -> str:
+def usage(config: Path, deploy_file: Path, classifier: bool) -> str:
     """How to test the result."""
     name = config.stem.removesuffix('_1x').removesuffix('_3x')
     sibling = config.with_name(f'{name}_deploy.py')
     if sibling.is_file():
         return f'python tools/test.py {sibling} {deploy_file}'
-    option = '--cfg-options model.backbone.deploy=True'
-    return f'python tools/test.py {config} {deploy_file} {option}'
+    options = 'model.backbone.deploy=True' + ' model.head.auxiliary=False' * classifier
+    return f'python tools/test.py {config} {deploy_file} --cfg-options {options}'
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -79,13 +79,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
         weights = state_dict_of(content, args.source)
         model = trained_model(args.config, weights, args.source)
     model.backbone.switch_to_deploy(check=True)
-    if hasattr(model, 'head') and hasattr(model.head, 'drop_auxiliary'):
+    classifier = hasattr(model, 'head') and hasattr(model.head, 'drop_auxiliary')
+    if classifier:
         model.head.drop_auxiliary()
     folded = {'state_dict': model.state_dict(), 'meta': content.get('meta', {})}
     with readable_errors():
         path = write_with_hash(folded, Path(args.target))
     print(f'Folded {len(weights)} tensors to {len(folded["state_dict"])}: same outputs in float64.')
-    print(f'Wrote {path}. Test it with: {usage(Path(args.config), path)}')
+    print(f'Wrote {path}. Test it with: {usage(Path(args.config), path, classifier)}')
     return path
 
 
