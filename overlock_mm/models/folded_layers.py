@@ -24,6 +24,7 @@ from overlock_mm.ops import (
     depthwise_conv2d_norm,
     depthwise_conv2d_stats,
 )
+from overlock_mm.ops.contmix.registration import in_autocast
 
 
 def with_identity(weight: Tensor) -> Tensor:
@@ -142,7 +143,7 @@ class PointwiseSum(_Matrix):
         rows, matrix = self.operands(x, factor)
         total = skip.permute(0, 2, 3, 1).flatten(0 if rows.dim() == 2 else 1, 2)
         tracked = torch.is_grad_enabled() and (skip.requires_grad or rows.requires_grad)
-        if tracked or torch.is_autocast_enabled(x.device.type):
+        if tracked or in_autocast(x.device.type):
             total = (torch.addmm if rows.dim() == 2 else torch.baddbmm)(total, rows, matrix)
         elif rows.dim() == 2:
             total.addmm_(rows, matrix)

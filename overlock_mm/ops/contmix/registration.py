@@ -35,6 +35,11 @@ _SCHEMAS = {
 }
 
 
+def in_autocast(device_type: str) -> bool:
+    """Whether autocast is on; devices that have none, such as meta, are asked too."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Activations in the dtype of autocast where that is on for their device.
 
@@ -44,7 +49,7 @@ def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     stays.
     """
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not in_autocast(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
