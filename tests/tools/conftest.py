@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import distributed
 
 from overlock_mm.datasets.shapes import write_shapes
 
@@ -63,3 +65,15 @@ def run_python():
         )
 
     return run
+
+
+@pytest.fixture
+def one_gloo_process(monkeypatch):
+    """The environment of one process, as torchrun would start it; any free port will do."""
+    settings = {'RANK': 0, 'WORLD_SIZE': 1, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': 0}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
