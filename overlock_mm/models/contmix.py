@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from overlock_mm import ops
 from overlock_mm.models.layers import ConvNorm, build_norm
+from overlock_mm.models.lean import lean
 
 #: Side of the grid of region centres that a token is compared with.
 REGION_GRID = 7
@@ -94,16 +95,19 @@ class ContMix(nn.Module):
                 F.interpolate(x, size, mode='bilinear', align_corners=False)
                 for x in (query, key, value)
             )
-        out = self._mix(self.query(query), self._region_keys(key), value)
-        if enlarge:
-            out = F.adaptive_avg_pool2d(out, (height, width))
-        return self.out_norm(self.out_proj(out))
+        halves = self._mix(self.query(query), self._region_keys(key), value)
+
+        def join(*halves: Tensor) -> Tensor:
+            out = torch.cat(halves, 1)
+            return F.adaptive_avg_pool2d(out, (height, width)) if enlarge else out
+
+        return self.out_norm(lean(halves, join, self.out_proj))
 
     def _region_keys(self, key: Tensor) -> Tensor:
         return self.key(F.adaptive_avg_pool2d(key, REGION_GRID))
 
-    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Both kernels over the projected query, the region keys and the values."""
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Both kernels over the projected query, the region keys and a half of the values each."""
         query = query.unflatten(1, (self.groups, -1))  # [B, G, Cq, H, W]
         key = key.flatten(2).unflatten(1, (self.groups, -1))  # [B, G, Cq, S]
         halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
@@ -132,4 +136,4 @@ class ContMix(nn.Module):
             )
         ]
         # Maps of [B, D / 2, H, W] keep channels_last, a stack of [B, G, C, H, W] would not.
-        return torch.cat([half.flatten(1, 2) for half in out], 1)
+        return tuple(half.flatten(1, 2) for half in out)
