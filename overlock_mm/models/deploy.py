@@ -182,7 +182,7 @@ class FoldedFusion(nn.Module):
         # vector_norm is slow on channels_last maps. Squares overflow in float16.
         norm = x.to(compute_dtype(x.dtype)).square().sum((2, 3)).sqrt()
         factor = self.grn(norm).to(x.dtype)
-        return torch.addcmul(self.beta, x, factor[..., None, None])
+        return torch.addcmul(self.beta.to(x.dtype), x, factor[..., None, None])
 
 
 class FoldedDynamicBlock(nn.Module):

@@ -92,6 +92,8 @@ class _Matrix(nn.Module):
             [B * H * W, I] and [I, O], or [B, H * W, I] and [B, I, O].
         """
         height, width = x.shape[-2:]
+        # Statistics of half-precision maps come in float32, as norms overflow in float16.
+        factor = None if factor is None else factor.to(x.dtype)
         if factor is not None and height * width >= 2 * len(self.weight):
             weight = self.weight * factor[:, None]
             return x.permute(0, 2, 3, 1).flatten(1, 2), weight.mT
@@ -231,6 +233,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, mean: Tensor) -> Tensor:
         """Mean over the pixels to factors from 0 to 1, [B, C]."""
+        mean = mean.to(self.squeeze.weight.dtype)
         hidden = F.gelu(F.linear(mean, self.squeeze.weight, self.squeeze.bias))
         return F.linear(hidden, self.excite.weight, self.excite.bias).sigmoid()
 

@@ -185,7 +185,7 @@ def without_autocast(impl: Callable) -> Callable:
     @functools.wraps(impl)
     def wrapper(first: Tensor, *args: Any) -> Any:
         device = first.device.type
-        if not _autocast_is_on(device):
+        if not in_autocast(device):
             return impl(first, *args)
         with torch.autocast(device, enabled=False):
             return impl(first, *args)
