@@ -116,16 +116,18 @@ class Pointwise(_Matrix):
 
     Args:
         weight: [O, I, 1, 1].
-        bias: [O].
+        bias: [O], or None.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight)
-        self.bias = constant(bias)
+        self.bias = None if bias is None else constant(bias)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """[B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
         rows, matrix = self.operands(x, factor)
+        if self.bias is None:
+            return _rows_to_map(rows @ matrix, x)
         product = torch.addmm if rows.dim() == 2 else torch.baddbmm
         return _rows_to_map(product(self.bias, rows, matrix), x)
 
@@ -160,12 +162,15 @@ class DepthwiseConv(nn.Module):
     Args:
         weight: [C, 1, k, k], k odd.
         bias: [C].
+        input_bias: What the input lacks, [C] or None. Here it costs nothing, and as a bias of the
+            matrix product before a pass over the map.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, input_bias: Tensor | None = None) -> None:
         super().__init__()
         self.weight = constant(channels_innermost(weight))
         self.bias = constant(bias)
+        self.input_bias = None if input_bias is None else constant(input_bias)
 
     def then_gelu(self, x: Tensor) -> Tensor:
         """``gelu(convolution(x))`` of [B, C, H, W]."""
@@ -176,8 +181,15 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv2d_stats(x, self.weight, self.bias, addend=addend, stat='mean')
 
     def with_norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``convolution(gelu(x))`` [B, C, H, W] and its L2 norm over the pixels [B, C]."""
-        return depthwise_conv2d_stats(x, self.weight, self.bias, gelu_input=True, stat='norm')
+        """``convolution(gelu(x + input_bias))`` and its L2 norm over the pixels [B, C]."""
+        return depthwise_conv2d_stats(
+            x,
+            self.weight,
+            self.bias,
+            input_bias=self.input_bias,
+            gelu_input=True,
+            stat='norm',
+        )
 
     def extra_repr(self) -> str:
         return f'{len(self.weight)}, kernel_size={self.weight.shape[-1]}'
@@ -212,15 +224,21 @@ class SkipNorm(nn.Module):
         scale, shift = torch.ones_like(branch_bias), branch_bias
         if isinstance(layer_scale, LayerScale):
             scale, shift = layer_scale.weight.flatten(), layer_scale.bias + branch_bias
-        self.skip_weight = constant(scale[:, None, None])
-        self.skip_bias = constant(shift[:, None, None])
+        self.skip_weight = constant(scale)
+        self.skip_bias = constant(shift)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] to the identity path and to what enters the branch, both of its shape."""
-        z, normed = depthwise_conv2d_norm(
-            x, self.weight, self.bias, self.norm_weight, self.norm_bias, self.eps
+        return depthwise_conv2d_norm(
+            x,
+            self.weight,
+            self.bias,
+            self.norm_weight,
+            self.norm_bias,
+            self.eps,
+            skip_weight=self.skip_weight,
+            skip_bias=self.skip_bias,
         )
-        return torch.addcmul(self.skip_bias, z, self.skip_weight), normed
 
 
 class ChannelGate(nn.Module):
@@ -255,8 +273,10 @@ class FoldedMLP(nn.Module):
 
     def __init__(self, mlp: ConvMLP) -> None:
         super().__init__()
-        self.expand = Pointwise(mlp.expand.weight, bias_of(mlp.expand))
-        self.dwconv = DepthwiseConv(with_identity(mlp.dwconv.weight), bias_of(mlp.dwconv))
+        self.expand = Pointwise(mlp.expand.weight, None)
+        self.dwconv = DepthwiseConv(
+            with_identity(mlp.dwconv.weight), bias_of(mlp.dwconv), bias_of(mlp.expand)
+        )
         self.grn = ChannelResponse(mlp.grn)
         self.reduce = PointwiseSum(mlp.reduce.weight)
 
