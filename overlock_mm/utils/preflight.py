@@ -96,14 +96,27 @@ def check_work_dir(path: str | Path) -> None:
     Raises:
         OSError: It cannot be created or written to; the message says what to do.
     """
+    _check_folder(path, 'work directory', '--work-dir')
+
+
+def check_out_dir(path: str | Path) -> None:
+    """Create the folder for results and try to write in it.
+
+    Raises:
+        OSError: It cannot be created or written to; the message says what to do.
+    """
+    _check_folder(path, 'output folder', '--out-dir')
+
+
+def _check_folder(path: str | Path, what: str, option: str) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise OSError(
-            f'The work directory {str(path)!r} is not writable ({error.strerror}). '
-            'Choose another with --work-dir.'
+            f'The {what} {str(path)!r} is not writable ({error.strerror}). '
+            f'Choose another with {option}.'
         ) from error
 
 

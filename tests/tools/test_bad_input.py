@@ -13,21 +13,6 @@ from tools import test as test_tool
 from tools import train as train_tool
 
 
-@pytest.fixture
-def fails(capsys):
-    """Run a tool's main and return its error message."""
-
-    def run(main, *arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        assert ended.value.code == 1
-        message = capsys.readouterr().err
-        assert message.startswith('error: '), message
-        return message
-
-    return run
-
-
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     """A file with tensors that fit no detector of ours: another variant's backbone."""
