@@ -172,7 +172,7 @@ def draw(rows: Sequence[Explained], path: Path) -> None:
                 one.set_axis_off()
             for one, (stage, heat) in zip(line[1:], row.maps.items(), strict=False):
                 overlay(one, row.view.picture, heat)
-                one.set_title(stage if heat.any() else f'{stage}: nothing speaks for it')
+                one.set_title(stage if heat.any() else f'{stage} (nothing)')
             if row.target is not None:
                 for one in line[: 1 + len(row.maps)]:
                     mark(one, row.target)

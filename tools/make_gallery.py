@@ -118,9 +118,10 @@ ENTRIES = (
     Entry(
         'activation_class',
         'Why this class?',
-        'Grad-CAM for the predicted class of the classifier, stage by stage.',
-        'activation_maps.py {shapes}/star/000000000004.png {classification} --out-dir {out}',
-        ('{out}/000000000004.png',),
+        'Grad-CAM for the class that the classifier predicts, in the two stages of Focus-Net.',
+        "activation_maps.py '{shapes}/*/00000000000[34].png' {classification} "
+        '--stages focus3 focus4 --out-dir {out}',
+        ('{out}/000000000003.png', '{out}/000000000004.png'),
     ),
     Entry(
         'activation_box',

@@ -135,8 +135,9 @@ TASKS = {
             num_val=200,
             losses=('loss', 'loss_aux'),
             metrics=(
-                Metric('accuracy/top1', 'top-1 (%)'),
-                Metric('auxiliary/top1', 'auxiliary head top-1 (%)'),
+                # Guessing gives 20. The auxiliary head learns more slowly, from a smaller loss.
+                Metric('accuracy/top1', 'main head top-1 (%)', minimum=90.0),
+                Metric('auxiliary/top1', 'auxiliary head top-1 (%)', minimum=80.0),
             ),
             seconds=5 * 60,
         ),

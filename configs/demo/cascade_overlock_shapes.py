@@ -165,6 +165,9 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=2)
 
+# Runs differ by rounding alone.
+randomness = dict(seed=0)
+
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=1),

@@ -82,7 +82,12 @@ custom_imports = dict(
 )
 # An average over fifty steps, as there are only hundreds.
 custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.02)]
+# Runs differ by rounding alone.
+randomness = dict(seed=0)
+
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=1),
+    # At their own size, the text would cover the shapes.
+    visualization=dict(rescale_factor=4),
 )

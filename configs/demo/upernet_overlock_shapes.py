@@ -92,7 +92,20 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=4)
 
+# Runs differ by rounding alone.
+randomness = dict(seed=0)
+
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(interval=max_iters, max_keep_ckpts=1),
+)
+# At their own size, labels would cover the shapes.
+visualizer = dict(type='EnlargingSegVisualizer', factor=3)
+custom_imports = dict(
+    imports=[
+        'overlock_mm',
+        'overlock_mm.utils.checkpoint_hook',
+        'overlock_mm.utils.enlarging_seg_visualizer',
+    ],
+    allow_failed_imports=False,
 )

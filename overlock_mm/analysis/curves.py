@@ -196,7 +196,8 @@ def _figure(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    columns = min(_COLUMNS, len(keys))
+    # Four make a square.
+    columns = 2 if len(keys) == 4 else min(_COLUMNS, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.3), layout='constrained')
     # One time axis, so that a metric that was measured once or twice shows when.

@@ -56,7 +56,7 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Write a figure, complete or not at all; the suffix says how."""
     with replacing(path) as partial:
-        figure.savefig(partial)
+        figure.savefig(partial, bbox_inches='tight', pad_inches=0.06)
 
 
 def bare(axes: Axes) -> Axes:

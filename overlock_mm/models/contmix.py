@@ -109,8 +109,9 @@ class ContMix(nn.Module):
 
         def join(*halves: Tensor) -> Tensor:
             out = torch.cat(halves, 1)
-            resized = out.shape[-2:] != (height, width)
-            return F.adaptive_avg_pool2d(out, (height, width)) if resized else out
+            if out.shape[-2:] != (height, width):
+                out = F.adaptive_avg_pool2d(out, (height, width))
+            return out
 
         return self.out_norm(lean(halves, join, self.out_proj))
 
@@ -148,7 +149,7 @@ class ContMix(nn.Module):
         ]
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Each kernel over the queries, the region keys and its half of the values [B, D, H, W]."""
+        """Both kernels over the queries, the region keys and a half of the values [B, D, H, W]."""
         halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
         out = [
             ops.contmix(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
 from overlock_mm.datasets.shapes import METAINFO, write_classification, write_shapes
 from tests import official
@@ -105,6 +106,14 @@ def trained(project):
         path = project / name
         path.parent.mkdir(parents=True)
         torch.save({'state_dict': MODELS.build(cfg.model).state_dict(), 'meta': {}}, path)
+
+
+@pytest.fixture
+def trained_and_pictures(trained, project):
+    """And a picture of the reader's own, alone and in a folder."""
+    (project / 'pictures').mkdir()
+    for path in (project / 'picture.jpg', project / 'pictures/one.png'):
+        Image.effect_noise((120, 96), 60).convert('RGB').save(path)
 
 
 @pytest.fixture
