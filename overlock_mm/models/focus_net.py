@@ -52,7 +52,6 @@ class DynamicBlock(RecomputableBlock):
         is_first: The first block of Focus-Net, whose context is the prior itself.
         norm_cfg: Type of the batch norms.
         contmix_backend: Backend of the operator; None chooses.
-        deploy: Build the re-parameterised convolution in deploy form.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class DynamicBlock(RecomputableBlock):
         is_first: bool,
         norm_cfg: Mapping[str, Any],
         contmix_backend: str | None,
-        deploy: bool,
     ) -> None:
         super().__init__()
         width = channels + context_channels
@@ -81,7 +79,7 @@ class DynamicBlock(RecomputableBlock):
         self.norm1 = LayerNorm2d(width)
         self.fusion = Fusion(width, channels, norm_cfg)
         self.gate = ConvNorm(channels, channels, 1, norm_cfg)
-        self.local_conv = DilatedReparamConv(channels, kernel_size, norm_cfg, deploy)
+        self.local_conv = DilatedReparamConv(channels, kernel_size, norm_cfg)
         self.local_norm = build_norm(norm_cfg, channels)
         self.contmix = ContMix(
             channels,
@@ -140,7 +138,6 @@ class FocusNet(nn.Module):
         drop_path_rates: Per block, for both stages.
         norm_cfg: Type of the batch norms.
         contmix_backend: Backend of the operator; None chooses.
-        deploy: Build the re-parameterised convolutions in deploy form.
     """
 
     def __init__(
@@ -149,7 +146,6 @@ class FocusNet(nn.Module):
         drop_path_rates: Sequence[Sequence[float]],
         norm_cfg: Mapping[str, Any],
         contmix_backend: str | None,
-        deploy: bool,
     ) -> None:
         super().__init__()
         context_channels = arch.context_channels
@@ -169,7 +165,6 @@ class FocusNet(nn.Module):
                     is_first=stage == 0 and i == 0,
                     norm_cfg=norm_cfg,
                     contmix_backend=contmix_backend,
-                    deploy=deploy,
                 )
                 for i, rate in enumerate(drop_path_rates[stage])
             )

@@ -22,6 +22,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +40,26 @@ BACKENDS: Mapping[str, str] = {
 _logged: set[tuple[str, str, str]] = set()
 
 
+class AnyCall(Protocol):
+    """What selection must know of a call to any operator of this package.
+
+    Attributes:
+        backends: Name of a backend -> its module, in the order of automatic choice.
+        reference_is_slow: Whether it deserves a warning that the last of them runs the call.
+        op: Name of the operator.
+        device: Of all tensors.
+    """
+
+    backends: ClassVar[Mapping[str, str]]
+    reference_is_slow: ClassVar[bool]
+
+    @property
+    def op(self) -> str: ...  # noqa: D102
+
+    @property
+    def device(self) -> torch.device: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Call:
     """What a backend must know of a call to say whether it can run it.
@@ -53,6 +74,9 @@ class Call:
         query_channels: Cq; 0 for neighborhood_aggregate.
         regions: S; 0 for neighborhood_aggregate.
     """
+
+    backends: ClassVar[Mapping[str, str]] = BACKENDS
+    reference_is_slow: ClassVar[bool] = True
 
     op: str
     device: torch.device
@@ -95,7 +119,7 @@ class Call:
         return cls('contmix', device, torch.float32, 13, query_channels=16, regions=49)
 
 
-def available_backends(call: Call | None = None) -> dict[str, list[str]]:
+def available_backends(call: AnyCall | None = None) -> dict[str, list[str]]:
     """Why each backend can or cannot run a call.
 
     Args:
@@ -110,31 +134,31 @@ def available_backends(call: Call | None = None) -> dict[str, list[str]]:
         'reference'
     """
     call = call or Call.typical()
-    return {name: _module(name).why_not(call) for name in BACKENDS}
+    return {name: _module(call, name).why_not(call) for name in call.backends}
 
 
-def check_backend(backend: str | None) -> None:
+def check_backend(backend: str | None, backends: Mapping[str, str] = BACKENDS) -> None:
     """Raise a ValueError unless the name is that of a backend or None."""
-    if backend is not None and backend not in BACKENDS:
-        known = ', '.join(BACKENDS)
+    if backend is not None and backend not in backends:
+        known = ', '.join(backends)
         raise ValueError(f'backend must be None or one of: {known}; got {backend!r}.')
 
 
-def select_backend(call: Call, backend: str | None = None) -> ModuleType:
+def select_backend(call: AnyCall, backend: str | None = None) -> ModuleType:
     """The module that runs a call.
 
     Args:
         call: The call.
         backend: Name of the backend to use and no other; None takes the first one in
-            the order of ``BACKENDS`` that can, and logs once which one it is.
+            the order of ``call.backends`` that can, and logs once which one it is.
 
     Raises:
         ValueError: No backend has this name.
         RuntimeError: The forced backend cannot run the call; states all reasons.
     """
-    check_backend(backend)
+    check_backend(backend, call.backends)
     if backend is not None:
-        module = _module(backend)
+        module = _module(call, backend)
         reasons = module.why_not(call)
         if reasons:
             raise RuntimeError(
@@ -144,8 +168,8 @@ def select_backend(call: Call, backend: str | None = None) -> ModuleType:
         return module
 
     refusals: dict[str, list[str]] = {}
-    for name in BACKENDS:
-        module = _module(name)
+    for name in call.backends:
+        module = _module(call, name)
         reasons = module.why_not(call)
         if not reasons:
             _log_choice(call, name, refusals)
@@ -154,21 +178,21 @@ def select_backend(call: Call, backend: str | None = None) -> ModuleType:
     raise RuntimeError(f'No backend can run {call}: {refusals}')  # the reference always can
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(BACKENDS[name])
+def _module(call: AnyCall, name: str) -> ModuleType:
+    return importlib.import_module(call.backends[name])
 
 
 def _listed(reasons: list[str]) -> str:
     return ' '.join(f'({number}) {reason}' for number, reason in enumerate(reasons, 1))
 
 
-def _log_choice(call: Call, chosen: str, refusals: dict[str, list[str]]) -> None:
+def _log_choice(call: AnyCall, chosen: str, refusals: dict[str, list[str]]) -> None:
     """Say once per op, kind of device and backend what was chosen, and what would be faster."""
     topic = (call.op, call.device.type, chosen)
     if topic in _logged:
         return
     _logged.add(topic)
-    if chosen != 'reference':
+    if chosen != 'reference' or not call.reference_is_slow:
         logger.info('%s on %s runs on backend %r.', call.op, call.device.type, chosen)
         return
     # Two backends of one binary share reasons.

@@ -174,7 +174,7 @@ def _no_double_backward(ctx: Any, *_: Any) -> None:
     )
 
 
-def _without_autocast(impl: Callable) -> Callable:
+def without_autocast(impl: Callable) -> Callable:
     """A backend computes in the dtypes that it is given, and in float32 inside."""
 
     @functools.wraps(impl)
@@ -191,7 +191,7 @@ def _without_autocast(impl: Callable) -> Callable:
 def _register(name: str, impl: Callable, fake: Callable) -> None:
     qualified = f'overlock_mm::{name}'
     torch.library.define(qualified, _SCHEMAS[name], tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(qualified, 'CompositeExplicitAutograd', _without_autocast(impl))
+    torch.library.impl(qualified, 'CompositeExplicitAutograd', without_autocast(impl))
     torch.library.register_fake(qualified, fake)
 
 

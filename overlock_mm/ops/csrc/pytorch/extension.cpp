@@ -1,6 +1,6 @@
 // Schemas of the compiled backends and the Python module that carries them.
 //
-// overlock_mm/ops/contmix/registration.py defines the public operators; these are the
+// overlock_mm/ops/*/registration.py define the public operators; these are the
 // functions of a backend, without autograd, on checked and non-empty arguments. Kernels are
 // registered where they are: pytorch/cpu/*.cpp for CPU, pytorch/cuda/*.cu for CUDA.
 
@@ -41,6 +41,15 @@ TORCH_LIBRARY(overlock_mm_C, m) {
   m.def(
       "neighborhood_aggregate_backward(Tensor grad_out, Tensor weight, Tensor value, "
       "int kernel_size, int dilation) -> (Tensor, Tensor)");
+  m.def(
+      "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? addend, bool gelu_input, "
+      "bool gelu_output) -> Tensor");
+  m.def(
+      "depthwise_conv2d_norm(Tensor x, Tensor weight, Tensor? bias, Tensor norm_weight, "
+      "Tensor norm_bias, float eps) -> (Tensor, Tensor)");
+  m.def(
+      "depthwise_conv2d_stats(Tensor x, Tensor weight, Tensor? bias, Tensor? addend, "
+      "bool gelu_input, str stat) -> (Tensor, Tensor)");
   m.def("border_rule(int size, int kernel_size, int dilation) -> Tensor", &border_rule);
 }
 

@@ -1,33 +1,18 @@
 // Bodies of the row kernels. Included by one file per instruction set, which defines
 // OVERLOCK_ISA (a namespace) and OVERLOCK_VECTOR_BYTES (bytes of a register).
 //
-// Written with the vector types of GCC and Clang instead of intrinsics: one text for every
-// width. No standard templates here: the linker could pick this copy, compiled for this
-// instruction set, for all.
+// No standard templates here: the linker could pick this copy, compiled for this instruction
+// set, for all.
 
 #include <cmath>
 #include <cstdint>
 
 #include "row_kernels.h"
+#include "vector_impl.h"
 
 namespace overlock {
 namespace OVERLOCK_ISA {
 namespace {
-
-constexpr int kVectorBytes = OVERLOCK_VECTOR_BYTES;
-
-template <typename T, int Bytes>
-struct Vector {
-  typedef T type __attribute__((vector_size(Bytes)));
-  typedef T unaligned __attribute__((vector_size(Bytes), aligned(sizeof(T)), may_alias));
-  static constexpr int64_t kLanes = Bytes / sizeof(T);
-
-  static inline type load(const T* from) { return *reinterpret_cast<const unaligned*>(from); }
-  static inline void store(T* to, type vector) { *reinterpret_cast<unaligned*>(to) = vector; }
-};
-
-template <typename T>
-using Wide = Vector<T, kVectorBytes>;
 
 // exp of 16 or fewer floats, at most 2 ulp off; below -87.3 it is 0.
 inline Wide<float>::type exp_of(Wide<float>::type x) {
@@ -66,15 +51,6 @@ inline Wide<double>::type exp_of(Wide<double>::type x) {
 
 inline float log_of(float x) { return ::logf(x); }
 inline double log_of(double x) { return ::log(x); }
-
-template <typename T>
-inline T sum_of(typename Wide<T>::type x) {
-  T sum = 0;
-  for (int i = 0; i < Wide<T>::kLanes; ++i) {
-    sum += x[i];
-  }
-  return sum;
-}
 
 template <typename T>
 inline T max_of(typename Wide<T>::type x) {

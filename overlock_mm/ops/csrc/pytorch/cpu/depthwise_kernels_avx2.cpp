@@ -1,0 +1,13 @@
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma")
+#endif
+#define OVERLOCK_ISA avx2
+#define OVERLOCK_VECTOR_BYTES 32
+#include "depthwise_kernels_impl.h"
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

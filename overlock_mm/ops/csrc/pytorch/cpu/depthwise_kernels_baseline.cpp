@@ -1,0 +1,4 @@
+// What every 64-bit machine has: SSE2 or NEON.
+#define OVERLOCK_ISA baseline
+#define OVERLOCK_VECTOR_BYTES 16
+#include "depthwise_kernels_impl.h"

@@ -1,0 +1,252 @@
+// Bodies of the depthwise kernels. Included by one file per instruction set, which defines
+// OVERLOCK_ISA (a namespace) and OVERLOCK_VECTOR_BYTES (bytes of a register).
+//
+// No standard templates here: the linker could pick this copy, compiled for this instruction
+// set, for all.
+
+#include <cmath>
+#include <cstdint>
+
+#include "depthwise_kernels.h"
+#include "vector_impl.h"
+
+namespace overlock {
+namespace OVERLOCK_ISA {
+namespace {
+
+template <typename T>
+using V = typename Wide<T>::type;
+
+// The first `n` lanes, the others 0.
+template <typename T>
+inline V<T> load_first(const T* from, int64_t n) {
+  if (n >= Wide<T>::kLanes) {
+    return Wide<T>::load(from);
+  }
+  V<T> vector = {};
+  for (int64_t i = 0; i < n; ++i) {
+    vector[i] = from[i];
+  }
+  return vector;
+}
+
+template <typename T>
+inline void store_first(T* to, V<T> vector, int64_t n) {
+  if (n >= Wide<T>::kLanes) {
+    Wide<T>::store(to, vector);
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    to[i] = vector[i];
+  }
+}
+
+// x Phi(x), Phi the normal distribution's, as max(x, 0) - |x| Phi(-|x|): without cancellation,
+// and off by at most 2e-7 |x|. log2 Phi(-a) is a smooth function, here a polynomial fitted
+// with the weight Phi(-a) on [0, 5.5]; beyond, |x| Phi(-|x|) is below 1.1e-7.
+inline V<float> gelu_of(V<float> x) {
+  typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
+  const V<float> zero = {};
+  const V<float> positive = x < zero ? zero : x;  // NaN stays
+  V<float> a = x < zero ? -x : x;
+  a = a < zero + 5.5f ? a : zero + 5.5f;
+  V<float> p = a * -2.7720491289e-6f + 3.8620746637e-5f;
+  p = p * a + -1.8254759198e-4f;
+  p = p * a + -1.4587015903e-4f;
+  p = p * a + 7.0754718035e-3f;
+  p = p * a + -5.2505027503e-2f;
+  p = p * a + -4.5920491219e-1f;
+  p = p * a + -1.1511057615f;
+  p = p * a + -1.0f;
+  // 2^p by parts: adding 1.5 * 2^23 rounds to an integer and leaves it in the lowest bits.
+  const V<float> shifted = p + 12582912.0f;
+  const V<float> r = p - (shifted - 12582912.0f);
+  V<float> e = r * 1.3276471291e-3f + 9.6755409613e-3f;
+  e = e * r + 5.5507130921e-2f;
+  e = e * r + 2.4022120237e-1f;
+  e = e * r + 6.9314694405e-1f;
+  e = e * r + 1.0000001192f;
+  const V<float> tail = (V<float>)((Bits)e + ((Bits)shifted << 23));
+  return positive - a * tail;
+}
+
+inline V<double> gelu_of(V<double> x) {
+  for (int i = 0; i < Wide<double>::kLanes; ++i) {
+    x[i] *= 0.5 * ::erfc(x[i] * -0.70710678118654752440);
+  }
+  return x;
+}
+
+inline float root_of(float x) { return ::sqrtf(x); }
+inline double root_of(double x) { return ::sqrt(x); }
+
+// M columns of one vector of channels from column `begin` on; those beyond the map are not
+// stored. A column of the map is loaded once per row of the kernel, and taps outside the map
+// are left out. Returns `sum` plus the columns' share of the statistic.
+template <typename T, int K, int M>
+inline V<T> convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t begin, V<T> sum) {
+  using W = Wide<T>;
+  const int64_t lanes = row.channels - channel;
+  const V<T> bias = W::load(row.bias + channel);
+  V<T> result[M];
+#pragma GCC unroll 8
+  for (int j = 0; j < M; ++j) {
+    result[j] = bias;
+  }
+  const int64_t first = begin - K / 2;
+  for (int64_t r = row.tap_begin; r < row.tap_end; ++r) {
+    const T* source = row.sources[r] + first * row.source_ld + channel;
+    const T* factor = row.weight + r * K * row.weight_ld + channel;
+    V<T> tap[K];
+#pragma GCC unroll 17
+    for (int s = 0; s < K; ++s) {
+      tap[s] = W::load(factor + s * row.weight_ld);
+    }
+#pragma GCC unroll 24
+    for (int i = 0; i < M + K - 1; ++i) {
+      if (static_cast<uint64_t>(first + i) < static_cast<uint64_t>(row.width)) {
+        const V<T> x = W::load(source + i * row.source_ld);
+#pragma GCC unroll 8
+        for (int j = 0; j < M; ++j) {
+          if (i - j >= 0 && i - j < K) {
+            result[j] += tap[i - j] * x;
+          }
+        }
+      }
+    }
+  }
+  const int64_t columns = row.width - begin < M ? row.width - begin : M;
+  T* out = row.out + begin * row.out_ld + channel;
+  const T* addend = row.addend == nullptr ? nullptr : row.addend + begin * row.out_ld + channel;
+#pragma GCC unroll 8
+  for (int j = 0; j < M; ++j) {
+    if (j < columns) {
+      V<T> y = result[j];
+      if (addend != nullptr) {
+        y += load_first(addend + j * row.out_ld, lanes);
+      }
+      if (row.gelu) {
+        y = gelu_of(y);
+      }
+      if (row.stat == Stat::kSum) {
+        sum += y;
+      } else if (row.stat == Stat::kSumOfSquares) {
+        sum += y * y;
+      }
+      store_first(out + j * row.out_ld, y, lanes);
+    }
+  }
+  return sum;
+}
+
+template <typename T, int K, int M>
+void convolve_columns(const DepthwiseRow<T>& row) {
+  for (int64_t channel = 0; channel < row.channels; channel += Wide<T>::kLanes) {
+    V<T> sum = {};
+    for (int64_t begin = 0; begin < row.width; begin += M) {
+      sum = convolve_block<T, K, M>(row, channel, begin, sum);
+    }
+    if (row.stat != Stat::kNone) {
+      store_first(row.sums + channel, sum, row.channels - channel);
+    }
+  }
+}
+
+template <typename T, int K>
+void convolve_size(const DepthwiseRow<T>& row) {
+  // Maps of images of 224 have multiples of 7 columns.
+  if (row.width % 7 == 0) {
+    convolve_columns<T, K, 7>(row);
+  } else {
+    convolve_columns<T, K, 8>(row);
+  }
+}
+
+template <typename T>
+void convolve(const DepthwiseRow<T>& row) {
+  switch (row.kernel_size) {
+    case 3:
+      return convolve_size<T, 3>(row);
+    case 5:
+      return convolve_size<T, 5>(row);
+    case 7:
+      return convolve_size<T, 7>(row);
+    case 9:
+      return convolve_size<T, 9>(row);
+    case 11:
+      return convolve_size<T, 11>(row);
+    case 13:
+      return convolve_size<T, 13>(row);
+    case 15:
+      return convolve_size<T, 15>(row);
+    default:
+      return convolve_size<T, 17>(row);
+  }
+}
+
+template <typename T>
+void pack(int64_t width, int64_t channels, const T* source, int64_t source_ld, bool gelu, T* packed,
+          int64_t ld) {
+  for (int64_t x = 0; x < width; ++x) {
+    for (int64_t c = 0; c < channels; c += Wide<T>::kLanes) {
+      const V<T> values = load_first(source + x * source_ld + c, channels - c);
+      Wide<T>::store(packed + x * ld + c, gelu ? gelu_of(values) : values);
+    }
+  }
+}
+
+template <typename T>
+void layer_norm(int64_t width, int64_t channels, const T* x, const T* weight, const T* bias, T eps,
+                T* out) {
+  constexpr int64_t lanes = Wide<T>::kLanes;
+  const int64_t whole = channels / lanes * lanes;
+  for (int64_t column = 0; column < width; ++column, x += channels, out += channels) {
+    V<T> sum = {};
+    for (int64_t c = 0; c < whole; c += lanes) {
+      sum += Wide<T>::load(x + c);
+    }
+    T mean = sum_of<T>(sum);
+    for (int64_t c = whole; c < channels; ++c) {
+      mean += x[c];
+    }
+    mean /= channels;
+    V<T> squares = {};
+    for (int64_t c = 0; c < whole; c += lanes) {
+      const V<T> distance = Wide<T>::load(x + c) - mean;
+      squares += distance * distance;
+    }
+    T variance = sum_of<T>(squares);
+    for (int64_t c = whole; c < channels; ++c) {
+      variance += (x[c] - mean) * (x[c] - mean);
+    }
+    const T factor = 1 / root_of(variance / channels + eps);
+    for (int64_t c = 0; c < whole; c += lanes) {
+      const V<T> normed = (Wide<T>::load(x + c) - mean) * factor;
+      Wide<T>::store(out + c, normed * Wide<T>::load(weight + c) + Wide<T>::load(bias + c));
+    }
+    for (int64_t c = whole; c < channels; ++c) {
+      out[c] = (x[c] - mean) * factor * weight[c] + bias[c];
+    }
+  }
+}
+
+template <typename T>
+struct DepthwiseTable {
+  static constexpr DepthwiseKernels<T> kernels = {Wide<T>::kLanes, convolve<T>, pack<T>,
+                                                  layer_norm<T>};
+};
+
+}  // namespace
+
+template <>
+const DepthwiseKernels<float>& depthwise_kernels<float>() {
+  return DepthwiseTable<float>::kernels;
+}
+
+template <>
+const DepthwiseKernels<double>& depthwise_kernels<double>() {
+  return DepthwiseTable<double>::kernels;
+}
+
+}  // namespace OVERLOCK_ISA
+}  // namespace overlock

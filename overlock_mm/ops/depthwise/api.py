@@ -1,0 +1,157 @@
+"""The public functions: check the arguments, then call the registered operators.
+
+They exist for inference in channels_last memory, where a network of small depthwise
+convolutions spends its time on passes over maps: activation, addition, normalisation and
+statistics ride along in the pass of the convolution.
+"""
+
+import torch
+from torch import Tensor
+
+from overlock_mm.ops.contmix.checks import check_tensors
+from overlock_mm.ops.contmix.registration import lower_to_autocast
+from overlock_mm.ops.depthwise import checks, registration  # noqa: F401  registers
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    addend: Tensor | None = None,
+    gelu_input: bool = False,
+    gelu_output: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """Depthwise convolution of stride 1 with zero padding k // 2.
+
+    ::
+
+        y = conv(gelu(x)) + bias + addend    # gelu if gelu_input
+        return gelu(y)                       # gelu if gelu_output
+
+    GELU is the exact one, as ``F.gelu`` by default.
+
+    Args:
+        x: [B, C, H, W]; channels_last memory is read as it is, other layouts are converted.
+        weight: [C, 1, k, k], k odd, 3 to 17. Fastest as :func:`channels_innermost` returns it.
+        bias: [C]; the parameters share a dtype, which may differ from that of x.
+        addend: [B, C, H, W], in the dtype of x.
+        gelu_input: Apply GELU to x before the convolution.
+        gelu_output: Apply GELU to the result.
+        backend: 'cpu', 'reference' and no other; None takes the first that can run the call.
+
+    Returns:
+        [B, C, H, W] in the dtype of x, in channels_last memory. Sums are float32 (float64 for
+        float64). Under autocast x and addend are lowered to its dtype.
+
+    Raises:
+        ValueError: A shape, device, kernel size or backend is not as stated.
+        TypeError: A dtype is not as stated.
+        RuntimeError: The forced backend cannot run the call.
+
+    Example:
+        >>> x = torch.rand(2, 16, 14, 14).to(memory_format=torch.channels_last)
+        >>> depthwise_conv2d(x, torch.rand(16, 1, 3, 3), gelu_input=True).shape
+        torch.Size([2, 16, 14, 14])
+    """
+    x, addend = _lowered(x, addend)
+    checks.check_call(x, weight, bias, addend, backend)
+    return torch.ops.overlock_mm.depthwise_conv2d(
+        x, weight, bias, addend, gelu_input, gelu_output, backend
+    )
+
+
+def depthwise_conv2d_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    *,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Depthwise convolution and LayerNorm over the channels of its result.
+
+    Args:
+        x: As for :func:`depthwise_conv2d`.
+        weight: Likewise.
+        bias: Likewise.
+        norm_weight: [C], in the dtype of ``weight``.
+        norm_bias: [C], in the dtype of ``weight``.
+        eps: Added to the variance.
+        backend: As for :func:`depthwise_conv2d`.
+
+    Returns:
+        ``y = conv(x) + bias`` and ``LayerNorm(y)``, both as :func:`depthwise_conv2d` returns.
+
+    Raises:
+        ValueError: A shape, device, kernel size, eps or backend is not as stated.
+        TypeError: A dtype is not as stated.
+        RuntimeError: The forced backend cannot run the call.
+    """
+    x, _ = _lowered(x, None)
+    checks.check_call(x, weight, bias, None, backend)
+    checks.check_norm(weight, norm_weight, norm_bias, eps)
+    return torch.ops.overlock_mm.depthwise_conv2d_norm(
+        x, weight, bias, norm_weight, norm_bias, eps, backend
+    )
+
+
+def depthwise_conv2d_stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    addend: Tensor | None = None,
+    gelu_input: bool = False,
+    stat: str = 'mean',
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Depthwise convolution and a statistic of each channel of its result.
+
+    Args:
+        x: As for :func:`depthwise_conv2d`.
+        weight: Likewise.
+        bias: Likewise.
+        addend: Likewise.
+        gelu_input: Likewise.
+        stat: 'mean' over rows and columns, as squeeze-excite takes it, or 'norm', the L2
+            norm over them, as global response normalisation takes it.
+        backend: As for :func:`depthwise_conv2d`.
+
+    Returns:
+        ``y`` as :func:`depthwise_conv2d` returns it, and its statistic [B, C] in the same
+        dtype, which does not depend on the number of threads.
+
+    Raises:
+        ValueError: A shape, device, kernel size, statistic or backend is not as stated.
+        TypeError: A dtype is not as stated.
+        RuntimeError: The forced backend cannot run the call.
+    """
+    x, addend = _lowered(x, addend)
+    checks.check_call(x, weight, bias, addend, backend)
+    checks.check_stat(stat)
+    return torch.ops.overlock_mm.depthwise_conv2d_stats(
+        x, weight, bias, addend, gelu_input, stat, backend
+    )
+
+
+def channels_innermost(weight: Tensor) -> Tensor:
+    """The same weight [C, 1, k, k] with neighbouring channels next to each other in memory.
+
+    The compiled kernels read it so; of a weight in another layout they make a copy in every
+    call. ``Tensor.copy_``, and with it ``load_state_dict``, keeps the layout.
+    """
+    return weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+
+
+def _lowered(x: Tensor, addend: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both in the dtype of autocast where that is on."""
+    check_tensors(x=x)
+    if addend is None:
+        return lower_to_autocast(x)[0], None
+    check_tensors(addend=addend)
+    x, addend = lower_to_autocast(x, addend)
+    return x, addend

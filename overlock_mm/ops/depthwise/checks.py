@@ -1,0 +1,80 @@
+"""What the operators demand of their arguments, checked once, at the door."""
+
+from torch import Tensor
+
+from overlock_mm.ops.contmix.backends import check_backend
+from overlock_mm.ops.contmix.checks import MAX_KERNEL_SIZE, MIN_KERNEL_SIZE, check_tensors
+from overlock_mm.ops.depthwise.backends import BACKENDS
+
+STATS = ('mean', 'norm')
+
+
+def check_call(
+    x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None, backend: str | None
+) -> None:
+    """Arguments that all three operators have; x and addend are known to be tensors."""
+    check_backend(backend, BACKENDS)
+    check_tensors(weight=weight)
+    if x.dim() != 4 or 0 in x.shape[1:]:
+        raise ValueError(
+            'x must be [B, C, H, W] with at least one channel, row and column, '
+            f'got {list(x.shape)}.'
+        )
+    channels = x.shape[1]
+    if weight.dim() != 4 or weight.shape[:2] != (channels, 1):
+        raise ValueError(
+            f'weight must be [C, 1, k, k] with C = {channels} as in x, got {list(weight.shape)}.'
+        )
+    rows, columns = weight.shape[2:]
+    if rows != columns or rows % 2 == 0 or not MIN_KERNEL_SIZE <= rows <= MAX_KERNEL_SIZE:
+        raise ValueError(
+            'weight must have as many rows as columns, an odd number between '
+            f'{MIN_KERNEL_SIZE} and {MAX_KERNEL_SIZE}, got {rows} x {columns}. '
+            'Use torch.nn.functional.conv2d for other kernels.'
+        )
+    _check_device('weight', weight, x)
+    if bias is not None:
+        check_parameter('bias', bias, weight)
+    if addend is not None:
+        if addend.shape != x.shape:
+            raise ValueError(
+                f'addend must have the shape of x, {list(x.shape)}, got {list(addend.shape)}.'
+            )
+        if addend.dtype != x.dtype:
+            raise TypeError(f'addend must have the dtype of x, {x.dtype}, got {addend.dtype}.')
+        _check_device('addend', addend, x)
+
+
+def check_norm(weight: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float) -> None:
+    """Arguments of the LayerNorm."""
+    check_parameter('norm_weight', norm_weight, weight)
+    check_parameter('norm_bias', norm_bias, weight)
+    if not eps > 0:
+        raise ValueError(f'eps must be positive, got {eps}.')
+
+
+def check_stat(stat: str) -> None:
+    """The statistic is known."""
+    if stat not in STATS:
+        raise ValueError(f'stat must be one of: {", ".join(STATS)}; got {stat!r}.')
+
+
+def check_parameter(name: str, parameter: Tensor, weight: Tensor) -> None:
+    """A parameter per channel, of one dtype and device with the weight."""
+    check_tensors(**{name: parameter})
+    if parameter.shape != weight.shape[:1]:
+        raise ValueError(f'{name} must be [C] = [{len(weight)}], got {list(parameter.shape)}.')
+    if parameter.dtype != weight.dtype:
+        raise TypeError(
+            f'All parameters must have one dtype, got weight {weight.dtype}, '
+            f'{name} {parameter.dtype}.'
+        )
+    _check_device(name, parameter, weight)
+
+
+def _check_device(name: str, tensor: Tensor, other: Tensor) -> None:
+    if tensor.device != other.device:
+        raise ValueError(
+            f'All tensors must be on one device, got {name} on {tensor.device} and '
+            f'another on {other.device}.'
+        )

@@ -1,0 +1,61 @@
+"""The definition of the operators in plain PyTorch, and the backend 'reference'.
+
+Every other backend is tested against these functions. They run on any device and dtype,
+with the library's convolution, and are differentiable by autograd, which gives the
+operators their gradient.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from overlock_mm.ops.depthwise.backends import Call
+
+
+def why_not(call: Call) -> list[str]:
+    """All reasons why this backend cannot run a call: none."""
+    return []
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    addend: Tensor | None,
+    gelu_input: bool,
+    gelu_output: bool,
+) -> Tensor:
+    """See :func:`overlock_mm.ops.depthwise_conv2d`."""
+    x = F.gelu(x) if gelu_input else x
+    y = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
+    y = y if addend is None else y + addend
+    return F.gelu(y) if gelu_output else y
+
+
+def depthwise_conv2d_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`overlock_mm.ops.depthwise_conv2d_norm`."""
+    y = depthwise_conv2d(x, weight, bias, None, False, False)
+    normed = F.layer_norm(y.permute(0, 2, 3, 1), norm_weight.shape, norm_weight, norm_bias, eps)
+    return y, normed.permute(0, 3, 1, 2)
+
+
+def depthwise_conv2d_stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    addend: Tensor | None,
+    gelu_input: bool,
+    stat: str,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`overlock_mm.ops.depthwise_conv2d_stats`."""
+    y = depthwise_conv2d(x, weight, bias, addend, gelu_input, False)
+    if stat == 'mean':
+        return y, y.mean((2, 3))
+    return y, torch.linalg.vector_norm(y, dim=(2, 3))
