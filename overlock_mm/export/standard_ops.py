@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +14,8 @@ from overlock_mm import ops
 from overlock_mm.export.contmix import contmix, tiling
 from overlock_mm.export.pooling import adaptive_avg_pool2d, averaging_matrix
 from overlock_mm.models import contmix as contmix_module
+from overlock_mm.models import folded_layers
+from overlock_mm.ops.depthwise import reference
 
 T = TypeVar('T')
 
@@ -34,12 +36,23 @@ class StandardOperators:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Replace ContMix, adaptive average pooling and the size that small maps are given."""
-        with (
-            _replaced(ops, 'contmix', self._contmix),
-            _replaced(F, 'adaptive_avg_pool2d', self._adaptive_avg_pool2d),
-            _replaced(contmix_module, 'enlarged_size', self._enlarged_size),
-        ):
+        """Replace our operators, adaptive average pooling and the size that small maps are given.
+
+        The matrix products of the deploy form become 1 x 1 convolutions again: inference
+        engines have memory layouts of their own.
+        """
+        with ExitStack() as replaced:
+            for owner, name, function in (
+                (ops, 'contmix', self._contmix),
+                (F, 'adaptive_avg_pool2d', self._adaptive_avg_pool2d),
+                (contmix_module, 'enlarged_size', self._enlarged_size),
+                (folded_layers, 'depthwise_conv2d', _depthwise_conv2d),
+                (folded_layers, 'depthwise_conv2d_norm', reference.depthwise_conv2d_norm),
+                (folded_layers, 'depthwise_conv2d_stats', _depthwise_conv2d_stats),
+                (folded_layers.Pointwise, 'forward', _pointwise),
+                (folded_layers.PointwiseSum, 'forward', _pointwise_sum),
+            ):
+                replaced.enter_context(_replaced(owner, name, function))
             yield
 
     def _once(self, key: Hashable, function: Callable[..., T], *sizes: Any) -> T:
@@ -99,6 +112,42 @@ def traced_enlarged_size(height: Any, width: Any, kernel_size: int) -> tuple[Ten
     factor = window.double().div(torch.minimum(sides.min(), window).double())
     new = torch.maximum((factor * sides.double()).long(), window)
     return new[0], new[1]
+
+
+def _depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    addend: Tensor | None = None,
+    gelu_input: bool = False,
+    gelu_output: bool = False,
+) -> Tensor:
+    return reference.depthwise_conv2d(x, weight, bias, addend, gelu_input, gelu_output)
+
+
+def _depthwise_conv2d_stats(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    addend: Tensor | None = None,
+    gelu_input: bool = False,
+    stat: str = 'mean',
+) -> tuple[Tensor, Tensor]:
+    return reference.depthwise_conv2d_stats(x, weight, bias, addend, gelu_input, stat)
+
+
+def _pointwise(layer: folded_layers.Pointwise, x: Tensor, factor: Tensor | None = None) -> Tensor:
+    x = x if factor is None else x * factor[..., None, None]
+    return F.conv2d(x, layer.weight[..., None, None], layer.bias)
+
+
+def _pointwise_sum(
+    layer: folded_layers.PointwiseSum, skip: Tensor, x: Tensor, factor: Tensor | None = None
+) -> Tensor:
+    x = x if factor is None else x * factor[..., None, None]
+    return skip + F.conv2d(x, layer.weight[..., None, None])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.models.helpers import TINY, randomize_parameters
 
 #: Both stages with one window size, so that nothing but their sizes tells them apart.
 SAME_WINDOWS = dict(
-    channels=(16, 16, 32, 32), depths=(1, 1, 1, 1, 1, 1), groups=(2, 2), kernel_sizes=(7, 7, 7, 7)
+    channels=(16, 16, 64, 64), depths=(1, 1, 1, 1, 1, 1), groups=(2, 2), kernel_sizes=(7, 7, 7, 7)
 )
 
 
