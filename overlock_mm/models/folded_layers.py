@@ -18,7 +18,7 @@ from overlock_mm.models.layers import (
     SqueezeExcite,
 )
 from overlock_mm.models.reparam import fuse_conv_bn
-from overlock_mm.ops.depthwise import (
+from overlock_mm.ops import (
     channels_innermost,
     depthwise_conv2d,
     depthwise_conv2d_norm,
@@ -209,21 +209,15 @@ class SkipNorm(nn.Module):
         scale, shift = torch.ones_like(branch_bias), branch_bias
         if isinstance(layer_scale, LayerScale):
             scale, shift = layer_scale.weight.flatten(), layer_scale.bias + branch_bias
-        self.skip_weight = constant(scale)
-        self.skip_bias = constant(shift)
+        self.skip_weight = constant(scale[:, None, None])
+        self.skip_bias = constant(shift[:, None, None])
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] to the identity path and to what enters the branch, both of its shape."""
-        return depthwise_conv2d_norm(
-            x,
-            self.weight,
-            self.bias,
-            self.norm_weight,
-            self.norm_bias,
-            self.eps,
-            skip_weight=self.skip_weight,
-            skip_bias=self.skip_bias,
+        z, normed = depthwise_conv2d_norm(
+            x, self.weight, self.bias, self.norm_weight, self.norm_bias, self.eps
         )
+        return torch.addcmul(self.skip_bias, z, self.skip_weight), normed
 
 
 class ChannelGate(nn.Module):
