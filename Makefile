@@ -21,7 +21,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
+.PHONY: help env demo test test-upstream test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ demo: env ## Train and test a small detector on drawn images: 12 min (2 cores)
 
 test: lint ## Lint, type check and all tests
 	$(CPU) $(ONE_THREAD) $(PY) -m pytest --durations=15
+
+# An older torch, numpy and setuptools go with them: requirements/upstream.
+test-upstream: ## All tests on the original OpenMMLab distributions, in .upstream
+	@$(LAUNCH) tools/upstream_checkout.py .upstream
+	$(MAKE) -C .upstream env
+	cd .upstream && $(CPU) $(ONE_THREAD) .venv/bin/python -m pytest --durations=15
 
 test-gpu: env ## Tests that need a GPU, also under compute-sanitizer where it is installed
 	$(PY) -m pytest -m gpu
@@ -79,5 +85,5 @@ clean: ## Remove what tools have cached, and build outputs
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find overlock_mm configs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-env: ## Remove .venv (the wheel cache stays)
-	rm -rf .venv
+clean-env: ## Remove .venv and .upstream (the wheel cache stays)
+	rm -rf .venv .upstream

@@ -78,17 +78,18 @@ def wheel_folder(cache: Path, version: list, torch_version: str) -> Path:
     return cache / 'wheels' / f'cp{version[0]}{version[1]}-torch{torch_version}'
 
 
-def pinned(name: str, file: str) -> str:
-    """The version that `requirements/<file>` pins for the distribution `name`."""
-    found = re.search(rf'^{re.escape(name)}==(\S+)', (REQUIREMENTS / file).read_text(), re.M)
+def first_pin(file: str) -> tuple[str, str]:
+    """Name and version of the first distribution that `requirements/<file>` pins."""
+    found = re.search(r'^([\w.-]+)==(\S+)', (REQUIREMENTS / file).read_text(), re.M)
     if found is None:
-        raise SetupError(f'requirements/{file} pins no {name}.', f'add a line {name}==VERSION.')
-    return found.group(1)
+        raise SetupError(f'requirements/{file} pins nothing.', 'add a line NAME==VERSION.')
+    return found.group(1), found.group(2)
 
 
 def cached_wheel(folder: Path) -> Path | None:
     """The finished wheel of the pinned mmcv in `folder`, for this machine's architecture."""
-    pattern = f'onedl_mmcv-{pinned("onedl-mmcv", "mmcv.txt")}-*{os.uname().machine}.whl'
+    name, version = first_pin('mmcv.txt')
+    pattern = f'{name.replace("-", "_")}-{version}-*{os.uname().machine}.whl'
     return next(iter(sorted(folder.glob(pattern))), None)
 
 
@@ -272,7 +273,7 @@ class Environment:
 
     def has_wheel(self, version: list[int]) -> bool:
         """Whether the cache has an mmcv wheel for this Python and a build of the pinned torch."""
-        likely = wheel_folder(self.cache, version, pinned('torch', 'torch.txt') + '*')
+        likely = wheel_folder(self.cache, version, first_pin('torch.txt')[1] + '*')
         return any(cached_wheel(folder) for folder in likely.parent.glob(likely.name))
 
     def check(self, facts: dict, fresh: bool, has_wheel: bool) -> None:

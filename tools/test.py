@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
 from overlock_mm.utils.cli import (
     add_common_arguments,
+    leaves_process_group,
     load_run_config,
     load_tensors_only,
     readable_errors,
@@ -81,6 +82,7 @@ def results_writer(cfg: Config, path: str) -> DumpResults:
     return DumpResults(out_file_path=path)
 
 
+@leaves_process_group()
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Test as the command line says; return the metrics."""
     args = parse_args(argv)

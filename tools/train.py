@@ -21,6 +21,7 @@ from overlock_mm.checkpoint import (
 )
 from overlock_mm.utils.cli import (
     add_common_arguments,
+    leaves_process_group,
     load_run_config,
     load_tensors_only,
     readable_errors,
@@ -118,6 +119,7 @@ def check_starting_weights(model: nn.Module, weights: dict[str, Tensor], cfg: Co
     check_compatible(model, weights, cfg.load_from)
 
 
+@leaves_process_group()
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     args = parse_args(argv)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.config.utils import ConfigParsingError
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from torch import nn
+from torch import distributed, nn
 
 from overlock_mm.checkpoint import SAFE_GLOBALS
 from overlock_mm.utils.config import load_config
@@ -98,6 +99,26 @@ def readable_errors() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+@contextmanager
+def leaves_process_group() -> Iterator[None]:
+    """Decorate a tool's ``main`` with it: a distributed run leaves its process group at the end.
+
+    gloo's threads end with the last reference to the group. Those that outlive the interpreter
+    abort the process, after all work is done, when they let go of a tensor too late. Of a
+    function's locals nothing is left when it has returned but cycles, such as a runner and its
+    hooks.
+
+    An error during the run leaves the group alone: operations that wait for other processes may
+    be under way, and to leave would be to wait for them. The launcher ends those processes.
+    """
+    try:
+        yield
+    except SystemExit:
+        _leave_process_group()
+        raise
+    _leave_process_group()
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model below the wrappers of distributed runs and of test-time augmentation."""
     inner: Any = model
@@ -119,7 +140,13 @@ def _use_gloo(cfg: Config) -> None:
             'torchrun --nproc-per-node N tools/train.py ... --launcher pytorch.'
         )
     # mmengine leaves a process group that exists alone.
-    torch.distributed.init_process_group('gloo')
+    distributed.init_process_group('gloo')
     cfg.env_cfg.dist_cfg = dict(backend='gloo')
     wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel')
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def _leave_process_group() -> None:
+    if distributed.is_initialized():
+        gc.collect()
+        distributed.destroy_process_group()

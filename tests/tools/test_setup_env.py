@@ -48,7 +48,7 @@ if arguments[1] == 'venv':
     pathlib.Path(arguments[2], 'pyvenv.cfg').write_text('version = ' + version)
 if arguments[1:3] == ['pip', 'wheel']:
     folder = pathlib.Path(arguments[arguments.index('-w') + 1])
-    (folder / 'onedl_mmcv-{mmcv}-cp311-cp311-linux_{machine}.whl').touch()
+    (folder / '{mmcv}-cp311-cp311-linux_{machine}.whl').touch()
 """
 
 
@@ -88,7 +88,7 @@ class Machine:
             python=sys.executable,
             version=version,
             include=str(include or self.headers),
-            mmcv=setup_env.pinned('onedl-mmcv', 'mmcv.txt'),
+            mmcv='-'.join(setup_env.first_pin('mmcv.txt')).replace('onedl-', 'onedl_'),
             machine=os.uname().machine,
         )
         return self.program(name, text)
