@@ -5,12 +5,11 @@ convolutions spends its time on passes over maps: activation, addition, normalis
 statistics ride along in the pass of the convolution.
 """
 
-import torch
 from torch import Tensor
 
 from overlock_mm.ops.contmix.checks import check_tensors
 from overlock_mm.ops.contmix.registration import lower_to_autocast
-from overlock_mm.ops.depthwise import checks, registration  # noqa: F401  registers
+from overlock_mm.ops.depthwise import checks, registration
 
 
 def depthwise_conv2d(
@@ -57,8 +56,8 @@ def depthwise_conv2d(
     """
     x, addend = _lowered(x, addend)
     checks.check_call(x, weight, bias, addend, backend)
-    return torch.ops.overlock_mm.depthwise_conv2d(
-        x, weight, bias, addend, gelu_input, gelu_output, backend
+    return registration.call(
+        'depthwise_conv2d', x, weight, bias, addend, gelu_input, gelu_output, backend
     )
 
 
@@ -94,8 +93,8 @@ def depthwise_conv2d_norm(
     x, _ = _lowered(x, None)
     checks.check_call(x, weight, bias, None, backend)
     checks.check_norm(weight, norm_weight, norm_bias, eps)
-    return torch.ops.overlock_mm.depthwise_conv2d_norm(
-        x, weight, bias, norm_weight, norm_bias, eps, backend
+    return registration.call(
+        'depthwise_conv2d_norm', x, weight, bias, norm_weight, norm_bias, eps, backend
     )
 
 
@@ -133,8 +132,8 @@ def depthwise_conv2d_stats(
     x, addend = _lowered(x, addend)
     checks.check_call(x, weight, bias, addend, backend)
     checks.check_stat(stat)
-    return torch.ops.overlock_mm.depthwise_conv2d_stats(
-        x, weight, bias, addend, gelu_input, stat, backend
+    return registration.call(
+        'depthwise_conv2d_stats', x, weight, bias, addend, gelu_input, stat, backend
     )
 
 
@@ -151,7 +150,8 @@ def _lowered(x: Tensor, addend: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Both in the dtype of autocast where that is on."""
     check_tensors(x=x)
     if addend is None:
-        return lower_to_autocast(x)[0], None
+        (x,) = lower_to_autocast(x)
+        return x, None
     check_tensors(addend=addend)
     x, addend = lower_to_autocast(x, addend)
     return x, addend

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -37,17 +36,12 @@ struct Convolution {
   T* normed = nullptr;
 };
 
-int64_t env(const char* name, int64_t value) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? value : std::atoll(text);
-}
-
 // The channels of a map, cut into panels of whole vectors of about the same size.
 struct Panels {
   Panels(int64_t channels, int64_t lanes, int64_t most) : channels(channels) {
     const int64_t vectors = (channels + lanes - 1) / lanes;
-    const int64_t wanted = std::max<int64_t>(1, most / lanes);
-    const int64_t number = (vectors + wanted - 1) / wanted;
+    const int64_t most_vectors = (most + lanes - 1) / lanes;
+    const int64_t number = (vectors + most_vectors - 1) / most_vectors;
     size = (vectors + number - 1) / number * lanes;
     count = (channels + size - 1) / size;
   }
@@ -59,17 +53,29 @@ struct Panels {
   int64_t count;
 };
 
-// Source rows and weights of a panel should stay in the second-level cache of a core.
-constexpr int64_t kPanelBytes = 256 * 1024;
+// Multiply-adds of vectors below which a second thread does not pay, and what a vector of the
+// map costs besides those of the kernel.
+constexpr int64_t kGrain = 32768;
+constexpr int64_t kVectorCost = 32;
+// Rows per thread from which on threads share rows only.
+constexpr int64_t kFewRows = 7;
+// Channels of a panel, by measurement, for small and large kernels. All that a thread reads
+// again, rows and weights, should stay in the second-level cache of a core.
+constexpr int64_t kPanelOfSmall = 64;
+constexpr int64_t kPanelOfLarge = 32;
+// Columns that are computed row by row before their neighbours, by large kernels. Blocks of 7
+// and of 8 columns divide it.
+constexpr int64_t kStrip = 56;
 
 template <typename T>
-int64_t most_channels(const Convolution<T>& call) {
+int64_t panel_size(const Convolution<T>& call, bool in_place) {
   if (call.normed != nullptr) {
     return call.channels;  // LayerNorm needs all of a column
   }
-  const int64_t taps = call.kernel_size * call.kernel_size;
-  const int64_t bytes = (call.kernel_size * call.width + taps) * sizeof(T);
-  return std::min<int64_t>(env("DW_PANEL", 64), env("DW_BYTES", kPanelBytes) / bytes);
+  if (call.kernel_size > 3) {
+    return kPanelOfLarge;
+  }
+  return in_place ? call.channels : kPanelOfSmall;
 }
 
 // Weights [K * K][panel] and bias [panel].
@@ -96,66 +102,76 @@ template <typename T>
 void run(const Convolution<T>& call) {
   const DepthwiseKernels<T>& kernels = depthwise_kernels<T>();
   const int64_t k = call.kernel_size, height = call.height, width = call.width;
-  const Panels panels(call.channels, kernels.lanes, most_channels(call));
   // Whole vectors of channels can be read where they are.
-  const bool in_place = env("DW_INPLACE", 1) && !call.gelu_input && call.channels % kernels.lanes == 0;
-  const int64_t work = width * panels.size / kernels.lanes * (k * k + 32);
-  const int64_t grain = std::max<int64_t>(1, env("DW_GRAIN", 32768) / work);
+  const bool in_place = !call.gelu_input && call.channels % kernels.lanes == 0;
+  const Panels panels(call.channels, kernels.lanes, panel_size(call, in_place));
+  // Threads share the rows, so that none writes next to what another reads, unless there are
+  // too few rows for that: then they share the panels too.
+  const bool few_rows = call.batch * height < kFewRows * at::get_num_threads();
+  const int64_t groups = few_rows ? panels.count : 1;
+  const int64_t panels_per_group = panels.count / groups;
+  const int64_t strip_size = in_place && k > 3 ? kStrip : width;
+  const int64_t vectors = width * panels.size / kernels.lanes * panels_per_group;
+  const int64_t grain = std::max<int64_t>(1, kGrain / (vectors * (k * k + kVectorCost)));
 
-  // Rows of a panel of a batch entry, one after the other.
-  at::parallel_for(0, call.batch * panels.count * height, grain, [&](int64_t begin, int64_t end) {
-    const int64_t packed_row = width * panels.size;
+  at::parallel_for(0, call.batch * groups * height, grain, [&](int64_t begin, int64_t end) {
+    const int64_t row_size = width * call.channels, packed_row = width * panels.size;
     Scratch<T> packed(in_place ? 0 : k * packed_row);
     Scratch<T> weight(k * k * panels.size), bias(panels.size);
     std::vector<const T*> sources(k);
-    int64_t packed_panel = -1;
     while (begin < end) {
-      const int64_t panel = begin / height % panels.count;
-      const int64_t entry = begin / height / panels.count;
+      const int64_t group = begin / height % groups;
+      const int64_t entry = begin / height / groups;
       const int64_t first = begin % height;
       const int64_t last = std::min(height, first + end - begin);  // exclusive
       begin += last - first;
-      const int64_t channel = panels.begin(panel), channels = panels.width(panel);
-      const int64_t map = entry * height * width * call.channels + channel;
-      if (panel != packed_panel) {
+      for (int64_t i = 0; i < panels_per_group; ++i) {
+        const int64_t panel = group * panels_per_group + i;
+        const int64_t channel = panels.begin(panel), channels = panels.width(panel);
+        const int64_t map = entry * height * row_size + channel;
         pack_parameters(call, channel, channels, panels.size, weight.data(), bias.data());
-        packed_panel = panel;
-      }
-      int64_t next = std::max<int64_t>(0, first - k / 2);  // row to be packed
-      for (int64_t row = first; row < last; ++row) {
-        const int64_t top = row - k / 2;
-        const int64_t tap_begin = std::max<int64_t>(0, -top);
-        const int64_t tap_end = std::min(k, height - top);
-        for (; !in_place && next < top + tap_end; ++next) {
-          kernels.pack(width, channels, call.x + map + next * width * call.channels, call.channels,
-                       call.gelu_input, packed.data() + next % k * packed_row, panels.size);
-        }
-        for (int64_t r = tap_begin; r < tap_end; ++r) {
-          sources[r] = in_place ? call.x + map + (top + r) * width * call.channels
-                                : packed.data() + (top + r) % k * packed_row;
-        }
-        const int64_t at = map + row * width * call.channels;
-        kernels.convolve({
-            k,
-            width,
-            channels,
-            tap_begin,
-            tap_end,
-            sources.data(),
-            in_place ? call.channels : panels.size,
-            weight.data(),
-            panels.size,
-            bias.data(),
-            call.addend == nullptr ? nullptr : call.addend + at,
-            call.y + at,
-            call.channels,
-            call.gelu_output,
-            call.stat,
-            call.row_stats + (entry * height + row) * call.channels + channel,
-        });
-        if (call.normed != nullptr) {
-          kernels.layer_norm(width, channels, call.y + at, call.norm_weight, call.norm_bias,
-                             call.eps, call.normed + at);
+        for (int64_t strip = 0; strip < width; strip += strip_size) {
+          const int64_t strip_end = std::min(width, strip + strip_size);
+          int64_t next = std::max<int64_t>(0, first - k / 2);  // row to be packed
+          for (int64_t row = first; row < last; ++row) {
+            const int64_t top = row - k / 2;
+            const int64_t tap_begin = std::max<int64_t>(0, -top);
+            const int64_t tap_end = std::min(k, height - top);
+            for (; !in_place && next < top + tap_end; ++next) {
+              kernels.pack(width, channels, call.x + map + next * row_size, call.channels,
+                           call.gelu_input, packed.data() + next % k * packed_row, panels.size);
+            }
+            for (int64_t r = tap_begin; r < tap_end; ++r) {
+              sources[r] = in_place ? call.x + map + (top + r) * row_size
+                                    : packed.data() + (top + r) % k * packed_row;
+            }
+            const int64_t at = map + row * row_size;
+            kernels.convolve({
+                k,
+                width,
+                strip,
+                strip_end,
+                channels,
+                tap_begin,
+                tap_end,
+                sources.data(),
+                in_place ? call.channels : panels.size,
+                weight.data(),
+                panels.size,
+                bias.data(),
+                call.addend == nullptr ? nullptr : call.addend + at,
+                call.y + at,
+                call.channels,
+                call.gelu_output,
+                call.stat,
+                call.row_stats + (entry * height + row) * call.channels + channel,
+            });
+            if (call.normed != nullptr) {
+              const int64_t begin = at + strip * call.channels;
+              kernels.layer_norm(strip_end - strip, channels, call.y + begin, call.norm_weight,
+                                 call.norm_bias, call.eps, call.normed + begin);
+            }
+          }
         }
       }
     }
@@ -243,9 +259,11 @@ at::Tensor depthwise_conv2d(const at::Tensor& x, const at::Tensor& weight,
   return arguments.y;
 }
 
-std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_norm(
-    const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias,
-    const at::Tensor& norm_weight, const at::Tensor& norm_bias, double eps) {
+std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_norm(const at::Tensor& x,
+                                                         const at::Tensor& weight,
+                                                         const OptionalTensor& bias,
+                                                         const at::Tensor& norm_weight,
+                                                         const at::Tensor& norm_bias, double eps) {
   const Arguments arguments(x, weight, bias, std::nullopt);
   const at::Tensor scale = norm_weight.contiguous(), shift = norm_bias.contiguous();
   at::Tensor normed = map_like(x);

@@ -12,22 +12,24 @@ enum class Stat { kNone, kSum, kSumOfSquares };
 
 template <typename T>
 struct DepthwiseRow {
-  int64_t kernel_size;       // K, odd, 3 to 17
-  int64_t width;             // columns
-  int64_t channels;          // of the panel
-  int64_t tap_begin;         // rows of the kernel that lie in the map: [tap_begin, tap_end)
-  int64_t tap_end;           //
-  const T* const* sources;   // row of the map for each row of the kernel, readable to whole vectors
-  int64_t source_ld;         //
-  const T* weight;           // [K * K], taps at distance `weight_ld`, readable to whole vectors
-  int64_t weight_ld;         //
-  const T* bias;             // readable to whole vectors
-  const T* addend;           // nullptr: none; columns at distance `out_ld`
-  T* out;                    //
-  int64_t out_ld;            //
-  bool gelu;                 // of the result
-  Stat stat;                 // of the result, over the row
-  T* sums;                   // where it goes, one per channel
+  int64_t kernel_size;      // K, odd, 3 to 17
+  int64_t width;            // columns of the map
+  int64_t begin;            // columns to compute: [begin, end)
+  int64_t end;              //
+  int64_t channels;         // of the panel
+  int64_t tap_begin;        // rows of the kernel that lie in the map: [tap_begin, tap_end)
+  int64_t tap_end;          //
+  const T* const* sources;  // row of the map for each row of the kernel, readable to whole vectors
+  int64_t source_ld;        //
+  const T* weight;          // [K * K], taps at distance `weight_ld`, readable to whole vectors
+  int64_t weight_ld;        //
+  const T* bias;            // readable to whole vectors
+  const T* addend;          // nullptr: none; columns at distance `out_ld`
+  T* out;                   //
+  int64_t out_ld;           //
+  bool gelu;                // of the result
+  Stat stat;                // of the result, over the columns
+  T* sums;                  // where it goes, one per channel; added to unless begin is 0
 };
 
 template <typename T>
@@ -41,7 +43,7 @@ struct DepthwiseKernels {
                T* packed, int64_t ld);
 
   // LayerNorm over the channels of each column.
-  void (*layer_norm)(int64_t width, int64_t channels, const T* x, const T* weight, const T* bias,
+  void (*layer_norm)(int64_t columns, int64_t channels, const T* x, const T* weight, const T* bias,
                      T eps, T* out);
 };
 

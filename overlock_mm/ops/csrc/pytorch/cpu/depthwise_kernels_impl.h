@@ -80,11 +80,11 @@ inline V<double> gelu_of(V<double> x) {
 inline float root_of(float x) { return ::sqrtf(x); }
 inline double root_of(double x) { return ::sqrt(x); }
 
-// M columns of one vector of channels from column `begin` on; those beyond the map are not
+// M columns of one vector of channels from column `begin` on; those beyond the last are not
 // stored. A column of the map is loaded once per row of the kernel, and taps outside the map
-// are left out. Returns `sum` plus the columns' share of the statistic.
+// are left out.
 template <typename T, int K, int M>
-inline V<T> convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t begin, V<T> sum) {
+void convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t begin) {
   using W = Wide<T>;
   const int64_t lanes = row.channels - channel;
   const V<T> bias = W::load(row.bias + channel);
@@ -115,7 +115,8 @@ inline V<T> convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t 
       }
     }
   }
-  const int64_t columns = row.width - begin < M ? row.width - begin : M;
+  const int64_t columns = row.end - begin < M ? row.end - begin : M;
+  V<T> sum = {};
   T* out = row.out + begin * row.out_ld + channel;
   const T* addend = row.addend == nullptr ? nullptr : row.addend + begin * row.out_ld + channel;
 #pragma GCC unroll 8
@@ -136,18 +137,28 @@ inline V<T> convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t 
       store_first(out + j * row.out_ld, y, lanes);
     }
   }
-  return sum;
+  if (row.stat != Stat::kNone) {
+    T* sums = row.sums + channel;
+    store_first(sums, begin == 0 ? sum : load_first(sums, lanes) + sum, lanes);
+  }
 }
 
 template <typename T, int K, int M>
 void convolve_columns(const DepthwiseRow<T>& row) {
-  for (int64_t channel = 0; channel < row.channels; channel += Wide<T>::kLanes) {
-    V<T> sum = {};
-    for (int64_t begin = 0; begin < row.width; begin += M) {
-      sum = convolve_block<T, K, M>(row, channel, begin, sum);
+  constexpr int64_t lanes = Wide<T>::kLanes;
+  if (K == 3) {
+    // Few weights: the map is read in the order of memory.
+    for (int64_t begin = row.begin; begin < row.end; begin += M) {
+      for (int64_t channel = 0; channel < row.channels; channel += lanes) {
+        convolve_block<T, K, M>(row, channel, begin);
+      }
     }
-    if (row.stat != Stat::kNone) {
-      store_first(row.sums + channel, sum, row.channels - channel);
+  } else {
+    // The weights of one vector of channels fill a good part of the first-level cache.
+    for (int64_t channel = 0; channel < row.channels; channel += lanes) {
+      for (int64_t begin = row.begin; begin < row.end; begin += M) {
+        convolve_block<T, K, M>(row, channel, begin);
+      }
     }
   }
 }
@@ -155,7 +166,7 @@ void convolve_columns(const DepthwiseRow<T>& row) {
 template <typename T, int K>
 void convolve_size(const DepthwiseRow<T>& row) {
   // Maps of images of 224 have multiples of 7 columns.
-  if (row.width % 7 == 0) {
+  if ((row.end - row.begin) % 7 == 0) {
     convolve_columns<T, K, 7>(row);
   } else {
     convolve_columns<T, K, 8>(row);
@@ -196,11 +207,11 @@ void pack(int64_t width, int64_t channels, const T* source, int64_t source_ld, b
 }
 
 template <typename T>
-void layer_norm(int64_t width, int64_t channels, const T* x, const T* weight, const T* bias, T eps,
-                T* out) {
+void layer_norm(int64_t columns, int64_t channels, const T* x, const T* weight, const T* bias,
+                T eps, T* out) {
   constexpr int64_t lanes = Wide<T>::kLanes;
   const int64_t whole = channels / lanes * lanes;
-  for (int64_t column = 0; column < width; ++column, x += channels, out += channels) {
+  for (int64_t column = 0; column < columns; ++column, x += channels, out += channels) {
     V<T> sum = {};
     for (int64_t c = 0; c < whole; c += lanes) {
       sum += Wide<T>::load(x + c);

@@ -1,0 +1,402 @@
+"""The depthwise operators: backends against the definition in float64, and what torch knows."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from overlock_mm import ops
+from overlock_mm.ops import available_backends
+from overlock_mm.ops.contmix import backends as selection
+from overlock_mm.ops.contmix import extension
+from overlock_mm.ops.contmix.backends import select_backend
+from overlock_mm.ops.depthwise import reference
+from overlock_mm.ops.depthwise.backends import BACKENDS, Call
+from tests.tolerances import TOLERANCES, assert_close
+
+pytestmark = pytest.mark.usefixtures('nan_filled')
+
+needs_extension = pytest.mark.skipif(
+    extension.why_not_loaded() is not None,
+    reason=f'Backend cpu is not there: {extension.why_not_loaded()}',
+)
+NAMES = ('reference', pytest.param('cpu', marks=needs_extension))
+ROOT = Path(__file__).resolve().parents[2]
+LAYOUTS = ('channels_last', 'contiguous', 'strided')
+EPS = 1e-6
+
+
+class Shape(NamedTuple):
+    """Sizes of a call."""
+
+    batch: int
+    channels: int
+    height: int
+    width: int
+    kernel_size: int
+
+    def __str__(self):
+        return f'b{self.batch}c{self.channels}-{self.height}x{self.width}-k{self.kernel_size}'
+
+
+#: All kernel sizes; channels that fill vectors and that do not, one and several panels; maps of
+#: one pixel, row or column, smaller and larger than the kernel, and of several strips.
+SHAPES = (
+    Shape(1, 1, 1, 1, 3),
+    Shape(2, 16, 7, 7, 3),
+    Shape(1, 75, 9, 14, 3),
+    Shape(1, 160, 5, 17, 3),
+    Shape(3, 5, 1, 9, 5),
+    Shape(2, 32, 12, 1, 5),
+    Shape(2, 48, 7, 7, 7),
+    Shape(1, 24, 4, 11, 9),
+    Shape(1, 33, 15, 6, 11),
+    Shape(2, 64, 14, 14, 13),
+    Shape(1, 17, 8, 20, 15),
+    Shape(1, 16, 20, 61, 17),
+    Shape(1, 40, 3, 5, 17),
+)
+#: Operator and options: everything that can be asked for at least once.
+OPTIONS = (
+    ('depthwise_conv2d', {}),
+    ('depthwise_conv2d', {'gelu_input': True}),
+    ('depthwise_conv2d', {'gelu_output': True, 'addend': True}),
+    ('depthwise_conv2d_norm', {}),
+    ('depthwise_conv2d_stats', {'stat': 'mean', 'addend': True}),
+    ('depthwise_conv2d_stats', {'stat': 'norm', 'gelu_input': True}),
+)
+
+
+def normal(*sizes, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(sizes, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def as_layout(tensor, layout):
+    """The same [B, C, H, W] values with other strides."""
+    if layout == 'contiguous':
+        return tensor
+    if layout == 'channels_last':
+        return tensor.contiguous(memory_format=torch.channels_last)
+    view = tensor.new_zeros([2 * n for n in reversed(tensor.shape)])[(slice(1, None, 2),) * 4]
+    return view.permute(3, 2, 1, 0).copy_(tensor)
+
+
+def arguments(shape, op, options, dtype=torch.float32, layout='channels_last', bias=True):
+    """Positional arguments and keyword arguments of a call."""
+    b, c, h, w, k = shape
+    x, addend = (as_layout(normal(b, c, h, w, seed=s, dtype=dtype), layout) for s in (0, 1))
+    weight = normal(c, 1, k, k, seed=2, dtype=dtype) / k
+    if layout == 'channels_last':
+        weight = ops.channels_innermost(weight)
+    positional = [x, weight, normal(c, seed=3, dtype=dtype) if bias else None]
+    if op == 'depthwise_conv2d_norm':
+        positional += [normal(c, seed=s, dtype=dtype) for s in (4, 5)] + [EPS]
+    options = dict(options)
+    if options.pop('addend', False):
+        options['addend'] = addend
+    return positional, options
+
+
+def as_tuple(results):
+    return results if isinstance(results, tuple) else (results,)
+
+
+def expected_of(op, positional, options):
+    """The definition in float64."""
+
+    def double(value):
+        return value.double() if isinstance(value, torch.Tensor) else value
+
+    everything = {'addend': None, 'gelu_input': False, 'gelu_output': False, **options}
+    if op == 'depthwise_conv2d_norm':
+        everything = {}
+    elif op == 'depthwise_conv2d_stats':
+        everything.pop('gelu_output')
+    return as_tuple(
+        getattr(reference, op)(
+            *map(double, positional), **{name: double(v) for name, v in everything.items()}
+        )
+    )
+
+
+def assert_right(shape, op, options, backend, **how):
+    positional, options = arguments(shape, op, options, **how)
+    results = as_tuple(getattr(ops, op)(*positional, **options, backend=backend))
+    expected = expected_of(op, positional, options)
+    x = positional[0]
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.dtype == x.dtype
+        if result.dim() == 4:
+            like = torch.empty(x.shape, memory_format=torch.channels_last)
+            assert result.stride() == like.stride()
+        assert_close(result, wanted)
+
+
+@pytest.mark.parametrize('backend', NAMES)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_against_the_definition(shape, op, options, dtype, backend):
+    assert_right(shape, op, options, backend, dtype=dtype)
+
+
+@pytest.mark.parametrize('backend', NAMES)
+@pytest.mark.parametrize('layout', LAYOUTS[1:])
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_any_strides_and_no_bias(op, options, layout, backend):
+    assert_right(SHAPES[2], op, options, backend, layout=layout, bias=False)
+
+
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_an_empty_batch(op, options):
+    positional, options = arguments(SHAPES[1]._replace(batch=0), op, options)
+    for result in as_tuple(getattr(ops, op)(*positional, **options)):
+        assert result.shape[:2] == (0, 16)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_low_precision_takes_the_reference(op, options, dtype):
+    positional, options = arguments(SHAPES[1], op, options, dtype=dtype)
+    positional[1:] = [x.float() if isinstance(x, torch.Tensor) else x for x in positional[1:]]
+    results = as_tuple(getattr(ops, op)(*positional, **options))
+    for result, wanted in zip(results, expected_of(op, positional, options), strict=True):
+        assert result.dtype == dtype
+        # Activations between the steps are rounded too.
+        bound = 4 * TOLERANCES[dtype] * wanted.abs().max()
+        assert (result.double() - wanted).abs().max() <= bound
+
+
+@needs_extension
+def test_gelu_within_its_bound():
+    """Off by 2e-7 |x| at most, for all magnitudes."""
+    x = torch.cat([torch.linspace(-12, 12, 200_000), torch.logspace(-30, 38, 2_000)])
+    x = torch.cat([x, -x])
+    identity = torch.zeros(1, 1, 3, 3)
+    identity[..., 1, 1] = 1
+    out = ops.depthwise_conv2d(x.view(-1, 1, 1, 1), identity, gelu_output=True, backend='cpu')
+    error = (out.flatten().double() - F.gelu(x.double())).abs()
+    assert (error <= 2e-7 * x.double().abs()).all()
+
+
+@needs_extension
+def test_gelu_of_broken_values():
+    x = torch.tensor([float('nan'), float('inf'), float('-inf'), 0.0, -0.0]).view(1, 5, 1, 1)
+    identity = torch.zeros(5, 1, 3, 3)
+    identity[..., 1, 1] = 1
+    for which in ('gelu_input', 'gelu_output'):
+        out = ops.depthwise_conv2d(x, identity, backend='cpu', **{which: True}).flatten()
+        assert out[0].isnan()
+        assert out[1] == float('inf')
+        assert out[2].abs() < 2e-7
+        assert out[3] == out[4] == 0
+
+
+@needs_extension
+def test_broken_values_stay_in_the_windows_that_hold_them():
+    x = normal(1, 20, 6, 9)
+    x[0, 3, 0, 0] = float('nan')
+    finite = ops.depthwise_conv2d(x, normal(20, 1, 5, 5), backend='cpu').isfinite()
+    assert not finite[0, 3, :3, :3].any()
+    finite[0, 3, :3, :3] = True
+    assert finite.all()
+
+
+@needs_extension
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_results_do_not_depend_on_the_number_of_threads(op, options):
+    results = []
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            for shape in (Shape(1, 200, 30, 30, 3), Shape(2, 100, 6, 60, 7)):
+                positional, keywords = arguments(shape, op, options)
+                results.append(getattr(ops, op)(*positional, **keywords, backend='cpu'))
+    finally:
+        torch.set_num_threads(threads)
+    for first, *others in (results[0::2], results[1::2]):
+        for other in others:
+            assert all(map(torch.equal, as_tuple(first), as_tuple(other)))
+
+
+RUN_TABLE = """
+import torch
+from tests.ops.test_depthwise import OPTIONS, SHAPES, assert_right, test_gelu_within_its_bound
+print(torch.backends.cpu.get_cpu_capability())
+for shape in SHAPES:
+    for op, options in OPTIONS:
+        assert_right(shape, op, options, 'cpu')
+assert_right(SHAPES[2], *OPTIONS[3], 'cpu', dtype=torch.float64)
+test_gelu_within_its_bound()
+"""
+
+
+@needs_extension
+@pytest.mark.parametrize('capability', ['default', 'avx2'])
+def test_kernels_of_other_instruction_sets(capability):
+    """This process runs the widest kernels that the machine has; others run the rest."""
+    env = {**os.environ, 'ATEN_CPU_CAPABILITY': capability}
+    run = subprocess.run(
+        [sys.executable, '-c', RUN_TABLE], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert capability.upper() in run.stdout
+
+
+def operator_call(op, options, backend, dtype=torch.float32):
+    """The registered operator and its arguments, leaves that ask for gradients."""
+    positional, options = arguments(Shape(2, 6, 5, 4, 3), op, options, dtype=dtype)
+    leaves = [x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in positional]
+    if op == 'depthwise_conv2d_norm':
+        rest = [backend]
+    else:
+        addend = options.get('addend')
+        addend = addend.requires_grad_() if addend is not None else None
+        flags = [addend, options.get('gelu_input', False)]
+        last = 'gelu_output' if op == 'depthwise_conv2d' else 'stat'
+        rest = [*flags, options.get(last, False), backend]
+    return getattr(torch.ops.overlock_mm, op).default, [*leaves, *rest]
+
+
+@pytest.mark.parametrize('backend', NAMES)
+@pytest.mark.parametrize(('op', 'options'), OPTIONS[2:5], ids=str)
+def test_opcheck(op, options, backend):
+    torch.library.opcheck(*operator_call(op, options, backend))
+
+
+@pytest.mark.parametrize('backend', NAMES)
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_first_and_second_derivatives(op, options, backend):
+    operator, values = operator_call(op, options, backend, torch.float64)
+    where = [i for i, x in enumerate(values) if isinstance(x, torch.Tensor)]
+
+    def function(*tensors):
+        replaced = list(values)
+        for i, tensor in zip(where, tensors, strict=True):
+            replaced[i] = tensor
+        return operator(*replaced)
+
+    tensors = [values[i] for i in where]
+    assert torch.autograd.gradcheck(function, tensors, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
+
+
+def test_an_argument_computed_from_another():
+    """Each argument gets the gradient of its own place only."""
+    x, weight = (
+        normal(*sizes, dtype=torch.float64).requires_grad_()
+        for sizes in ((1, 4, 5, 5), (4, 1, 3, 3))
+    )
+    (got,) = torch.autograd.grad(ops.depthwise_conv2d(x, weight, addend=2 * x).sum(), x)
+    (wanted,) = torch.autograd.grad((F.conv2d(x, weight, padding=1, groups=4) + 2 * x).sum(), x)
+    assert_close(got, wanted)
+
+
+@pytest.mark.parametrize('backend', NAMES)
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_compiled_into_one_graph(op, options, backend):
+    positional, options = arguments(SHAPES[1], op, options, layout='contiguous')
+
+    def function(*values):
+        return getattr(ops, op)(*values, **options, backend=backend)
+
+    torch.compiler.reset()  # each case counts as a recompilation of one function
+    compiled = torch.compile(function, fullgraph=True, backend='aot_eager')
+    for result, wanted in zip(
+        as_tuple(compiled(*positional)), as_tuple(function(*positional)), strict=True
+    ):
+        assert result.stride() == wanted.stride()
+        assert torch.equal(result, wanted)
+
+
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_autocast_lowers_the_activations(op, options):
+    positional, options = arguments(SHAPES[1], op, options)
+    lowered = [positional[0].bfloat16(), *positional[1:]]
+    low_options = {k: v.bfloat16() if k == 'addend' else v for k, v in options.items()}
+    expected = as_tuple(getattr(ops, op)(*lowered, **low_options))
+    with torch.autocast('cpu', torch.bfloat16):
+        results = as_tuple(getattr(ops, op)(*positional, **options))
+    assert all(map(torch.equal, results, expected))
+
+
+def test_channels_innermost_survives_loading():
+    weight = normal(6, 1, 3, 3)
+    innermost = ops.channels_innermost(weight)
+    assert torch.equal(innermost, weight)
+    assert innermost.stride(0) == 1
+    conv = torch.nn.Conv2d(6, 6, 3, groups=6, bias=False)
+    conv.weight = torch.nn.Parameter(ops.channels_innermost(conv.weight.detach()))
+    conv.load_state_dict({'weight': weight})
+    assert conv.weight.stride(0) == 1
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'message'),
+    [
+        (dict(x=normal(4, 5, 5)), ValueError, r'x must be \[B, C, H, W\].*\[4, 5, 5\]'),
+        (dict(x=normal(1, 4, 0, 5)), ValueError, r'at least one channel, row and column'),
+        (dict(x=torch.ones(1, 4, 5, 5).int()), TypeError, 'x must be a floating point tensor'),
+        (dict(weight=normal(4, 1, 4, 4)), ValueError, 'odd number between 3 and 17, got 4 x 4'),
+        (dict(weight=normal(4, 1, 19, 19)), ValueError, 'between 3 and 17, got 19 x 19'),
+        (dict(weight=normal(4, 1, 3, 5)), ValueError, 'got 3 x 5'),
+        (dict(weight=normal(4, 4, 3, 3)), ValueError, r'C = 4 as in x, got \[4, 4, 3, 3\]'),
+        (dict(bias=normal(5)), ValueError, r'bias must be \[C\] = \[4\], got \[5\]'),
+        (dict(bias=normal(4).double()), TypeError, 'bias torch.float64'),
+        (dict(addend=normal(1, 4, 5, 1)), ValueError, 'addend must have the shape of x'),
+        (dict(addend=normal(1, 4, 5, 5).double()), TypeError, 'addend must have the dtype of x'),
+        (dict(addend=normal(1, 4, 5, 5).to('meta')), ValueError, 'addend on meta'),
+        (dict(backend='gpu'), ValueError, "one of: cpu, reference; got 'gpu'"),
+        (dict(stat='max'), ValueError, "one of: mean, norm; got 'max'"),
+    ],
+)
+def test_wrong_arguments(change, error, message):
+    right = dict(x=normal(1, 4, 5, 5), weight=normal(4, 1, 3, 3), bias=normal(4))
+    with pytest.raises(error, match=message):
+        ops.depthwise_conv2d_stats(**{**right, **change})
+
+
+def test_wrong_arguments_of_the_norm():
+    x, weight, ones = normal(1, 4, 5, 5), normal(4, 1, 3, 3), torch.ones(4)
+    with pytest.raises(ValueError, match='norm_weight must be'):
+        ops.depthwise_conv2d_norm(x, weight, None, torch.ones(3), ones, EPS)
+    with pytest.raises(ValueError, match='eps must be positive, got 0'):
+        ops.depthwise_conv2d_norm(x, weight, None, ones, ones, 0)
+
+
+@pytest.fixture
+def no_extension(monkeypatch):
+    reason = 'the compiled extension overlock_mm._C is not installed. Remedy: build it.'
+    monkeypatch.setattr(extension, 'why_not_loaded', lambda: reason)
+    monkeypatch.setattr(selection, '_logged', set())
+
+
+def test_without_the_extension_the_library_runs_it(no_extension, caplog):
+    caplog.set_level(logging.INFO, 'overlock_mm')
+    for _ in range(2):
+        ops.depthwise_conv2d(normal(1, 4, 5, 5), normal(4, 1, 3, 3))
+    (record,) = caplog.records
+    assert record.levelno == logging.INFO
+    assert record.message == "depthwise_conv2d on cpu runs on backend 'reference'."
+
+
+def test_a_forced_backend_says_why_it_cannot(no_extension):
+    with pytest.raises(RuntimeError, match=r'float32 and float64, got .*float16.* \(2\) .*_C'):
+        ops.depthwise_conv2d(normal(1, 4, 5, 5).half(), normal(4, 1, 3, 3), backend='cpu')
+
+
+@needs_extension
+def test_selection():
+    call = Call('depthwise_conv2d', torch.device('cpu'), torch.float32)
+    assert list(available_backends(call)) == list(BACKENDS)
+    assert available_backends(call)['cpu'] == []
+    on_gpu = Call('depthwise_conv2d', torch.device('cuda'), torch.float32)
+    assert select_backend(on_gpu) is reference
