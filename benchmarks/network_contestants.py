@@ -87,7 +87,11 @@ def _inference(model: nn.Module, image: Tensor, layout: str) -> Contestant:
         with torch.inference_mode(), _precision(image.device):
             return model(image)
 
-    return Contestant(call, layout, lambda: model.eval().to(memory_format=LAYOUTS[layout]))
+    def prepare() -> None:
+        model.eval()  # mmpretrain's backbones do not return themselves
+        model.to(memory_format=LAYOUTS[layout])
+
+    return Contestant(call, layout, prepare)
 
 
 def _training_step(model: nn.Module, image: Tensor, layout: str) -> Contestant:
@@ -101,7 +105,11 @@ def _training_step(model: nn.Module, image: Tensor, layout: str) -> Contestant:
         optimizer.step()
         return optimizer.zero_grad()
 
-    return Contestant(call, layout, lambda: model.train().to(memory_format=LAYOUTS[layout]))
+    def prepare() -> None:
+        model.train()
+        model.to(memory_format=LAYOUTS[layout])
+
+    return Contestant(call, layout, prepare)
 
 
 @contextmanager

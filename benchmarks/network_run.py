@@ -55,7 +55,8 @@ class Models:
             torch.manual_seed(0)
             model = network.build()
             if form == 'deploy':
-                model.eval().switch_to_deploy()
+                model.eval()
+                model.switch_to_deploy()
             self._built[key] = model.to(self.device)
         return self._built[key]
 

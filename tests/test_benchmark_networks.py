@@ -118,6 +118,7 @@ def rivals_of_each_kind():
 
 @pytest.mark.parametrize('network', rivals_of_each_kind(), ids=lambda network: network.name)
 def test_rivals_have_four_outputs(network):
-    model = network.build().eval().to('meta')
+    model = network.build().to('meta')
+    model.eval()
     outputs = model(torch.empty(1, 3, 224, 224, device='meta'))
     assert [tuple(x.shape[-2:]) for x in outputs] == [(56, 56), (28, 28), (14, 14), (7, 7)]
