@@ -142,7 +142,7 @@ def _traced(part: Exportable, shape: tuple[int, int] | None, opset: int) -> byte
         torch.onnx.export(
             part,
             (image,),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # taken, though not declared
             dynamo=False,
             opset_version=opset,
             # What follows from weights is left to the runtime: it would make the file larger.

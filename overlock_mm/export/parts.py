@@ -25,7 +25,7 @@ class Exportable(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
 
 class ExportableBackbone(Exportable):
@@ -35,7 +35,7 @@ class ExportableBackbone(Exportable):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.output_names = tuple(f'output{i}' for i in model.out_indices)
+        self.output_names = tuple(f'output{i}' for i in self.model.out_indices)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """[B, 3, H, W] to one map per output of the backbone."""
@@ -92,6 +92,9 @@ class ExportableFeatures(Exportable):
 class Normalised(Exportable):
     """Takes raw RGB images, 0 to 255, and normalises them as in training."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, part: Exportable, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(part)
         self.task, self.output_names, self.note = part.task, part.output_names, part.note
@@ -103,7 +106,7 @@ class Normalised(Exportable):
         return self.model((image - self.mean) / self.std)
 
 
-def exportable(model: nn.Module) -> Exportable:
+def exportable(model: Any) -> Exportable:
     """The part of a model that can be exported, by its kind.
 
     Args:
