@@ -21,7 +21,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-upstream test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
+.PHONY: help env demo gallery test test-upstream test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,11 @@ help: ## Show this list
 env: ## Set up .venv: 3 min, the first time on a machine 13 min (2 cores)
 	@$(LAUNCH) tools/setup_env.py
 
-demo: env ## Train and test a small detector on drawn images: 12 min (2 cores)
+demo: env ## Train and test three small models on drawn images: 25 min (2 cores)
 	$(CPU) $(PY) tools/run_demo.py --work-dir work_dirs/demo
+
+gallery: env ## Make docs/gallery.md anew from the models of `make demo`: 5 min (2 cores)
+	$(CPU) $(PY) tools/make_gallery.py --work-dir work_dirs/demo
 
 test: lint ## Lint, type check and all tests
 	$(CPU) $(ONE_THREAD) $(PY) -m pytest --durations=15

@@ -178,6 +178,8 @@ setup(
             '.mim/configs/**/*.yml',
             'configs/*/*.py',
         ],
+        # Templates of the page that explores dynamic kernels.
+        'overlock_mm.analysis': ['explorer_page/*'],
         # mmcv's folder shape: the sources travel with the package.
         'overlock_mm.ops': ['csrc/**/*'],
     },

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from benchmarks import depthwise
+from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.models.arch import ARCHS
 from overlock_mm.models.contmix import REGION_GRID
 
@@ -101,8 +103,14 @@ def floor_bytes(tensors: list[Tensor], backward: bool) -> int:
     return 3 * inputs + 2 * output if backward else inputs + output
 
 
-def all_cases() -> Iterator[Case]:
+def all_cases() -> Iterator[Case | DepthwiseCase]:
     """The registry, small first."""
+    yield from contmix_cases()
+    yield from depthwise.all_cases()
+
+
+def contmix_cases() -> Iterator[Case]:
+    """ContMix and the aggregation."""
     yield Case('neighborhood_aggregate', 8, 8, 16, 14, 14, 13, 'the case known from NATTEN 0.17')
     for image, batches in IMAGES.items():
         for batch in batches:

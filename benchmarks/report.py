@@ -26,6 +26,9 @@ a case whose output or gradients differ from the reference is not reported.
   backend folds affinity and projection into one smaller product, so its figure may exceed
   what its arithmetic units do.
 - *memory* is the peak of forward and backward beyond the inputs.
+- *depthwise* cases are those of the deployed network, forward only, maps in channels_last
+  memory: LayerNorm of the result (*norm*), its mean (*mean*), GELU before and the L2 norm
+  of the result (*mlp*). Their *chain* is one library function after the other, also on NCHW maps.
 """
 PARTS = {'forward': 'Forward', 'forward_backward': 'Forward and backward'}
 
@@ -62,6 +65,8 @@ def _device(content: dict) -> list[str]:
         groups.setdefault((result['case']['op'], result['dtype']), []).append(result)
     for (op, dtype), group in groups.items():
         for part, title in PARTS.items():
+            if part not in group[0]:
+                continue
             sections += [f'#### {op}, {dtype}: {title.lower()}\n', _table(group, part)]
     if content['refused']:
         sections.append('Not reported, because the result was not that of the reference:\n')
@@ -82,7 +87,7 @@ def _table(group: list[dict], part: str) -> str:
         backend = result['ours'][0] if result['ours'] else rivals[0]
         ours = contestants[backend]
         measured = ours[part]
-        line = [case['origin'], case['batch'], case['groups'], case['channels']]
+        line = [case['origin'], case['batch'], case.get('groups', ''), case['channels']]
         line += [f'{case["height"]} x {case["width"]}', case['kernel_size'], backend]
         line.append(f'{measured["median_ms"]:.3g} ({measured["spread_ms"]:.2g})')
         line += [_times(contestants.get(name), part) for name in rivals]

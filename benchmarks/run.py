@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import cases, contestants, measure
+from benchmarks import cases, contestants, depthwise, measure
 from benchmarks.cases import Case
+from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops.contmix import reference, reference_backend
+from overlock_mm.ops.depthwise.backends import BACKENDS
 
 logger = logging.getLogger('benchmarks')
 
@@ -110,6 +112,32 @@ def run_case(
     return result
 
 
+def run_depthwise_case(
+    case: DepthwiseCase, device: torch.device, dtype: torch.dtype, budget: float, rivals: str
+) -> dict:
+    """As :func:`run_case`, forward only.
+
+    Raises:
+        Mismatch: A contestant gives another result than the definition.
+    """
+    tensors = case.arguments(device, dtype)
+    expected = list(depthwise.expected_results(case, tensors))
+    timed: dict[str, dict] = {}
+    for name, function in depthwise.functions(case, tensors).items():
+        if name not in BACKENDS and not re.search(rivals, name):
+            continue
+        check(name, list(function()), expected, dtype)
+        timed[name] = depthwise.times(case, function, device, budget)
+        logger.info('  %-26s forward %9.3f ms', name, timed[name]['forward']['median_ms'])
+    return {
+        'case': case.as_dict(),
+        'dtype': str(dtype).removeprefix('torch.'),
+        'ours': [name for name in timed if name in BACKENDS],
+        'contestants': timed,
+        'forward': {'bytes': case.floor_bytes(tensors), 'flops': case.forward_flops()},
+    }
+
+
 def _times(
     function: contestants.Contestant,
     tensors: list[Tensor],
@@ -177,8 +205,9 @@ def run(
             continue
         for dtype in dtypes:
             logger.info('%s %s', case.name, dtype)
+            measure_case = run_depthwise_case if isinstance(case, DepthwiseCase) else run_case
             try:
-                result = run_case(case, device, dtype, budget, rivals)
+                result = measure_case(case, device, dtype, budget, rivals)
             except Mismatch as error:
                 logger.error('Not reported: %s', error)
                 refused.append(f'{case.name} {dtype}: {error}')
@@ -189,7 +218,8 @@ def run(
         raise RuntimeError(f'No case was measured; pattern {pattern!r}, refused: {refused}.')
     measure.return_freed_memory()
     for result, case, dtype in done:
-        add_memory(result, case, device, dtype)
+        if isinstance(case, Case):
+            add_memory(result, case, device, dtype)
     slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
     path = results / f'{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
     content = {'machine': machine, 'results': [r for r, _, _ in done], 'refused': refused}

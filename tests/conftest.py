@@ -8,7 +8,12 @@ from mmengine.visualization import Visualizer
 
 @pytest.fixture(autouse=True)
 def fresh_globals_of_mmengine():
-    """Each test starts without a default scope, a current visualizer and loggers.
+    """Each test starts without a default scope, a current visualizer and loggers."""
+    forget_globals_of_mmengine()
+
+
+def forget_globals_of_mmengine():
+    """Let the next run be as if it were the first of its process.
 
     A run's logger is named by the second in which it starts: two tests within one second would
     share it, and the second would write to the captured streams of the first.

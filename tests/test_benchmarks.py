@@ -7,10 +7,14 @@ import torch
 
 from benchmarks import cases, contestants, report, run
 from benchmarks.cases import Case
+from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops import contmix
 
 TINY = Case('contmix', 1, 2, 4, 6, 7, 5, 'a test')
 TINY_AGGREGATE = Case('neighborhood_aggregate', 1, 2, 4, 6, 7, 3, 'a test')
+TINY_DEPTHWISE = tuple(
+    DepthwiseCase(f'depthwise_{what}', 1, 6, 5, 4, 3, 'a test') for what in ('norm', 'mean', 'mlp')
+)
 CPU = torch.device('cpu')
 
 
@@ -48,6 +52,20 @@ def test_results_become_a_page(tiny_cases, tmp_path):
     assert page.endswith('## GPU\n\nnot measured\n')
 
 
+def test_depthwise_cases_are_forward_only(tiny_cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(cases, 'all_cases', lambda: TINY_DEPTHWISE)
+    path = run.run(CPU, '', budget=0, rivals='', results=tmp_path)
+    results = json.loads(path.read_text())['results']
+    assert [r['case']['name'] for r in results] == [case.name for case in TINY_DEPTHWISE]
+    for result in results:
+        assert {'chain', 'chain, NCHW'} <= set(result['contestants'])
+        assert all(list(times) == ['forward'] for times in result['contestants'].values())
+    page = report.write(tmp_path, tmp_path / 'page.md').read_text()
+    assert '#### depthwise_mlp, float32: forward\n' in page
+    assert 'forward and backward' not in page.split('## CPU')[1]
+    assert '| a test | 1 |  | 6 | 5 x 4 | 3 |' in page
+
+
 def test_a_wrong_result_is_not_reported(tiny_cases, tmp_path, monkeypatch):
     backends = contestants.backends
 
@@ -75,8 +93,9 @@ def test_rivals_are_the_same_operator(case):
 
 
 def test_the_registry_has_the_shapes_of_the_published_variants():
-    registered = list(cases.all_cases())
-    assert len({case.name for case in registered}) == len(registered)
+    everything = list(cases.all_cases())
+    assert len({case.name for case in everything}) == len(everything)
+    registered = list(cases.contmix_cases())
     sizes = {(c.batch, c.groups, c.channels, c.height, c.width, c.kernel_size) for c in registered}
     # Variant T, stage 3 on an image of the COCO size, and stage 4 on one of ImageNet.
     assert {(2, 8, 16, 50, 80, 13), (2, 8, 16, 50, 80, 5), (64, 16, 16, 7, 7, 7)} <= sizes

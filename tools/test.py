@@ -15,7 +15,6 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
-from mmengine.runner import Runner
 
 from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
 from overlock_mm.utils.cli import (
@@ -27,7 +26,9 @@ from overlock_mm.utils.cli import (
     unwrapped,
 )
 from overlock_mm.utils.config import innermost_dataset
+from overlock_mm.utils.data_checks import DataError
 from overlock_mm.utils.preflight import check_data, check_output_file, check_work_dir
+from overlock_mm.utils.runner import build_runner
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -90,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     with readable_errors():
         cfg = load_run_config(args)
         weights = state_dict_of(read_checkpoint(args.checkpoint), args.checkpoint)
-        check_data(cfg, ('test',))
         check_work_dir(cfg.work_dir)
+        check_data(cfg, ('test',))
         cfg.load_from = args.checkpoint
         if args.out is not None:
             check_output_file(args.out, ('.pkl', '.pickle'))
@@ -104,12 +105,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             enable_drawing(cfg, args.show_dir)
         if args.tta:
             enable_tta(cfg)
-        runner = Runner.from_cfg(cfg)
+        cfg.pop('runner_type', None)  # of a run that shards its model: for a test it is whole
+        runner = build_runner(cfg)
         check_compatible(unwrapped(runner.model), weights, args.checkpoint)
         del weights
     if args.out is not None:
         runner.test_evaluator.metrics.append(results_writer(cfg, args.out))
-    metrics = {name: float(value) for name, value in runner.test().items()}
+    with readable_errors((DataError,)):
+        metrics = {name: float(value) for name, value in runner.test().items()}
     if is_main_process():
         dump(metrics, Path(cfg.work_dir, 'metrics.json'), indent=2)
     return metrics

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from overlock_mm.checkpoint import (
@@ -27,12 +27,15 @@ from overlock_mm.utils.cli import (
     readable_errors,
     unwrapped,
 )
+from overlock_mm.utils.data_checks import DataError
 from overlock_mm.utils.preflight import (
     check_data,
     check_initial_weights,
+    check_sharding,
     check_work_dir,
     find_checkpoint_to_resume,
 )
+from overlock_mm.utils.runner import build_runner
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -126,25 +129,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     load_tensors_only()
     with readable_errors():
         cfg = load_run_config(args)
-        check_data(cfg, ('train', 'val'))
+        check_sharding(cfg)
         check_initial_weights(cfg)
         check_work_dir(cfg.work_dir)
+        check_data(cfg, ('train', 'val'))
         if args.amp:
             enable_amp(cfg)
         if args.auto_scale_lr:
             enable_lr_scaling(cfg)
         apply_resume(cfg, args.resume)
         weights = read_starting_weights(cfg) if cfg.load_from else None
-        runner = Runner.from_cfg(cfg)
+        runner = build_runner(cfg)
+        # A FlexibleRunner has the model's settings only, until it trains.
+        model = MODELS.build(runner.model) if isinstance(runner.model, dict) else runner.model
         if weights is not None:
-            check_starting_weights(unwrapped(runner.model), weights, cfg)
-        del weights
-    try:
+            check_starting_weights(unwrapped(model), weights, cfg)
+        del model, weights
+    # Pretrained weights are fetched before the first step, and images are read.
+    with readable_errors((CheckpointError, DataError)):
         runner.train()
-    except CheckpointError as error:
-        # Pretrained weights are fetched here, before the first step.
-        with readable_errors():
-            raise error
 
 
 if __name__ == '__main__':

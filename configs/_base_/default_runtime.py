@@ -13,6 +13,9 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 
+# Whether tools/train.py also writes what TensorBoard reads, into the run's folder `vis_data`.
+tensorboard = False
+
 env_cfg = dict(
     # Image sizes change from batch to batch: timing algorithms for each costs more than it saves.
     cudnn_benchmark=False,

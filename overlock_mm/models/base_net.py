@@ -1,13 +1,16 @@
 """Base-Net: stem and the first three stages (paper figure 3)."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overlock_mm.models.arch import OverLoCKArch
 from overlock_mm.models.blocks import BasicBlock
 from overlock_mm.models.layers import ConvNorm
+from overlock_mm.models.lean import lean
 
 
 class Stem(nn.Sequential):
@@ -24,6 +27,13 @@ class Stem(nn.Sequential):
             nn.GELU(),
             ConvNorm(channels, channels, 3, norm_cfg),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = [layer for layer in self if isinstance(layer, ConvNorm)]
+        x = layers[0].conv(x)
+        for layer, following in pairwise(layers):
+            x = lean(x, layer.norm, F.gelu, following.conv)
+        return layers[-1].norm(x)
 
 
 class BaseNet(nn.Module):

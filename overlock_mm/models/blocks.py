@@ -52,6 +52,6 @@ class BasicBlock(RecomputableBlock):
     def compute(self, x: Tensor) -> Tensor:
         """[B, D, H, W] to the same shape."""
         x = self.dwconv(x)
-        y = self.large_norm(self.large_conv(self.norm(x)))
-        y = self.mlp(self.se(y))
+        y = self.large_conv(x, self.norm)
+        y = self.mlp(y, self.large_norm, self.se)
         return self.layer_scale(x) + self.drop_path(y)

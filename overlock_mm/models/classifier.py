@@ -92,6 +92,21 @@ class OverLoCKClsHead(ClsHead):
             losses['loss_aux'] = self.auxiliary_loss_weight * aux['loss']
         return losses
 
+    def predict(
+        self, feats: Sequence[Tensor], data_samples: list[DataSample] | None = None
+    ) -> list[DataSample]:
+        """Predictions of the main classifier as mmpretrain has them.
+
+        With an auxiliary head, each sample also carries its probabilities [num_classes] as
+        ``auxiliary_score``.
+        """
+        data_samples = super().predict(feats, data_samples)
+        if self.auxiliary:
+            scores = self.forward_auxiliary(feats).softmax(1)
+            for sample, score in zip(data_samples, scores, strict=True):
+                sample.set_field(score, 'auxiliary_score')
+        return data_samples
+
     def drop_auxiliary(self) -> None:
         """Remove the auxiliary classifier, which teaches in training only; twice is once."""
         if self.auxiliary:

@@ -1,7 +1,7 @@
 """ContMix, the context-mixing dynamic convolution (paper section 3.3)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from overlock_mm import ops
 from overlock_mm.models.layers import ConvNorm, build_norm
+from overlock_mm.models.lean import lean
 
 #: Side of the grid of region centres that a token is compared with.
 REGION_GRID = 7
@@ -24,6 +25,22 @@ def enlarged_size(height: int, width: int, kernel_size: int) -> tuple[int, int]:
         return kernel_size, int(kernel_size / height * width)
     # max: for some K, K / W * H of a square map truncates to K - 1.
     return max(kernel_size, int(kernel_size / width * height)), kernel_size
+
+
+class KernelParameters(NamedTuple):
+    """What makes one of a ContMix's two kernels.
+
+    Args:
+        size: K.
+        proj_weight: From affinities to logits, [K*K, S].
+        proj_bias: [K*K].
+        rpb: Relative position bias [G, 2K-1, 2K-1].
+    """
+
+    size: int
+    proj_weight: Tensor
+    proj_bias: Tensor
+    rpb: Tensor
 
 
 class ContMix(nn.Module):
@@ -87,49 +104,66 @@ class ContMix(nn.Module):
             [B, D, H, W].
         """
         height, width = value.shape[-2:]
-        enlarge = min(height, width) < self.kernel_sizes[1]
-        if enlarge:
-            size = enlarged_size(height, width, self.kernel_sizes[1])
-            query, key, value = (
-                F.interpolate(x, size, mode='bilinear', align_corners=False)
-                for x in (query, key, value)
-            )
-        out = self._mix(self.query(query), self._region_keys(key), value)
-        if enlarge:
-            out = F.adaptive_avg_pool2d(out, (height, width))
-        return self.out_norm(self.out_proj(out))
+        query, key, value = self.enlarged(query, key, value)
+        halves = self._mix(*self.project(query, key), value)
 
-    def _region_keys(self, key: Tensor) -> Tensor:
-        return self.key(F.adaptive_avg_pool2d(key, REGION_GRID))
+        def join(*halves: Tensor) -> Tensor:
+            out = torch.cat(halves, 1)
+            if out.shape[-2:] != (height, width):
+                out = F.adaptive_avg_pool2d(out, (height, width))
+            return out
 
-    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Both kernels over the projected query, the region keys and the values."""
-        query = query.unflatten(1, (self.groups, -1))  # [B, G, Cq, H, W]
-        key = key.flatten(2).unflatten(1, (self.groups, -1))  # [B, G, Cq, S]
-        halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
-        taps = [k * k for k in self.kernel_sizes]
+        return self.out_norm(lean(halves, join, self.out_proj))
+
+    def enlarged(self, *maps: Tensor) -> tuple[Tensor, ...]:
+        """The maps [B, *, H, W] as they are mixed: resized if smaller than the large window."""
+        height, width = maps[0].shape[-2:]
+        if min(height, width) >= self.kernel_sizes[1]:
+            return maps
+        size = enlarged_size(height, width, self.kernel_sizes[1])
+        return tuple(F.interpolate(x, size, mode='bilinear', align_corners=False) for x in maps)
+
+    def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Each token's query and each region's key, per group.
+
+        Args:
+            query: [B, query_channels, H, W], enlarged where needed.
+            key: [B, key_channels, H, W], likewise.
+
+        Returns:
+            [B, G, Cq, H, W] and [B, G, Cq, S].
+        """
+        query = self.query(query)
+        key = self.key(F.adaptive_avg_pool2d(key, REGION_GRID))
+        return query.unflatten(1, (self.groups, -1)), key.flatten(2).unflatten(1, (self.groups, -1))
+
+    def kernel_parameters(self) -> list[KernelParameters]:
+        """What makes the logits of the small kernel and of the large one from affinities."""
+        taps = [size * size for size in self.kernel_sizes]
         weights = self.kernel_proj.weight.flatten(1).split(taps)
         biases = self.kernel_proj.bias.split(taps)  # type: ignore[union-attr]  # it has one
+        tables = (self.rpb_small, self.rpb_large)
+        return [
+            KernelParameters(*parts)
+            for parts in zip(self.kernel_sizes, weights, biases, tables, strict=True)
+        ]
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Both kernels over the queries, the region keys and a half of the values [B, D, H, W]."""
+        halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
         out = [
             ops.contmix(
                 query,
                 key,
                 half,
-                weight,
-                bias,
-                rpb,
-                kernel_size,
+                kernel.proj_weight,
+                kernel.proj_bias,
+                kernel.rpb,
+                kernel.size,
                 scale=self.scale,
                 backend=self.backend,
             )
-            for half, weight, bias, rpb, kernel_size in zip(
-                halves,
-                weights,
-                biases,
-                (self.rpb_small, self.rpb_large),
-                self.kernel_sizes,
-                strict=True,
-            )
+            for half, kernel in zip(halves, self.kernel_parameters(), strict=True)
         ]
         # Maps of [B, D / 2, H, W] keep channels_last, a stack of [B, G, C, H, W] would not.
-        return torch.cat([half.flatten(1, 2) for half in out], 1)
+        return tuple(half.flatten(1, 2) for half in out)

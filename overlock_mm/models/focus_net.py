@@ -20,6 +20,7 @@ from overlock_mm.models.layers import (
     SqueezeExcite,
     build_norm,
 )
+from overlock_mm.models.lean import lean
 from overlock_mm.models.recompute import RecomputableBlock
 from overlock_mm.models.reparam import DilatedReparamConv
 
@@ -35,7 +36,7 @@ class Fusion(nn.Module):
         self.grn = GRN(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.grn(self.proj(F.gelu(self.norm(self.dwconv(x)))))
+        return self.grn(lean(x, self.dwconv, self.norm, F.gelu, self.proj))
 
 
 class DynamicBlock(RecomputableBlock):
@@ -113,21 +114,26 @@ class DynamicBlock(RecomputableBlock):
         Returns:
             New features and context, concatenated: [B, D + C4/4, H, W].
         """
-        if not self.is_first:
-            context = self.context_scale(context) + self.prior_scale(prior)
-        z = self.dwconv1(torch.cat((x, context), 1))
-        skip = z
+        z = skip = lean((x, context, prior), self._join, self.dwconv1)
         z = self.norm1(z)
         fused = self.fusion(z)
         query, key = z.split(self.split_sizes, 1)
         mixed = self.contmix(query, key, fused)
-        local = self.local_norm(self.local_conv(fused))
-        y = self.se(mixed + local) * F.silu(self.gate(fused))
-        y = self.out_proj(self.out_norm(y))
+        local = self.local_conv(fused)
+        gate = self.gate.conv(fused)
+        y = lean((mixed, local, gate), self._gated, self.out_norm, self.out_proj)
         z = self.layer_scale1(skip) + self.drop_path(y)
 
         z = self.dwconv2(z)
-        return self.layer_scale2(z) + self.drop_path(self.mlp(self.norm2(z)))
+        return self.layer_scale2(z) + self.drop_path(self.mlp(z, self.norm2))
+
+    def _join(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
+        if not self.is_first:
+            context = self.context_scale(context) + self.prior_scale(prior)
+        return torch.cat((x, context), 1)
+
+    def _gated(self, mixed: Tensor, local: Tensor, gate: Tensor) -> Tensor:
+        return self.se(mixed + self.local_norm(local)) * F.silu(self.gate.norm(gate))
 
 
 class FocusNet(nn.Module):

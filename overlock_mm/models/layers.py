@@ -1,11 +1,13 @@
 """The small layers that all blocks share (NCHW maps throughout)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from overlock_mm.models.lean import lean
 
 LAYER_NORM_EPS = 1e-6
 
@@ -69,7 +71,10 @@ class LayerScale(nn.Module):
 
 
 class GRN(nn.Module):
-    """Global response normalisation (ConvNeXt V2, section 3): ``(gamma * n + 1) * x + beta``."""
+    """Global response normalisation (ConvNeXt V2, section 3): ``(gamma * n + 1) * x + beta``.
+
+    Norms are taken in float32 at least; the result has the dtype of ``x``.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,9 +82,12 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True)
+        # In float16 the norm of a large map overflows, and infinity over infinity is NaN.
+        wide = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True, dtype=wide)
         response = norm / (norm.mean(dim=1, keepdim=True) + 1e-6)
-        return torch.addcmul(self.beta, self.gamma * response + 1, x)
+        factor = (self.gamma * response + 1).to(x.dtype)
+        return torch.addcmul(self.beta.to(x.dtype), factor, x)
 
 
 class SqueezeExcite(nn.Module):
@@ -116,8 +124,10 @@ class ConvMLP(nn.Module):
         self.grn = GRN(hidden)
         self.reduce = nn.Conv2d(hidden, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.grn(self.dwconv(F.gelu(self.expand(x)))))
+    def forward(self, x: Tensor, *before: Callable[[Tensor], Tensor]) -> Tensor:
+        """The MLP of ``x`` after the steps ``before`` it, whose results are not kept."""
+        x = lean(x, *before, self.expand)
+        return lean(x, F.gelu, self.dwconv, self.grn, self.reduce)
 
 
 class ConvNorm(nn.Sequential):

@@ -1,6 +1,6 @@
 """Gradient checkpointing that leaves batch-norm statistics as they would be without it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -10,21 +10,21 @@ from torch.utils.checkpoint import checkpoint
 
 
 @contextmanager
-def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
+def unchanged_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let training-mode batch norms run once more without updating their statistics."""
     saved = []
-    for norm in module.modules():
+    for norm in (m for module in modules for m in module.modules()):
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
             count = norm.num_batches_tracked
-            saved.append((norm, norm.momentum, count, None if count is None else count.clone()))
+            saved.append((norm, norm.momentum, count))
             norm.momentum = 0.0
+            # A counter to be thrown away, whatever it counts from.
+            norm.num_batches_tracked = None if count is None else torch.empty_like(count)
     try:
         yield
     finally:
-        for norm, momentum, count, before in saved:
-            norm.momentum = momentum
-            if count is not None and before is not None:
-                count.copy_(before)
+        for norm, momentum, count in saved:
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 class RecomputableBlock(nn.Module):
@@ -44,6 +44,6 @@ class RecomputableBlock(nn.Module):
             return self.compute(*args)
 
         def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-            return nullcontext(), _unchanged_statistics(self)
+            return nullcontext(), unchanged_statistics([self])
 
         return checkpoint(self.compute, *args, use_reentrant=False, context_fn=contexts)

@@ -5,7 +5,7 @@ with its own batch norm, and their outputs are summed (paper section 3.4, after
 UniRepLKNet, arXiv 2311.15599). In evaluation the sum is one K x K convolution.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from overlock_mm.models.arch import DILATED_BRANCHES
 from overlock_mm.models.layers import build_norm
+from overlock_mm.models.lean import lean
 
 
 def fuse_conv_bn(
@@ -103,13 +104,24 @@ class DilatedReparamConv(nn.Module):
             }
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *before: Callable[[Tensor], Tensor]) -> Tensor:
+        """The convolution of ``x`` after the steps ``before`` it, whose results are not kept."""
         if self.deploy:
-            return self.conv(x)
-        out = self.norm(self.conv(x))
-        for branch in self.branches.values():
-            out = out + branch(x)
-        return out
+            return lean(x, *before, self.conv)
+        small, large = lean(x, *before, self._convolve)
+        return small + self.norm(large)
+
+    def _convolve(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the dilated branches, and the large convolution before its norm.
+
+        The large one comes last, and so is not computed again in the backward pass; the small
+        ones are, for a few percent of their backward pass.
+        """
+        first, *others = self.branches.values()
+        small = first(x)
+        for branch in others:
+            small = small + branch(x)
+        return small, self.conv(x)
 
     @torch.no_grad()
     def switch_to_deploy(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import distributed, nn
 
 from overlock_mm.checkpoint import SAFE_GLOBALS
+from overlock_mm.doctor import STACK
 from overlock_mm.utils.config import load_config
 
 _TRACEBACK = 'OVERLOCK_TRACEBACK'
@@ -54,15 +56,24 @@ def load_run_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: There is no such config.
+        ImportError: A package that it needs is missing or broken, or ``tensorboard`` is on without
+            its package.
         ValueError: An option does not fit the config or the machine.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = load_config(args.config, args.cfg_options)
+    try:
+        cfg = load_config(args.config, args.cfg_options)
+        importlib.import_module(cfg.get('default_scope') or 'mmengine')
+    # Packages of the stack check each other's versions with bare asserts.
+    except (ImportError, AssertionError) as error:
+        raise ImportError(_reason_of_failed_import(args.config, error)) from error
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     cfg.launcher = args.launcher
+    if cfg.get('tensorboard'):
+        _enable_tensorboard(cfg)
     if args.launcher != 'none' and not torch.cuda.is_available():
         _use_gloo(cfg)
     return cfg
@@ -80,14 +91,16 @@ def load_tensors_only() -> None:
 
 
 @contextmanager
-def readable_errors() -> Iterator[None]:
+def readable_errors(kinds: tuple[type[Exception], ...] = _USER_ERRORS) -> Iterator[None]:
     """Show a user's mistake as its message, and end with status 1.
 
-    Wrap preparation in it, not the run itself: what fails there deserves its traceback.
+    Args:
+        kinds: What counts as such. The default is for preparation; in the run itself, what is
+            not known for a mistake deserves its traceback.
     """
     try:
         yield
-    except _USER_ERRORS as error:
+    except kinds as error:
         if os.environ.get(_TRACEBACK):
             raise
         # The str() of a KeyError is the repr of its message.
@@ -125,6 +138,35 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
         inner = inner.module
     return inner
+
+
+def _reason_of_failed_import(config: str, error: BaseException) -> str:
+    # mmengine puts an error without the reason in front of one with it.
+    while error.__context__ is not None and not getattr(error, 'name', None):
+        error = error.__context__
+    package = (getattr(error, 'name', None) or '').partition('.')[0]
+    if isinstance(error, ModuleNotFoundError) and package in STACK:
+        original, maintained = STACK[package]
+        return (
+            f'{config} needs {package}, which is not installed: pip install {maintained} '
+            f'(maintained) or {original} (original), like the rest of your stack.'
+        )
+    return (
+        f'{config} needs a package that cannot be imported: {error}. '
+        'python -m overlock_mm.doctor says what to do.'
+    )
+
+
+def _enable_tensorboard(cfg: Config) -> None:
+    """Let the visualizer also write what TensorBoard reads."""
+    if importlib.util.find_spec('tensorboard') is None:
+        raise ModuleNotFoundError(
+            '`tensorboard = True` needs a package that is not installed: pip install tensorboard. '
+            'Without it, tools/analyze_logs.py draws the curves.'
+        )
+    backends = cfg.visualizer.vis_backends
+    if all(backend.type != 'TensorboardVisBackend' for backend in backends):
+        backends.append(dict(type='TensorboardVisBackend'))
 
 
 def _use_gloo(cfg: Config) -> None:

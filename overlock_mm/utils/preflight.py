@@ -11,10 +11,11 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from overlock_mm.utils.config import innermost_dataset
+from overlock_mm.utils.data_checks import check_contents, check_num_classes
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Look for every data folder and annotation file that the splits name.
+    """Look for every data folder and annotation file that the splits name, and into them.
 
     Args:
         cfg: A full config.
@@ -22,7 +23,24 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: Lists each missing path, the setting it comes from and how to set it.
+        DataError: Annotations, categories, classes or files do not fit.
     """
+    _check_paths(cfg, splits)
+    # Once for all processes of this run: the launchers number them.
+    if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) > 0:
+        return
+    checked: list[ConfigDict] = []
+    for split in splits:
+        for dataset in _leaf_datasets_of(cfg, split):
+            if dataset not in checked and '://' not in (dataset.get('data_root') or ''):
+                check_contents(dataset, cfg.default_scope, f'{split}_dataloader.dataset')
+                checked.append(dataset)
+            classes = (dataset.get('metainfo') or {}).get('classes')
+            if classes and not isinstance(classes, str):
+                check_num_classes(cfg.model, len(classes))
+
+
+def _check_paths(cfg: Config, splits: Sequence[str]) -> None:
     missing = {
         path: setting
         for split in splits
@@ -58,20 +76,47 @@ def check_initial_weights(cfg: Config) -> None:
             )
 
 
+def check_sharding(cfg: Config) -> None:
+    """Refuse a hook that cannot work on a model divided among processes.
+
+    Raises:
+        ValueError: There is an ``EMAHook``, which copies the model.
+    """
+    hooks = [hook.get('type') for hook in cfg.get('custom_hooks') or ()]
+    if 'EMAHook' in hooks and 'FSDPStrategy' in str((cfg.get('strategy') or {}).get('type')):
+        raise ValueError(
+            'EMAHook cannot average the weights of a model that FSDP has divided among processes. '
+            'Leave one of them out, for example with custom_hooks = [] in the config.'
+        )
+
+
 def check_work_dir(path: str | Path) -> None:
     """Create the work directory and try to write in it.
 
     Raises:
         OSError: It cannot be created or written to; the message says what to do.
     """
+    _check_folder(path, 'work directory', '--work-dir')
+
+
+def check_out_dir(path: str | Path) -> None:
+    """Create the folder for results and try to write in it.
+
+    Raises:
+        OSError: It cannot be created or written to; the message says what to do.
+    """
+    _check_folder(path, 'output folder', '--out-dir')
+
+
+def _check_folder(path: str | Path, what: str, option: str) -> None:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise OSError(
-            f'The work directory {str(path)!r} is not writable ({error.strerror}). '
-            'Choose another with --work-dir.'
+            f'The {what} {str(path)!r} is not writable ({error.strerror}). '
+            f'Choose another with {option}.'
         ) from error
 
 
@@ -115,11 +160,8 @@ def find_checkpoint_to_resume(work_dir: str | Path) -> Path | None:
 
 def _data_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
     """Pairs of a dotted setting and the path that follows from it."""
-    loader = cfg.get(f'{split}_dataloader')
-    if loader is None:
-        return
     where = f'{split}_dataloader.dataset'
-    for dataset in _leaf_datasets(loader.dataset):
+    for dataset in _leaf_datasets_of(cfg, split):
         root = dataset.get('data_root') or ''
         if root:
             yield f'{where}.data_root', root
@@ -147,6 +189,12 @@ def _pretrained(node: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from _pretrained(value, f'{where}.{index}')
+
+
+def _leaf_datasets_of(cfg: Config, split: str) -> Iterator[ConfigDict]:
+    loader = cfg.get(f'{split}_dataloader')
+    if loader is not None:
+        yield from _leaf_datasets(loader.dataset)
 
 
 def _leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:

@@ -68,9 +68,18 @@ OPTIONS = (
     ('depthwise_conv2d', {'gelu_input': True}),
     ('depthwise_conv2d', {'gelu_output': True, 'addend': True}),
     ('depthwise_conv2d_norm', {}),
+    ('depthwise_conv2d_norm', {'skip_weight': True, 'skip_bias': True}),
     ('depthwise_conv2d_stats', {'stat': 'mean', 'addend': True}),
-    ('depthwise_conv2d_stats', {'stat': 'norm', 'gelu_input': True}),
+    ('depthwise_conv2d_stats', {'stat': 'norm', 'gelu_input': True, 'input_bias': True}),
 )
+
+
+#: What a backend gets for what is not asked for.
+DEFAULTS = {
+    'depthwise_conv2d': dict(input_bias=None, addend=None, gelu_input=False, gelu_output=False),
+    'depthwise_conv2d_norm': dict(skip_weight=None, skip_bias=None),
+    'depthwise_conv2d_stats': dict(input_bias=None, addend=None, gelu_input=False, stat='mean'),
+}
 
 
 def normal(*sizes, seed=0, dtype=torch.float32):
@@ -98,10 +107,10 @@ def arguments(shape, op, options, dtype=torch.float32, layout='channels_last', b
     positional = [x, weight, normal(c, seed=3, dtype=dtype) if bias else None]
     if op == 'depthwise_conv2d_norm':
         positional += [normal(c, seed=s, dtype=dtype) for s in (4, 5)] + [EPS]
-    options = dict(options)
-    if options.pop('addend', False):
-        options['addend'] = addend
-    return positional, options
+    tensors = {'addend': addend}
+    for seed, name in enumerate(('input_bias', 'skip_weight', 'skip_bias'), 6):
+        tensors[name] = normal(c, seed=seed, dtype=dtype)
+    return positional, {name: tensors.get(name, value) for name, value in options.items()}
 
 
 def as_tuple(results):
@@ -114,11 +123,7 @@ def expected_of(op, positional, options):
     def double(value):
         return value.double() if isinstance(value, torch.Tensor) else value
 
-    everything = {'addend': None, 'gelu_input': False, 'gelu_output': False, **options}
-    if op == 'depthwise_conv2d_norm':
-        everything = {}
-    elif op == 'depthwise_conv2d_stats':
-        everything.pop('gelu_output')
+    everything = {**DEFAULTS[op], **options}
     return as_tuple(
         getattr(reference, op)(
             *map(double, positional), **{name: double(v) for name, v in everything.items()}
@@ -166,6 +171,10 @@ def test_an_empty_batch(op, options):
 def test_low_precision_takes_the_reference(op, options, dtype):
     positional, options = arguments(SHAPES[1], op, options, dtype=dtype)
     positional[1:] = [x.float() if isinstance(x, torch.Tensor) else x for x in positional[1:]]
+    options = {
+        k: v.float() if isinstance(v, torch.Tensor) and k != 'addend' else v
+        for k, v in options.items()
+    }
     results = as_tuple(getattr(ops, op)(*positional, **options))
     for result, wanted in zip(results, expected_of(op, positional, options), strict=True):
         assert result.dtype == dtype
@@ -255,19 +264,13 @@ def operator_call(op, options, backend, dtype=torch.float32):
     """The registered operator and its arguments, leaves that ask for gradients."""
     positional, options = arguments(Shape(2, 6, 5, 4, 3), op, options, dtype=dtype)
     leaves = [x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in positional]
-    if op == 'depthwise_conv2d_norm':
-        rest = [backend]
-    else:
-        addend = options.get('addend')
-        addend = addend.requires_grad_() if addend is not None else None
-        flags = [addend, options.get('gelu_input', False)]
-        last = 'gelu_output' if op == 'depthwise_conv2d' else 'stat'
-        rest = [*flags, options.get(last, False), backend]
+    rest = [*{**DEFAULTS[op], **options}.values(), backend]
+    rest = [x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in rest]
     return getattr(torch.ops.overlock_mm, op).default, [*leaves, *rest]
 
 
 @pytest.mark.parametrize('backend', NAMES)
-@pytest.mark.parametrize(('op', 'options'), OPTIONS[2:5], ids=str)
+@pytest.mark.parametrize(('op', 'options'), OPTIONS[2::2], ids=str)
 def test_opcheck(op, options, backend):
     torch.library.opcheck(*operator_call(op, options, backend))
 
@@ -368,6 +371,8 @@ def test_wrong_arguments_of_the_norm():
     x, weight, ones = normal(1, 4, 5, 5), normal(4, 1, 3, 3), torch.ones(4)
     with pytest.raises(ValueError, match='norm_weight must be'):
         ops.depthwise_conv2d_norm(x, weight, None, torch.ones(3), ones, EPS)
+    with pytest.raises(ValueError, match='skip_bias needs skip_weight'):
+        ops.depthwise_conv2d_norm(x, weight, None, ones, ones, EPS, skip_bias=ones)
     with pytest.raises(ValueError, match='eps must be positive, got 0'):
         ops.depthwise_conv2d_norm(x, weight, None, ones, ones, 0)
 

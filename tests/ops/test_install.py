@@ -30,6 +30,7 @@ def test_without_a_compiler_the_package_still_builds(tmp_path):
     }
     assert 'overlock_mm/ops/contmix/reference.py' in built
     assert 'overlock_mm/ops/csrc/common/window.h' in built
+    assert 'overlock_mm/analysis/explorer_page/page.html' in built
     assert not any(name.endswith('.so') for name in built)
 
 

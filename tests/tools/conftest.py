@@ -5,9 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import distributed
 
-from overlock_mm.datasets.shapes import write_shapes
+from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO, write_shapes
+from overlock_mm.utils.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = str(ROOT / 'configs/demo/cascade_overlock_shapes.py')
@@ -63,3 +69,75 @@ def run_python():
         )
 
     return run
+
+
+@pytest.fixture
+def one_gloo_process(monkeypatch):
+    """The environment of one process, as torchrun would start it; any free port will do."""
+    settings = {'RANK': 0, 'WORLD_SIZE': 1, 'MASTER_ADDR': 'localhost', 'MASTER_PORT': 0}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    yield
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+# One demo config per task, cut down once more: few detections, as an untrained detector is sure of
+# nothing and every mask takes time.
+_UNTRAINED = {
+    'detection': ('cascade', METAINFO, 'model = dict(test_cfg=dict(rcnn=dict(max_per_img=5)))'),
+    'segmentation': ('upernet', SEMANTIC_METAINFO, ''),
+    'classification': ('classifier', METAINFO, ''),
+}
+
+
+@pytest.fixture(scope='session')
+def untrained(tmp_path_factory):
+    """Paths of a task's config and of a checkpoint that holds its initial weights and classes."""
+    made = {}
+
+    def make(task):
+        if task not in made:
+            name, metainfo, changes = _UNTRAINED[task]
+            folder = tmp_path_factory.mktemp(task)
+            config = folder / f'{name}_small.py'
+            config.write_text(
+                f"_base_ = '{ROOT}/configs/demo/{name}_overlock_shapes.py'\n{changes}\n"
+            )
+            cfg = load_config(config)
+            torch.manual_seed(0)
+            with DefaultScope.overwrite_default_scope(cfg.default_scope):
+                model = MODELS.build(cfg.model)
+            meta = {'dataset_meta': {key: metainfo[key] for key in ('classes', 'palette')}}
+            torch.save({'state_dict': model.state_dict(), 'meta': meta}, folder / 'weights.pth')
+            made[task] = str(config), str(folder / 'weights.pth')
+        return made[task]
+
+    return make
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a tool's main and return its error message."""
+
+    def run(main, *arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        assert ended.value.code == 1
+        message = capsys.readouterr().err
+        assert message.startswith('error: '), message
+        return message
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def pictures(tmp_path_factory):
+    """Folder with two small pictures of noise, of different sizes, and a text."""
+    folder = tmp_path_factory.mktemp('pictures')
+    generator = np.random.default_rng(0)
+    for name, shape in {'a.png': (96, 120, 3), 'b.jpg': (100, 96, 3)}.items():
+        cv2.imwrite(str(folder / name), generator.integers(0, 255, shape, dtype=np.uint8))
+    (folder / 'notes.txt').write_text('of no concern')
+    return folder

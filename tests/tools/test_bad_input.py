@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import pytest
 import torch
@@ -10,21 +11,6 @@ from overlock_mm import OverLoCK
 from tests.tools.conftest import DEMO, ROOT
 from tools import test as test_tool
 from tools import train as train_tool
-
-
-@pytest.fixture
-def fails(capsys):
-    """Run a tool's main and return its error message."""
-
-    def run(main, *arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        assert ended.value.code == 1
-        message = capsys.readouterr().err
-        assert message.startswith('error: '), message
-        return message
-
-    return run
 
 
 @pytest.fixture(scope='module')
@@ -64,6 +50,30 @@ def test_missing_config_in_a_process_of_its_own(run_python):
     assert result.returncode == 1
     assert 'Near ones: configs/detection/cascade_overlock_s.py' in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def test_missing_package(fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'mmdet', None)
+    message = fails(train_tool.main, DEMO)
+    assert f'{DEMO} needs mmdet, which is not installed' in message
+    assert 'pip install onedl-mmdetection (maintained) or mmdet (original)' in message
+
+
+def test_package_that_a_config_imports_is_missing(fails, monkeypatch, tmp_path):
+    own = tmp_path / 'own.py'
+    own.write_text("custom_imports = dict(imports=['mmseg.no'], allow_failed_imports=False)")
+    monkeypatch.setitem(sys.modules, 'mmseg', None)
+    assert f'{own} needs mmseg, which is not installed' in fails(train_tool.main, own)
+
+
+def test_package_that_refuses_its_neighbours(fails, monkeypatch):
+    def refuse(name):
+        raise AssertionError('MMCV==2.3.6 is used but incompatible')
+
+    monkeypatch.setattr('overlock_mm.utils.cli.importlib.import_module', refuse)
+    message = fails(train_tool.main, DEMO)
+    assert 'cannot be imported: MMCV==2.3.6 is used but incompatible' in message
+    assert 'python -m overlock_mm.doctor' in message
 
 
 def test_checkpoint_of_another_variant(fails, tmp_path, tiny_run, checkpoint):

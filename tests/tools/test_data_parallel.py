@@ -14,15 +14,23 @@ STEP = Path(__file__).with_name('data_parallel_step.py')
 TORCHRUN = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2)
 
 
-def test_gradients_are_those_of_one_process(run_python, tmp_path):
-    alone, shared = tmp_path / 'alone.pth', tmp_path / 'shared.pth'
-    for command, path in (((STEP,), alone), ((*TORCHRUN, STEP), shared)):
-        result = run_python(*command, path)
-        assert result.returncode == 0, result.stderr[-3000:]
-    one = torch.load(alone, weights_only=True)
-    two = torch.load(shared, weights_only=True)
+@pytest.fixture(scope='module')
+def step_of_one_process(run_python, tmp_path_factory):
+    path = tmp_path_factory.mktemp('alone') / 'step.pth'
+    result = run_python(STEP, path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize('strategy', [(), ('BlockFSDPStrategy',)], ids=['copies', 'shards'])
+def test_a_step_is_that_of_one_process(strategy, step_of_one_process, run_python, tmp_path):
+    path = tmp_path / 'step.pth'
+    result = run_python(*TORCHRUN, STEP, path, *strategy)
+    assert result.returncode == 0, result.stderr[-3000:]
+    one = step_of_one_process
+    two = torch.load(path, weights_only=True)
     assert (one['images'], two['images']) == (4, 2)
-    assert all(gradient is not None for gradient in one['gradients'].values())
+    assert one['gradients'].keys() == two['gradients'].keys()
     largest = max(gradient.abs().max() for gradient in one['gradients'].values())
     assert largest > 0
     for name, expected in one['gradients'].items():

@@ -1,9 +1,12 @@
-"""``load_config``: near names, and a data root that reaches every path."""
+"""``load_config``: near names, and a data root that reaches every path. The TensorBoard switch."""
+
+import argparse
 
 import pytest
 
+from overlock_mm.utils.cli import add_common_arguments, load_run_config
 from overlock_mm.utils.config import load_config
-from tests.tools.conftest import DEMO
+from tests.tools.conftest import DEMO, ROOT
 
 
 def test_data_root_moves_every_path():
@@ -52,3 +55,36 @@ def test_missing_config_without_near_ones_lists_all():
         load_config('zzz.py')
     assert 'configs/demo/cascade_overlock_shapes.py' in str(error.value)
     assert '_base_' not in str(error.value)
+
+
+def run_config(*options):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    add_common_arguments(parser)
+    return load_run_config(parser.parse_args(list(options)))
+
+
+@pytest.mark.parametrize('task', ['cascade', 'upernet', 'classifier'])
+def test_the_tensorboard_switch(task):
+    config = str(ROOT / f'configs/demo/{task}_overlock_shapes.py')
+    local = dict(type='LocalVisBackend')
+    assert run_config(config).visualizer.vis_backends == [local]
+    switched = run_config(config, '--cfg-options', 'tensorboard=True')
+    assert switched.visualizer.vis_backends == [local, dict(type='TensorboardVisBackend')]
+
+
+def test_a_config_may_switch_tensorboard_on_by_itself(tmp_path):
+    config = tmp_path / 'own.py'
+    # With a backend of its own, which is not doubled.
+    config.write_text(
+        f'_base_ = {DEMO!r}\ntensorboard = True\n'
+        "visualizer = dict(vis_backends=[dict(type='TensorboardVisBackend', save_dir='runs')])\n"
+    )
+    backend = dict(type='TensorboardVisBackend', save_dir='runs')
+    assert run_config(str(config)).visualizer.vis_backends == [backend]
+
+
+def test_tensorboard_that_is_not_installed_is_told_at_once(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match='pip install tensorboard'):
+        run_config(DEMO, '--cfg-options', 'tensorboard=True')

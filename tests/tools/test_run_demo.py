@@ -13,7 +13,7 @@ from tools import run_demo
 DETECTION = run_demo.TASKS['detection']
 SHORT = {
     'segmentation': 'train_cfg = dict(max_iters=2, val_interval=2)\n'
-    'default_hooks = dict(checkpoint=dict(interval=2))',
+    'default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))',
     'classification': 'train_cfg = dict(max_epochs=1, val_interval=1)',
 }
 LINE = (
@@ -83,12 +83,22 @@ def test_results_are_written_whole(tmp_path):
 def test_a_task_is_drawn_trained_and_tested(name, tmp_path):
     task = run_demo.TASKS[name]
     config = tmp_path / 'short.py'
-    config.write_text(f'_base_ = {str(ROOT / task.config)!r}\n{SHORT[name]}\n')
+    config.write_text(
+        f'_base_ = {str(ROOT / task.config)!r}\n{SHORT[name]}\n'
+        'train_dataloader = dict(batch_size=4)\n'
+    )
     # No figures are asked of two iterations.
     metrics = tuple(replace(metric, minimum=None) for metric in task.metrics)
-    task = replace(task, config=str(config), num_train=16, num_val=5, metrics=metrics)
+    task = replace(task, config=str(config), num_train=8, num_val=5, metrics=metrics)
+    # What another version drew is replaced.
+    task.draw(tmp_path / 'demo' / task.folder, num_train=1, num_val=1)
     figures = run_demo.run_task(task, tmp_path / 'demo')
     assert set(figures['metrics']) == {metric.key for metric in task.metrics}
     for metric in figures['metrics'].values():
         assert 0 <= metric['untrained'] <= 100 and 0 <= metric['trained'] <= 100
-    assert len(list((tmp_path / 'demo' / name / 'pictures').rglob('*.png'))) == 5
+    folder = tmp_path / 'demo' / name
+    assert len(list((folder / 'pictures').rglob('*.png'))) == 5
+    assert (folder / 'curves.png').stat().st_size > 0
+    drawn = set((folder / 'curves.csv').read_text().splitlines())
+    for metric in task.metrics:
+        assert any(line.startswith(f'{name},{metric.key},2,') for line in drawn)

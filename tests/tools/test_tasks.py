@@ -1,10 +1,10 @@
 """Segmentation and classification train and test through the same tools as detection."""
 
-import json
-
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from overlock_mm.analysis import read_run
 from overlock_mm.checkpoint import read_checkpoint
 from overlock_mm.datasets.shapes import write_classification
 from tests.tools.conftest import ROOT
@@ -46,20 +46,29 @@ def test_train_then_test_with_augmentation(demo, shapes_root, run_python, tmp_pa
         f'data_root={data_root}',
         'default_hooks.logger.interval=1',
         'randomness.seed=0',
+        'tensorboard=True',
         *options,
     ]
     work = tmp_path / 'work'
     result = run_python(ROOT / 'tools/train.py', config, '--work-dir', work, *options)
     assert result.returncode == 0, result.stderr[-3000:]
     assert read_checkpoint(work / name)['meta']['iter'] == 2
-    log = next(work.glob('*/vis_data/*.json')).read_text().splitlines()
-    losses = json.loads(log[0])
+    curves = read_run(work).curves
     # The second head learns too.
     heads = ('decode.loss_ce', 'aux.loss_ce') if metric == 'mIoU' else ('loss', 'loss_aux')
-    assert all(losses[head] > 0 for head in heads)
+    for head in heads:
+        assert curves[head].steps.tolist() == [1, 2]
+        assert (curves[head].values > 0).all()
+    assert curves[metric].held_out and curves[metric].steps.tolist() == [2]
+    # What is logged reaches TensorBoard too.
+    events = EventAccumulator(str(next(work.glob('*/vis_data')))).Reload()
+    for key in (*heads, metric):
+        shown = [event.value for event in events.Scalars(key)]
+        assert shown == pytest.approx(curves[key].values.tolist())
 
     test = [config, str(work / name), '--work-dir', str(tmp_path / 'test')]
-    assert metric in test_tool.main([*test, '--tta', *options])
+    expected = {metric} if metric == 'mIoU' else {metric, 'auxiliary/top1'}
+    assert expected <= set(test_tool.main([*test, '--tta', *options]))
     # In a process of its own: a process has one visualizer, and its folder is that of its birth.
     drawn = tmp_path / 'drawn'
     result = run_python(ROOT / 'tools/test.py', *test, '--show-dir', drawn, *options)

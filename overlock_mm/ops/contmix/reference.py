@@ -80,21 +80,33 @@ def neighborhood_aggregate(
     return out.to(value.dtype)
 
 
+def affinity(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Affinity [B, G, H, W, S] of every token to every region of the context."""
+    dtype = compute_dtype(query.dtype)
+    return torch.einsum('bgchw,bgcs->bghws', query.to(dtype) * scale, key.to(dtype))
+
+
 def contmix_logits(
     query: Tensor, key: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb: Tensor, scale: float
 ) -> Tensor:
     """Logits [B, G, H, W, K*K] of every token's kernel."""
     height, width = query.shape[-2:]
     dtype = compute_dtype(query.dtype)
-    affinity = torch.einsum('bgchw,bgcs->bghws', query.to(dtype) * scale, key.to(dtype))
-    logits = affinity @ proj_weight.to(dtype).t() + proj_bias.to(dtype)
+    logits = affinity(query, key, scale) @ proj_weight.to(dtype).t() + proj_bias.to(dtype)
     return logits + position_bias(rpb.to(dtype), height, width)
 
 
-def mix(logits: Tensor, value: Tensor, kernel_size: int) -> Tensor:
-    """Sum of value [B, G, C, H, W] over the windows, weighted by the softmax of the logits."""
-    tokens = value.permute(0, 1, 3, 4, 2).to(logits.dtype)
-    out = neighborhood_aggregate(logits.softmax(-1), tokens, kernel_size)
+def contmix_kernels(
+    query: Tensor, key: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb: Tensor, scale: float
+) -> Tensor:
+    """Every token's dynamic kernel: weights [B, G, H, W, K*K] that sum to one."""
+    return contmix_logits(query, key, proj_weight, proj_bias, rpb, scale).softmax(-1)
+
+
+def mix(kernels: Tensor, value: Tensor, kernel_size: int) -> Tensor:
+    """Sum of value [B, G, C, H, W] over the windows, weighted by kernels [B, G, H, W, K*K]."""
+    tokens = value.permute(0, 1, 3, 4, 2).to(kernels.dtype)
+    out = neighborhood_aggregate(kernels, tokens, kernel_size)
     return out.permute(0, 1, 4, 2, 3).to(value.dtype)
 
 
@@ -109,5 +121,5 @@ def contmix(
     scale: float,
 ) -> Tensor:
     """See :func:`overlock_mm.ops.contmix`."""
-    logits = contmix_logits(query, key, proj_weight, proj_bias, rpb, scale)
-    return mix(logits, value, kernel_size)
+    kernels = contmix_kernels(query, key, proj_weight, proj_bias, rpb, scale)
+    return mix(kernels, value, kernel_size)

@@ -29,7 +29,7 @@ def contmix_forward(
 ) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.contmix.backends`."""
     logits = reference.contmix_logits(query, key, proj_weight, proj_bias, rpb, scale)
-    out = reference.mix(logits, value, kernel_size)
+    out = reference.mix(logits.softmax(-1), value, kernel_size)
     return _like(value, out), logits.logsumexp(-1)
 
 

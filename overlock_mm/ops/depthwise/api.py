@@ -17,6 +17,7 @@ def depthwise_conv2d(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    input_bias: Tensor | None = None,
     addend: Tensor | None = None,
     gelu_input: bool = False,
     gelu_output: bool = False,
@@ -26,8 +27,8 @@ def depthwise_conv2d(
 
     ::
 
-        y = conv(gelu(x)) + bias + addend    # gelu if gelu_input
-        return gelu(y)                       # gelu if gelu_output
+        y = conv(gelu(x + input_bias)) + bias + addend    # gelu if gelu_input
+        return gelu(y)                                    # gelu if gelu_output
 
     GELU is the exact one, as ``F.gelu`` by default.
 
@@ -35,8 +36,9 @@ def depthwise_conv2d(
         x: [B, C, H, W]; channels_last memory is read as it is, other layouts are converted.
         weight: [C, 1, k, k], k odd, 3 to 17. Fastest as :func:`channels_innermost` returns it.
         bias: [C]; the parameters share a dtype, which may differ from that of x.
+        input_bias: [C]; the padding is zero all the same.
         addend: [B, C, H, W], in the dtype of x.
-        gelu_input: Apply GELU to x before the convolution.
+        gelu_input: Apply GELU before the convolution.
         gelu_output: Apply GELU to the result.
         backend: 'cpu', 'reference' and no other; None takes the first that can run the call.
 
@@ -55,9 +57,17 @@ def depthwise_conv2d(
         torch.Size([2, 16, 14, 14])
     """
     x, addend = _lowered(x, addend)
-    checks.check_call(x, weight, bias, addend, backend)
+    checks.check_call(x, weight, bias, input_bias, addend, backend)
     return registration.call(
-        'depthwise_conv2d', x, weight, bias, addend, gelu_input, gelu_output, backend
+        'depthwise_conv2d',
+        x,
+        weight,
+        bias,
+        input_bias,
+        addend,
+        gelu_input,
+        gelu_output,
+        backend,
     )
 
 
@@ -69,6 +79,8 @@ def depthwise_conv2d_norm(
     norm_bias: Tensor,
     eps: float,
     *,
+    skip_weight: Tensor | None = None,
+    skip_bias: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Depthwise convolution and LayerNorm over the channels of its result.
@@ -80,10 +92,14 @@ def depthwise_conv2d_norm(
         norm_weight: [C], in the dtype of ``weight``.
         norm_bias: [C], in the dtype of ``weight``.
         eps: Added to the variance.
+        skip_weight: [C] or None, in the dtype of ``weight``.
+        skip_bias: [C] or None, likewise; needs ``skip_weight``.
         backend: As for :func:`depthwise_conv2d`.
 
     Returns:
-        ``y = conv(x) + bias`` and ``LayerNorm(y)``, both as :func:`depthwise_conv2d` returns.
+        With ``y = conv(x) + bias``: ``skip_weight * y + skip_bias``, or y without them, for the
+        residual path around the norm; and ``LayerNorm(y)``. Both as :func:`depthwise_conv2d`
+        returns.
 
     Raises:
         ValueError: A shape, device, kernel size, eps or backend is not as stated.
@@ -91,10 +107,19 @@ def depthwise_conv2d_norm(
         RuntimeError: The forced backend cannot run the call.
     """
     x, _ = _lowered(x, None)
-    checks.check_call(x, weight, bias, None, backend)
-    checks.check_norm(weight, norm_weight, norm_bias, eps)
+    checks.check_call(x, weight, bias, None, None, backend)
+    checks.check_norm(weight, norm_weight, norm_bias, eps, skip_weight, skip_bias)
     return registration.call(
-        'depthwise_conv2d_norm', x, weight, bias, norm_weight, norm_bias, eps, backend
+        'depthwise_conv2d_norm',
+        x,
+        weight,
+        bias,
+        norm_weight,
+        norm_bias,
+        eps,
+        skip_weight,
+        skip_bias,
+        backend,
     )
 
 
@@ -103,6 +128,7 @@ def depthwise_conv2d_stats(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
+    input_bias: Tensor | None = None,
     addend: Tensor | None = None,
     gelu_input: bool = False,
     stat: str = 'mean',
@@ -114,6 +140,7 @@ def depthwise_conv2d_stats(
         x: As for :func:`depthwise_conv2d`.
         weight: Likewise.
         bias: Likewise.
+        input_bias: Likewise.
         addend: Likewise.
         gelu_input: Likewise.
         stat: 'mean' over rows and columns, as squeeze-excite takes it, or 'norm', the L2
@@ -130,10 +157,10 @@ def depthwise_conv2d_stats(
         RuntimeError: The forced backend cannot run the call.
     """
     x, addend = _lowered(x, addend)
-    checks.check_call(x, weight, bias, addend, backend)
+    checks.check_call(x, weight, bias, input_bias, addend, backend)
     checks.check_stat(stat)
     return registration.call(
-        'depthwise_conv2d_stats', x, weight, bias, addend, gelu_input, stat, backend
+        'depthwise_conv2d_stats', x, weight, bias, input_bias, addend, gelu_input, stat, backend
     )
 
 

@@ -2,9 +2,10 @@
 
 A backend is a module with three functions that know nothing of autograd::
 
-    depthwise_conv2d(x, weight, bias, addend, gelu_input, gelu_output) -> y
-    depthwise_conv2d_norm(x, weight, bias, norm_weight, norm_bias, eps) -> (y, normed)
-    depthwise_conv2d_stats(x, weight, bias, addend, gelu_input, stat) -> (y, [B, C])
+    depthwise_conv2d(x, weight, bias, input_bias, addend, gelu_input, gelu_output) -> y
+    depthwise_conv2d_norm(x, weight, bias, norm_weight, norm_bias, eps, skip_weight, skip_bias)
+        -> (y, normed)
+    depthwise_conv2d_stats(x, weight, bias, input_bias, addend, gelu_input, stat) -> (y, [B, C])
 
 and ``why_not(call)``, as in :mod:`overlock_mm.ops.contmix.backends`. Arguments are validated
 and not empty, parameters have the dtype of the activations; strides are any.

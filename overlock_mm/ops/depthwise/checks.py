@@ -10,7 +10,12 @@ STATS = ('mean', 'norm')
 
 
 def check_call(
-    x: Tensor, weight: Tensor, bias: Tensor | None, addend: Tensor | None, backend: str | None
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    input_bias: Tensor | None,
+    addend: Tensor | None,
+    backend: str | None,
 ) -> None:
     """Arguments that all three operators have; x and addend are known to be tensors."""
     check_backend(backend, BACKENDS)
@@ -35,6 +40,8 @@ def check_call(
     _check_device('weight', weight, x)
     if bias is not None:
         check_parameter('bias', bias, weight)
+    if input_bias is not None:
+        check_parameter('input_bias', input_bias, weight)
     if addend is not None:
         if addend.shape != x.shape:
             raise ValueError(
@@ -45,12 +52,25 @@ def check_call(
         _check_device('addend', addend, x)
 
 
-def check_norm(weight: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float) -> None:
-    """Arguments of the LayerNorm."""
+def check_norm(
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    skip_weight: Tensor | None,
+    skip_bias: Tensor | None,
+) -> None:
+    """Arguments of the LayerNorm and of the path around it."""
     check_parameter('norm_weight', norm_weight, weight)
     check_parameter('norm_bias', norm_bias, weight)
     if not eps > 0:
         raise ValueError(f'eps must be positive, got {eps}.')
+    if skip_weight is not None:
+        check_parameter('skip_weight', skip_weight, weight)
+    if skip_bias is not None:
+        if skip_weight is None:
+            raise ValueError('skip_bias needs skip_weight, got None. Pass ones for no scale.')
+        check_parameter('skip_bias', skip_bias, weight)
 
 
 def check_stat(stat: str) -> None:

@@ -29,13 +29,14 @@ def depthwise_conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    input_bias: Tensor | None,
     addend: Tensor | None,
     gelu_input: bool,
     gelu_output: bool,
 ) -> Tensor:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
     return torch.ops.overlock_mm_C.depthwise_conv2d(
-        x, weight, bias, addend, gelu_input, gelu_output
+        x, weight, bias, input_bias, addend, gelu_input, gelu_output
     )
 
 
@@ -46,10 +47,12 @@ def depthwise_conv2d_norm(
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,
+    skip_weight: Tensor | None,
+    skip_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
     return torch.ops.overlock_mm_C.depthwise_conv2d_norm(
-        x, weight, bias, norm_weight, norm_bias, eps
+        x, weight, bias, norm_weight, norm_bias, eps, skip_weight, skip_bias
     )
 
 
@@ -57,9 +60,12 @@ def depthwise_conv2d_stats(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    input_bias: Tensor | None,
     addend: Tensor | None,
     gelu_input: bool,
     stat: str,
 ) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
-    return torch.ops.overlock_mm_C.depthwise_conv2d_stats(x, weight, bias, addend, gelu_input, stat)
+    return torch.ops.overlock_mm_C.depthwise_conv2d_stats(
+        x, weight, bias, input_bias, addend, gelu_input, stat
+    )

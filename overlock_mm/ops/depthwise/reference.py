@@ -21,11 +21,13 @@ def depthwise_conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    input_bias: Tensor | None,
     addend: Tensor | None,
     gelu_input: bool,
     gelu_output: bool,
 ) -> Tensor:
     """See :func:`overlock_mm.ops.depthwise_conv2d`."""
+    x = x if input_bias is None else x + input_bias.view(-1, 1, 1)
     x = F.gelu(x) if gelu_input else x
     y = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
     y = y if addend is None else y + addend
@@ -39,10 +41,15 @@ def depthwise_conv2d_norm(
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,
+    skip_weight: Tensor | None,
+    skip_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`overlock_mm.ops.depthwise_conv2d_norm`."""
-    y = depthwise_conv2d(x, weight, bias, None, False, False)
+    y = depthwise_conv2d(x, weight, bias, None, None, False, False)
     normed = F.layer_norm(y.permute(0, 2, 3, 1), norm_weight.shape, norm_weight, norm_bias, eps)
+    if skip_weight is not None:
+        y = skip_weight.view(-1, 1, 1) * y
+        y = y if skip_bias is None else y + skip_bias.view(-1, 1, 1)
     return y, normed.permute(0, 3, 1, 2)
 
 
@@ -50,12 +57,13 @@ def depthwise_conv2d_stats(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    input_bias: Tensor | None,
     addend: Tensor | None,
     gelu_input: bool,
     stat: str,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`overlock_mm.ops.depthwise_conv2d_stats`."""
-    y = depthwise_conv2d(x, weight, bias, addend, gelu_input, False)
+    y = depthwise_conv2d(x, weight, bias, input_bias, addend, gelu_input, False)
     if stat == 'mean':
         return y, y.mean((2, 3))
     return y, torch.linalg.vector_norm(y, dim=(2, 3))

@@ -17,16 +17,16 @@ from overlock_mm.ops.depthwise.backends import BACKENDS, Call
 
 _SCHEMAS = {
     'depthwise_conv2d': (
-        '(Tensor x, Tensor weight, Tensor? bias, Tensor? addend, bool gelu_input, '
-        'bool gelu_output, str? backend) -> Tensor'
+        '(Tensor x, Tensor weight, Tensor? bias, Tensor? input_bias, Tensor? addend, '
+        'bool gelu_input, bool gelu_output, str? backend) -> Tensor'
     ),
     'depthwise_conv2d_norm': (
         '(Tensor x, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, '
-        'float eps, str? backend) -> (Tensor, Tensor)'
+        'float eps, Tensor? skip_weight, Tensor? skip_bias, str? backend) -> (Tensor, Tensor)'
     ),
     'depthwise_conv2d_stats': (
-        '(Tensor x, Tensor weight, Tensor? bias, Tensor? addend, bool gelu_input, str stat, '
-        'str? backend) -> (Tensor, Tensor)'
+        '(Tensor x, Tensor weight, Tensor? bias, Tensor? input_bias, Tensor? addend, '
+        'bool gelu_input, str stat, str? backend) -> (Tensor, Tensor)'
     ),
 }
 
@@ -85,7 +85,11 @@ def _stats_fake(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 def _as_activations(x: Tensor, *args: Any) -> list[Any]:
     """The arguments of a backend, whose parameters have the dtype of the activations."""
-    return [x, *(arg.to(x.dtype) if isinstance(arg, Tensor) else arg for arg in args)]
+    dtype = x.dtype
+    return [
+        x,
+        *(arg.to(dtype) if isinstance(arg, Tensor) and arg.dtype != dtype else arg for arg in args),
+    ]
 
 
 def _register(name: str, fake: Callable) -> None:

@@ -42,14 +42,14 @@ TORCH_LIBRARY(overlock_mm_C, m) {
       "neighborhood_aggregate_backward(Tensor grad_out, Tensor weight, Tensor value, "
       "int kernel_size, int dilation) -> (Tensor, Tensor)");
   m.def(
-      "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? addend, bool gelu_input, "
-      "bool gelu_output) -> Tensor");
+      "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, Tensor? input_bias, "
+      "Tensor? addend, bool gelu_input, bool gelu_output) -> Tensor");
   m.def(
       "depthwise_conv2d_norm(Tensor x, Tensor weight, Tensor? bias, Tensor norm_weight, "
-      "Tensor norm_bias, float eps) -> (Tensor, Tensor)");
+      "Tensor norm_bias, float eps, Tensor? skip_weight, Tensor? skip_bias) -> (Tensor, Tensor)");
   m.def(
-      "depthwise_conv2d_stats(Tensor x, Tensor weight, Tensor? bias, Tensor? addend, "
-      "bool gelu_input, str stat) -> (Tensor, Tensor)");
+      "depthwise_conv2d_stats(Tensor x, Tensor weight, Tensor? bias, Tensor? input_bias, "
+      "Tensor? addend, bool gelu_input, str stat) -> (Tensor, Tensor)");
   m.def("border_rule(int size, int kernel_size, int dilation) -> Tensor", &border_rule);
 }
 

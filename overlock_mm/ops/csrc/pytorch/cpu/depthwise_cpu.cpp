@@ -27,12 +27,15 @@ struct Convolution {
   const T* bias;
   const T* addend;
   T* y;
+  const T* input_bias = nullptr;
   bool gelu_input = false, gelu_output = false;
   Stat stat = Stat::kNone;
   T* row_stats = nullptr;  // [B, H, C]
   const T* norm_weight = nullptr;
   const T* norm_bias = nullptr;
   T eps = 0;
+  const T* skip_weight = nullptr;
+  const T* skip_bias = nullptr;
   T* normed = nullptr;
 };
 
@@ -103,7 +106,8 @@ void run(const Convolution<T>& call) {
   const DepthwiseKernels<T>& kernels = depthwise_kernels<T>();
   const int64_t k = call.kernel_size, height = call.height, width = call.width;
   // Whole vectors of channels can be read where they are.
-  const bool in_place = !call.gelu_input && call.channels % kernels.lanes == 0;
+  const bool in_place =
+      !call.gelu_input && call.input_bias == nullptr && call.channels % kernels.lanes == 0;
   const Panels panels(call.channels, kernels.lanes, panel_size(call, in_place));
   // Threads share the rows, so that none writes next to what another reads, unless there are
   // too few rows for that: then they share the panels too.
@@ -139,6 +143,7 @@ void run(const Convolution<T>& call) {
             const int64_t tap_end = std::min(k, height - top);
             for (; !in_place && next < top + tap_end; ++next) {
               kernels.pack(width, channels, call.x + map + next * row_size, call.channels,
+                           call.input_bias == nullptr ? nullptr : call.input_bias + channel,
                            call.gelu_input, packed.data() + next % k * packed_row, panels.size);
             }
             for (int64_t r = tap_begin; r < tap_end; ++r) {
@@ -168,8 +173,9 @@ void run(const Convolution<T>& call) {
             });
             if (call.normed != nullptr) {
               const int64_t begin = at + strip * call.channels;
-              kernels.layer_norm(strip_end - strip, channels, call.y + begin, call.norm_weight,
-                                 call.norm_bias, call.eps, call.normed + begin);
+              kernels.layer_norm({strip_end - strip, channels, call.norm_weight, call.norm_bias,
+                                  call.eps, call.y + begin, call.skip_weight, call.skip_bias,
+                                  call.normed + begin});
             }
           }
         }
@@ -247,11 +253,13 @@ struct Arguments {
 };
 
 at::Tensor depthwise_conv2d(const at::Tensor& x, const at::Tensor& weight,
-                            const OptionalTensor& bias, const OptionalTensor& addend,
-                            bool gelu_input, bool gelu_output) {
+                            const OptionalTensor& bias, const OptionalTensor& input_bias,
+                            const OptionalTensor& addend, bool gelu_input, bool gelu_output) {
   const Arguments arguments(x, weight, bias, addend);
+  const OptionalTensor shift = contiguous(input_bias);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise_conv2d", [&] {
     Convolution<scalar_t> call = arguments.convolution<scalar_t>();
+    call.input_bias = pointer_to<scalar_t>(shift);
     call.gelu_input = gelu_input;
     call.gelu_output = gelu_output;
     run(call);
@@ -259,19 +267,21 @@ at::Tensor depthwise_conv2d(const at::Tensor& x, const at::Tensor& weight,
   return arguments.y;
 }
 
-std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_norm(const at::Tensor& x,
-                                                         const at::Tensor& weight,
-                                                         const OptionalTensor& bias,
-                                                         const at::Tensor& norm_weight,
-                                                         const at::Tensor& norm_bias, double eps) {
+std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_norm(
+    const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias,
+    const at::Tensor& norm_weight, const at::Tensor& norm_bias, double eps,
+    const OptionalTensor& skip_weight, const OptionalTensor& skip_bias) {
   const Arguments arguments(x, weight, bias, std::nullopt);
   const at::Tensor scale = norm_weight.contiguous(), shift = norm_bias.contiguous();
+  const OptionalTensor skip_scale = contiguous(skip_weight), skip_shift = contiguous(skip_bias);
   at::Tensor normed = map_like(x);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise_conv2d_norm", [&] {
     Convolution<scalar_t> call = arguments.convolution<scalar_t>();
     call.norm_weight = scale.const_data_ptr<scalar_t>();
     call.norm_bias = shift.const_data_ptr<scalar_t>();
     call.eps = static_cast<scalar_t>(eps);
+    call.skip_weight = pointer_to<scalar_t>(skip_scale);
+    call.skip_bias = pointer_to<scalar_t>(skip_shift);
     call.normed = normed.mutable_data_ptr<scalar_t>();
     run(call);
   });
@@ -281,13 +291,16 @@ std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_norm(const at::Tensor& x,
 std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_stats(const at::Tensor& x,
                                                           const at::Tensor& weight,
                                                           const OptionalTensor& bias,
+                                                          const OptionalTensor& input_bias,
                                                           const OptionalTensor& addend,
                                                           bool gelu_input, c10::string_view stat) {
   const Arguments arguments(x, weight, bias, addend);
+  const OptionalTensor shift = contiguous(input_bias);
   at::Tensor row_stats = at::empty({x.size(0), x.size(2), x.size(1)}, x.options());
   at::Tensor stats = at::empty({x.size(0), x.size(1)}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise_conv2d_stats", [&] {
     Convolution<scalar_t> call = arguments.convolution<scalar_t>();
+    call.input_bias = pointer_to<scalar_t>(shift);
     call.gelu_input = gelu_input;
     call.stat = stat == "mean" ? Stat::kSum : Stat::kSumOfSquares;
     call.row_stats = row_stats.mutable_data_ptr<scalar_t>();

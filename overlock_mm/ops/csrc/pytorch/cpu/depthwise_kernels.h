@@ -33,18 +33,31 @@ struct DepthwiseRow {
 };
 
 template <typename T>
+struct NormRow {
+  int64_t columns;
+  int64_t channels;  // of the map
+  const T* weight;
+  const T* bias;
+  T eps;
+  T* x;                  // becomes skip_weight * x + skip_bias
+  const T* skip_weight;  // nullptr: x stays
+  const T* skip_bias;    // nullptr: 0
+  T* out;
+};
+
+template <typename T>
 struct DepthwiseKernels {
   int64_t lanes;  // of a vector
 
   void (*convolve)(const DepthwiseRow<T>& row);
 
-  // Copies a panel of a row of the map, through GELU if asked, to whole vectors at `ld`.
-  void (*pack)(int64_t width, int64_t channels, const T* source, int64_t source_ld, bool gelu,
-               T* packed, int64_t ld);
+  // Copies a panel of a row of the map to whole vectors at `ld`: plus `bias` if there is one,
+  // then through GELU if asked.
+  void (*pack)(int64_t width, int64_t channels, const T* source, int64_t source_ld, const T* bias,
+               bool gelu, T* packed, int64_t ld);
 
   // LayerNorm over the channels of each column.
-  void (*layer_norm)(int64_t columns, int64_t channels, const T* x, const T* weight, const T* bias,
-                     T eps, T* out);
+  void (*layer_norm)(const NormRow<T>& row);
 };
 
 // The kernels for the instruction set that ATen uses (ATEN_CPU_CAPABILITY overrules).

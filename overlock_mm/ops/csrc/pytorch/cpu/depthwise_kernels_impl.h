@@ -196,22 +196,26 @@ void convolve(const DepthwiseRow<T>& row) {
 }
 
 template <typename T>
-void pack(int64_t width, int64_t channels, const T* source, int64_t source_ld, bool gelu, T* packed,
-          int64_t ld) {
+void pack(int64_t width, int64_t channels, const T* source, int64_t source_ld, const T* bias,
+          bool gelu, T* packed, int64_t ld) {
   for (int64_t x = 0; x < width; ++x) {
     for (int64_t c = 0; c < channels; c += Wide<T>::kLanes) {
-      const V<T> values = load_first(source + x * source_ld + c, channels - c);
+      V<T> values = load_first(source + x * source_ld + c, channels - c);
+      if (bias != nullptr) {
+        values += load_first(bias + c, channels - c);
+      }
       Wide<T>::store(packed + x * ld + c, gelu ? gelu_of(values) : values);
     }
   }
 }
 
 template <typename T>
-void layer_norm(int64_t columns, int64_t channels, const T* x, const T* weight, const T* bias,
-                T eps, T* out) {
+void layer_norm(const NormRow<T>& row) {
   constexpr int64_t lanes = Wide<T>::kLanes;
-  const int64_t whole = channels / lanes * lanes;
-  for (int64_t column = 0; column < columns; ++column, x += channels, out += channels) {
+  const int64_t channels = row.channels, whole = channels / lanes * lanes;
+  T* x = row.x;
+  T* out = row.out;
+  for (int64_t column = 0; column < row.columns; ++column, x += channels, out += channels) {
     V<T> sum = {};
     for (int64_t c = 0; c < whole; c += lanes) {
       sum += Wide<T>::load(x + c);
@@ -230,13 +234,19 @@ void layer_norm(int64_t columns, int64_t channels, const T* x, const T* weight, 
     for (int64_t c = whole; c < channels; ++c) {
       variance += (x[c] - mean) * (x[c] - mean);
     }
-    const T factor = 1 / root_of(variance / channels + eps);
-    for (int64_t c = 0; c < whole; c += lanes) {
-      const V<T> normed = (Wide<T>::load(x + c) - mean) * factor;
-      Wide<T>::store(out + c, normed * Wide<T>::load(weight + c) + Wide<T>::load(bias + c));
-    }
-    for (int64_t c = whole; c < channels; ++c) {
-      out[c] = (x[c] - mean) * factor * weight[c] + bias[c];
+    const T factor = 1 / root_of(variance / channels + row.eps);
+    for (int64_t c = 0; c < channels; c += lanes) {
+      const int64_t n = channels - c;
+      const V<T> value = load_first(x + c, n);
+      const V<T> normed = (value - mean) * factor;
+      store_first(out + c, normed * load_first(row.weight + c, n) + load_first(row.bias + c, n), n);
+      if (row.skip_weight != nullptr) {
+        V<T> skip = value * load_first(row.skip_weight + c, n);
+        if (row.skip_bias != nullptr) {
+          skip += load_first(row.skip_bias + c, n);
+        }
+        store_first(x + c, skip, n);
+      }
     }
   }
 }

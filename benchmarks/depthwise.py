@@ -1,0 +1,144 @@
+"""Depthwise convolutions with their surroundings, as the deployed network calls them.
+
+Forward only: the operators are for inference, and their gradient is that of the definition.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from benchmarks import measure
+from overlock_mm import ops
+from overlock_mm.models.arch import ARCHS, OverLoCKArch
+from overlock_mm.ops.depthwise import reference
+from overlock_mm.ops.depthwise.backends import BACKENDS, Call
+
+logger = logging.getLogger('benchmarks')
+
+EPS = 1e-6
+#: Image size and batch sizes.
+IMAGES = {(224, 224): (1, 8), (512, 512): (1,), (800, 1280): (1,)}
+#: What is timed: all its results, as a tuple.
+Contestant = Callable[[], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class DepthwiseCase:
+    """One call as the deployed network makes it.
+
+    Attributes:
+        op: 'depthwise_norm' (then LayerNorm), 'depthwise_mean' (then the mean, for
+            squeeze-excite), or 'depthwise_mlp' (GELU before, then the norm, for GRN).
+        batch: B.
+        channels: C.
+        height: Rows of the map.
+        width: Columns of the map.
+        kernel_size: K.
+        origin: Where the network makes this call.
+    """
+
+    op: str
+    batch: int
+    channels: int
+    height: int
+    width: int
+    kernel_size: int
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """Unique and stable: results are compared by it."""
+        return (
+            f'{self.op}-b{self.batch}-c{self.channels}'
+            f'-{self.height}x{self.width}-k{self.kernel_size}'
+        )
+
+    def arguments(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        """The map, the weight, the bias, and weight and bias of a LayerNorm."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*sizes: int) -> Tensor:
+            return torch.randn(sizes, generator=generator).to(device, dtype)
+
+        c, k = self.channels, self.kernel_size
+        x = normal(self.batch, c, self.height, self.width)
+        weight = normal(c, 1, k, k) / k
+        return [x.to(memory_format=torch.channels_last), weight, *(normal(c) for _ in range(3))]
+
+    def forward_flops(self) -> int:
+        """Of the convolution, a multiply-add counted as two, borders included."""
+        pixels = self.batch * self.height * self.width
+        return 2 * pixels * self.channels * self.kernel_size**2
+
+    def floor_bytes(self, tensors: list[Tensor]) -> int:
+        """Bytes that any implementation must move: the map read, each result written once."""
+        maps = 3 if self.op == 'depthwise_norm' else 2
+        return maps * tensors[0].numel() * tensors[0].element_size()
+
+    def as_dict(self) -> dict:
+        """For the results file."""
+        return {**asdict(self), 'name': self.name}
+
+
+def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Contestant]:
+    """Our backends that can run the case, then the definition by the library's functions."""
+    x, weight, bias, *norm = tensors
+    call = Call(case.op, x.device, x.dtype)
+    able = [name for name, why in ops.available_backends(call).items() if not why]
+    innermost = ops.channels_innermost(weight)
+
+    def ours(backend: str) -> Contestant:
+        if case.op == 'depthwise_norm':
+            return lambda: ops.depthwise_conv2d_norm(
+                x, innermost, bias, *norm, EPS, backend=backend
+            )
+        gelu, stat = case.op == 'depthwise_mlp', _stat(case)
+        return lambda: ops.depthwise_conv2d_stats(
+            x, innermost, bias, gelu_input=gelu, stat=stat, backend=backend
+        )
+
+    def chain(x: Tensor) -> tuple[Tensor, ...]:
+        if case.op == 'depthwise_norm':
+            return reference.depthwise_conv2d_norm(x, weight, bias, *norm, EPS, None, None)
+        gelu = case.op == 'depthwise_mlp'
+        return reference.depthwise_conv2d_stats(x, weight, bias, None, None, gelu, _stat(case))
+
+    planes = x.contiguous()
+    found = {name: ours(name) for name in BACKENDS if name in able[:-1]}
+    return {**found, 'chain': lambda: chain(x), 'chain, NCHW': lambda: chain(planes)}
+
+
+def _stat(case: DepthwiseCase) -> str:
+    return 'mean' if case.op == 'depthwise_mean' else 'norm'
+
+
+def expected_results(case: DepthwiseCase, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+    """All results of the definition, in float32 from the same values."""
+    return functions(case, [x.float() for x in tensors])['chain']()
+
+
+def times(case: DepthwiseCase, function: Contestant, device: torch.device, budget: float) -> dict:
+    """Median and spread of the forward pass."""
+    with torch.inference_mode():
+        return {'forward': measure.time_of(function, device, budget)}
+
+
+def all_cases(arch: OverLoCKArch = ARCHS['t']) -> Iterator[DepthwiseCase]:
+    """The blocks of Base-Net and Overview-Net at every resolution, small first."""
+    for (height, width), batches in IMAGES.items():
+        for batch in batches:
+            for stage, (channels, kernel_size) in enumerate(
+                zip(arch.channels, arch.kernel_sizes, strict=True)
+            ):
+                size = (height >> (stage + 2), width >> (stage + 2))
+                hidden = arch.mlp_ratios[0] * channels
+                origin = f'T, stage {stage + 1}, {height} x {width}'
+                for op, c, k in (
+                    ('depthwise_norm', channels, 3),
+                    ('depthwise_mean', channels, kernel_size),
+                    ('depthwise_mlp', hidden, 3),
+                ):
+                    yield DepthwiseCase(op, batch, c, *size, k, origin)

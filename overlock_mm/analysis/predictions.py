@@ -1,0 +1,291 @@
+"""Predictions for one's own pictures, through the inferencers of the OpenMMLab libraries."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.structures import PixelData
+
+from overlock_mm.analysis.networks import dataset_meta
+from overlock_mm.analysis.views import task_of
+from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
+from overlock_mm.utils.config import load_config
+from overlock_mm.utils.files import replacing
+
+VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
+#: On smaller pictures, labels would hide what they name.
+_DRAWN_SIDE = 360
+
+
+class Predictor:
+    """A model with its test pipeline and its way of drawing.
+
+    Args:
+        cfg: Of the model.
+        checkpoint: Of just this model.
+        device: Where it runs.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        CheckpointError: It cannot be read.
+        CheckpointMismatchError: It belongs to another model.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str | Path, device: str) -> None:
+        content = read_checkpoint(checkpoint)
+        meta = dataset_meta(cfg, content.get('meta') or {})
+        self.classes: list[str] = list(meta.get('classes', ()))
+        self.palette: list[Any] = [tuple(color) for color in meta.get('palette', ())]
+        if len(self.palette) < len(self.classes):
+            # Any will do, as long as a class has the same in every picture.
+            shape = (len(self.classes), 3)
+            colors = np.random.default_rng(0).integers(40, 230, shape)
+            self.palette = [tuple(map(int, color)) for color in colors]
+        self.inferencer = self._inferencer(cfg, str(checkpoint), device)
+        # The libraries only warn of tensors that do not fit.
+        weights = state_dict_of(content, checkpoint)
+        check_compatible(self.inferencer.model, weights, str(checkpoint))
+
+    @abstractmethod
+    def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
+        """Of the model's library."""
+
+    @abstractmethod
+    def predict(self, image: np.ndarray) -> tuple[Any, np.ndarray]:
+        """What the model sees in a picture.
+
+        Args:
+            image: uint8 BGR [H, W, 3].
+
+        Returns:
+            Plain data for JSON, and the picture with the prediction drawn in, uint8 RGB, maybe
+            enlarged.
+        """
+
+    def _name(self, label: int) -> str:
+        return self.classes[label] if label < len(self.classes) else str(label)
+
+
+class DetectionPredictor(Predictor):
+    """Boxes and, where the detector has them, masks, from a score on.
+
+    Args:
+        score_threshold: Lowest score to report and draw.
+    """
+
+    def __init__(
+        self, cfg: Config, checkpoint: str | Path, device: str, score_threshold: float
+    ) -> None:
+        super().__init__(cfg, checkpoint, device)
+        self.score_threshold = score_threshold
+
+    def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
+        from mmdet.apis import DetInferencer
+
+        inferencer = DetInferencer(
+            cfg, checkpoint, device=device, palette=self.palette, show_progress=False
+        )
+        inferencer.visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
+        return inferencer
+
+    def predict(self, image: np.ndarray) -> tuple[Any, np.ndarray]:
+        """A list of objects, most certain first, their boxes as x1, y1, x2, y2 in pixels."""
+        results = self.inferencer(image, return_datasamples=True, no_save_vis=True)
+        (sample,) = results['predictions']
+        found = self.inferencer.pred2dict(sample)
+        objects = []
+        for i, (label, score) in enumerate(zip(found['labels'], found['scores'], strict=True)):
+            if score > self.score_threshold:
+                box = [round(value, 1) for value in found['bboxes'][i]]
+                entry = {'class': self._name(label), 'score': round(score, 4), 'box': box}
+                if 'masks' in found:
+                    entry['mask'] = found['masks'][i]
+                objects.append(entry)
+        self.inferencer.visualizer.add_datasample(
+            'prediction',
+            image[..., ::-1],
+            sample,
+            draw_gt=False,
+            pred_score_thr=self.score_threshold,
+        )
+        return objects, self.inferencer.visualizer.get_image()
+
+
+class SegmentationPredictor(Predictor):
+    """A class for each pixel."""
+
+    def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
+        from mmseg.apis import MMSegInferencer
+
+        return MMSegInferencer(
+            cfg,
+            checkpoint,
+            classes=self.classes,
+            palette=self.palette,
+            device=device,
+            show_progress=False,
+        )
+
+    def predict(self, image: np.ndarray) -> tuple[Any, np.ndarray]:
+        """The share of the picture that each class found has, largest first."""
+        sample = self.inferencer(image, return_datasamples=True)
+        labels = sample.pred_sem_seg.data
+        found, counts = labels.unique(return_counts=True)
+        shares = sorted(
+            (count / labels.numel(), self._name(label))
+            for label, count in zip(found.tolist(), counts.tolist(), strict=True)
+        )
+        image, factor = _enlarged(image)
+        sample.pred_sem_seg = PixelData(
+            data=labels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        )
+        visualizer = self.inferencer.visualizer
+        visualizer.alpha = 0.5
+        visualizer.add_datasample('prediction', image[..., ::-1], sample, draw_gt=False)
+        return {name: round(share, 4) for share, name in reversed(shares)}, visualizer.get_image()
+
+
+class ClassificationPredictor(Predictor):
+    """The most probable classes of a picture."""
+
+    def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
+        from mmpretrain import ImageClassificationInferencer
+        from mmpretrain.utils import progress
+        from mmpretrain.visualization import UniversalVisualizer
+
+        # One bar for all pictures is enough.
+        progress.disable_progress_bar = True
+        inferencer = ImageClassificationInferencer(
+            cfg, checkpoint, device=device, classes=self.classes
+        )
+        inferencer.visualizer = UniversalVisualizer()
+        return inferencer
+
+    def predict(self, image: np.ndarray) -> tuple[Any, np.ndarray]:
+        """Up to five classes with their probabilities, most probable first."""
+        (sample,) = self.inferencer(image, return_datasamples=True)
+        best = sample.pred_score.topk(min(5, len(sample.pred_score)))
+        visualizer = self.inferencer.visualizer
+        visualizer.visualize_cls(
+            np.ascontiguousarray(_enlarged(image)[0][..., ::-1]),
+            sample,
+            classes=self.classes or None,
+            draw_gt=False,
+        )
+        classes = [
+            {'class': self._name(label), 'score': round(score, 4)}
+            for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        return classes, visualizer.get_image()
+
+
+def load_predictor(
+    config: str | Path, checkpoint: str | Path, device: str = 'cpu', score_threshold: float = 0.3
+) -> Predictor:
+    """The predictor for the task of a config.
+
+    Args:
+        config: A config file of a detector, segmentor or classifier.
+        checkpoint: Of just this model.
+        device: Where it runs.
+        score_threshold: Of detections.
+
+    Raises:
+        FileNotFoundError: There is no such config or checkpoint.
+        ValueError: The config is of none of the three tasks.
+        CheckpointError: The checkpoint cannot be read.
+        CheckpointMismatchError: It belongs to another model.
+    """
+    cfg = load_config(config)
+    task = task_of(cfg)
+    if task == 'detection':
+        return DetectionPredictor(cfg, checkpoint, device, score_threshold)
+    kind = SegmentationPredictor if task == 'segmentation' else ClassificationPredictor
+    return kind(cfg, checkpoint, device)
+
+
+def predict_images(
+    predictor: Predictor, paths: list[Path], names: list[str], out_dir: str | Path
+) -> Iterator[tuple[Path, Any]]:
+    """Predict pictures one by one and write each as drawn.
+
+    Args:
+        predictor: Of any task.
+        paths: Image files.
+        names: Of the drawn pictures, without their suffix ``.png``.
+        out_dir: Their folder.
+
+    Yields:
+        The path and its prediction.
+    """
+    for path, name in zip(paths, names, strict=True):
+        prediction, drawn = predictor.predict(mmcv.imread(str(path)))
+        with replacing(Path(out_dir, f'{name}.png')) as partial:
+            mmcv.imwrite(drawn[..., ::-1], str(partial))
+        yield path, prediction
+
+
+def open_video(path: str | Path) -> Any:
+    """Open a video as a sequence of frames, uint8 BGR [H, W, 3] each.
+
+    Raises:
+        ValueError: It is no video that OpenCV can read.
+    """
+    video = mmcv.VideoReader(str(path))
+    if not video.opened or video.frame_cnt < 1:
+        raise ValueError(f'{path} cannot be read as a video. Convert it to H.264 in an .mp4 file.')
+    return video
+
+
+def predict_video(predictor: Predictor, video: Any, out_file: str | Path) -> Iterator[Any]:
+    """Predict a video frame by frame and write it as drawn, in MPEG-4.
+
+    Args:
+        predictor: Of any task.
+        video: Of :func:`open_video`.
+        out_file: Ends in ``.mp4``; complete or not there.
+
+    Yields:
+        The prediction of each frame.
+
+    Raises:
+        ValueError: This OpenCV cannot write videos.
+    """
+    with replacing(out_file) as partial:
+        writer = None
+        try:
+            for frame in video:
+                # Files may promise more frames than they hold.
+                if frame is None:
+                    break
+                prediction, drawn = predictor.predict(frame)
+                # The codec wants even sides.
+                height, width = (side - side % 2 for side in drawn.shape[:2])
+                if writer is None:
+                    code = cv2.VideoWriter_fourcc(*'mp4v')  # type: ignore[attr-defined]
+                    rate = video.fps if video.fps > 0 else 25.0
+                    writer = cv2.VideoWriter(str(partial), code, rate, (width, height))
+                    if not writer.isOpened():
+                        raise ValueError(
+                            'OpenCV cannot write MPEG-4 videos here. Install '
+                            'opencv-python-headless from the package index, which can.'
+                        )
+                writer.write(np.ascontiguousarray(drawn[:height, :width, ::-1]))
+                yield prediction
+        finally:
+            if writer is not None:
+                writer.release()
+
+
+def _enlarged(image: np.ndarray) -> tuple[np.ndarray, int]:
+    """A small picture enlarged by an integer, and the integer."""
+    factor = max(1, round(_DRAWN_SIDE / min(image.shape[:2])))
+    height, width = (side * factor for side in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), factor

@@ -1,0 +1,37 @@
+"""Output files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A path to write to, beside ``path`` and with its suffix; it takes its place at the end.
+
+    An error within the block removes what was written and leaves an older file as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.partial-{os.getpid()}-{path.name}')
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write plain data as indented JSON.
+
+    Raises:
+        ValueError: It holds NaN or an infinity, which JSON does not have.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + '\n'
+    with replacing(path) as partial:
+        partial.write_text(text)

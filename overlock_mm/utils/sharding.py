@@ -1,0 +1,75 @@
+"""Training with parameters, gradients and optimizer state divided among processes (FSDP)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from mmengine._strategy import FSDPStrategy
+from mmengine.dist import is_main_process
+from mmengine.registry import STRATEGIES
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+
+from overlock_mm.models.recompute import RecomputableBlock
+
+
+def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
+    """A policy for FSDP: each block of the backbone is a unit, the rest of the model is one more.
+
+    Heads must not be units of their own: detectors call other methods of them than ``forward``,
+    and FSDP gathers the parameters of a unit in its ``forward`` alone.
+    """
+    return recurse or isinstance(module, RecomputableBlock)
+
+
+@STRATEGIES.register_module()
+class BlockFSDPStrategy(FSDPStrategy):
+    """mmengine's ``FSDPStrategy`` for models with this backbone.
+
+    It shards by blocks of the backbone, writes whole checkpoints, which the test tool and runs
+    without sharding read like any other, complete or not at all, and also runs on CPUs.
+
+    Args:
+        model_wrapper: Settings for ``MMFullyShardedDataParallel``.
+        **kwargs: Of ``FSDPStrategy``; not its ``state_dict_cfg``.
+    """
+
+    def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any) -> None:
+        on_gpu = torch.cuda.is_available()
+        wrapper = dict(
+            type='MMFullyShardedDataParallel', auto_wrap_policy=wrap_blocks, **(model_wrapper or {})
+        )
+        if not on_gpu:
+            # mmengine names a GPU by the process's number.
+            wrapper.setdefault('device_id', 'cpu')
+        # To move what is on the CPU to the CPU would be no copy, and FSDP frees the original.
+        gathered = dict(rank0_only=True, offload_to_cpu=on_gpu)
+        super().__init__(
+            model_wrapper=wrapper,
+            state_dict_cfg=dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=dict(type='FullStateDictConfig', **gathered),
+                optim_state_dict_config=dict(type='FullOptimStateDictConfig', **gathered),
+            ),
+            **kwargs,
+        )
+
+    def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
+        """Gather the state from all processes; the first one writes it."""
+        incomplete = f'{filename}.tmp'
+        super().save_checkpoint(incomplete, **kwargs)
+        if is_main_process():
+            os.replace(incomplete, filename)
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Give each process its part of a whole optimizer state."""
+        # By name: torch 2.1 changed the order in which mmengine passes them.
+        self.optim_wrapper.load_state_dict(
+            FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model,
+                optim=self.optim_wrapper.optimizer,
+                optim_state_dict=state_dict,
+            )
+        )

@@ -1,0 +1,143 @@
+"""tools/demo.py: pictures and videos through the inferencers of the three libraries, offline."""
+
+import json
+
+import cv2
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmdet.apis import DetInferencer
+from mmpretrain import ImageClassificationInferencer
+from mmseg.apis import MMSegInferencer
+from PIL import Image
+
+from overlock_mm.analysis.networks import dataset_meta
+from overlock_mm.analysis.predictions import load_predictor
+from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
+from overlock_mm.utils.config import load_config
+from tools import demo
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    def refuse(url, *args, **kwargs):
+        raise AssertionError(f'downloads {url}')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', refuse)
+    monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', refuse)
+
+
+@pytest.fixture(scope='module')
+def video(tmp_path_factory):
+    """Three frames of 64 x 96 pixels."""
+    path = tmp_path_factory.mktemp('video') / 'clip.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 5, (96, 64))
+    for frame in np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8):
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_detector(untrained, pictures, tmp_path):
+    config, weights = untrained('detection')
+    options = ['--score-thr', '0.05', '--out-dir', str(tmp_path)]
+    content = demo.main([str(pictures), config, weights, *options])
+    assert content == json.loads((tmp_path / 'predictions.json').read_text())
+    assert list(content['pictures']) == [str(pictures / 'a.png'), str(pictures / 'b.jpg')]
+    inferencer = DetInferencer(config, weights, device='cpu', show_progress=False)
+    (expected,) = inferencer(str(pictures / 'a.png'), no_save_vis=True)['predictions']
+    objects = content['pictures'][str(pictures / 'a.png')]
+    assert len(objects) == 5
+    for i, found in enumerate(objects):
+        assert found['class'] == METAINFO['classes'][expected['labels'][i]]
+        assert found['score'] == pytest.approx(expected['scores'][i], abs=1e-4)
+        assert found['box'] == pytest.approx(expected['bboxes'][i], abs=0.1)
+        assert found['mask'] == expected['masks'][i]
+    # Drawn by the config's visualizer, which enlarges, on the picture in its own colours.
+    with Image.open(tmp_path / 'a.png') as drawn, Image.open(pictures / 'a.png') as picture:
+        assert drawn.size == (3 * picture.width, 3 * picture.height)
+
+
+def test_detections_below_the_threshold(untrained, pictures, tmp_path):
+    arguments = [str(pictures / 'a.png'), *untrained('detection'), '--score-thr', '0.99']
+    content = demo.main([*arguments, '--out-dir', str(tmp_path)])
+    assert content['pictures'][str(pictures / 'a.png')] == []
+
+
+def test_segmentor(untrained, pictures, tmp_path):
+    config, weights = untrained('segmentation')
+    content = demo.main([str(pictures / '*.jpg'), config, weights, '--out-dir', str(tmp_path)])
+    classes, palette = SEMANTIC_METAINFO['classes'], SEMANTIC_METAINFO['palette']
+    inferencer = MMSegInferencer(config, weights, classes, palette, device='cpu')
+    labels = inferencer(str(pictures / 'b.jpg'))['predictions']
+    (shares,) = content['pictures'].values()
+    assert shares == {
+        classes[i]: pytest.approx((labels == i).mean(), abs=1e-4) for i in np.unique(labels)
+    }
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    with Image.open(tmp_path / 'b.png') as drawn:
+        assert drawn.size == (96 * 4, 100 * 4)
+
+
+def test_classifier(untrained, pictures, tmp_path):
+    config, weights = untrained('classification')
+    content = demo.main([str(pictures / 'b.jpg'), config, weights, '--out-dir', str(tmp_path)])
+    (best,) = content['pictures'].values()
+    (expected,) = ImageClassificationInferencer(config, weights)(str(pictures / 'b.jpg'))
+    assert best[0]['class'] == expected['pred_class']
+    assert best[0]['score'] == pytest.approx(expected['pred_score'], abs=1e-4)
+    assert {entry['class'] for entry in best} == set(METAINFO['classes'])
+    assert (tmp_path / 'b.png').is_file()
+
+
+def test_video(untrained, video, tmp_path):
+    content = demo.main([str(video), *untrained('segmentation'), '--out-dir', str(tmp_path)])
+    frames = content['video']['frames']
+    assert len(frames) == 3
+    assert all(sum(frame.values()) == pytest.approx(1, abs=1e-3) for frame in frames)
+    written = mmcv.VideoReader(str(tmp_path / 'clip.mp4'))
+    assert (len(written), written.fps) == (3, 5)
+    assert (written.width, written.height) == (6 * 96, 6 * 64)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['clip.mp4', 'predictions.json']
+
+
+def test_what_is_drawn_has_the_colours_of_the_picture(untrained, pictures):
+    predictor = load_predictor(*untrained('classification'))
+    blue = np.zeros((96, 96, 3), np.uint8)
+    blue[..., 0] = 200
+    _, drawn = predictor.predict(blue)
+    assert drawn[-20:, -20:].mean((0, 1)).tolist() == pytest.approx([0, 0, 200], abs=2)
+
+
+def test_names_of_classes_without_a_checkpoint_that_has_them():
+    cfg = load_config('configs/segmentation/upernet_overlock_t.py')
+    meta = dataset_meta(cfg, {})
+    assert len(meta['classes']) == len(meta['palette']) == 150
+    assert dataset_meta(cfg, {'dataset_meta': {'CLASSES': ('a', 'b')}}) == {'classes': ('a', 'b')}
+    cfg = load_config('configs/demo/cascade_overlock_shapes.py')
+    assert dataset_meta(cfg, {})['classes'] == METAINFO['classes']
+
+
+def test_bad_input(fails, untrained, pictures, tmp_path):
+    config, weights = untrained('classification')
+    out = ['--out-dir', tmp_path / 'out']
+    assert 'not a BMP' in fails(demo.main, pictures / 'notes.txt', config, weights, *out)
+    assert "'/no/where'" in fails(demo.main, '/no/where', config, weights, *out)
+    (tmp_path / 'clip.mp4').write_text('no video')
+    message = fails(demo.main, tmp_path / 'clip.mp4', config, weights, *out)
+    assert 'cannot be read as a video' in message
+    message = fails(demo.main, pictures, config, weights, '--score-thr', '30', *out)
+    assert 'in [0, 1), got 30' in message
+    message = fails(demo.main, pictures, config, tmp_path / 'no.pth', *out)
+    assert 'no.pth' in message
+    _, others = untrained('segmentation')
+    assert 'does not fit the model' in fails(demo.main, pictures, config, others, *out)
+    other = tmp_path / 'other.py'
+    other.write_text("default_scope = 'mmpose'\n")
+    message = fails(demo.main, pictures, other, weights, *out)
+    assert "default_scope='mmpose'; known are 'mmdet' (detection)" in message
+    (tmp_path / 'file').write_text('')
+    message = fails(demo.main, pictures, config, weights, '--out-dir', tmp_path / 'file' / 'out')
+    assert 'is not writable' in message
+    assert not list((tmp_path / 'out').iterdir())

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Test as a Slurm job.
+set -eu
+
+if [ $# -lt 4 ]; then
+    cat >&2 <<USAGE
+usage: $0 PARTITION JOB_NAME CONFIG CHECKPOINT [OPTION OF test.py...]
+
+Example: GPUS=8 $0 gpu overlock configs/detection/cascade_overlock_s.py epoch_36.pth
+
+Environment: GPUS (8, in all), GPUS_PER_NODE (at most 8), CPUS_PER_TASK (5), SRUN_ARGS (further
+options of srun), PORT (29500), PYTHON (python).
+USAGE
+    exit 2
+fi
+here=$(dirname "$0")
+partition=$1
+job_name=$2
+shift 2
+exec "$here/srun.sh" "$partition" "$job_name" "$here/test.py" "$@"
