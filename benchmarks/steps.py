@@ -28,7 +28,7 @@ from overlock_mm.models.deploy import fold_branches
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
 NOTES = Path(__file__).with_name('steps.md')
 #: Height, width and batch.
-CASES = ((224, 224, 1), (224, 224, 8), (512, 512, 1), (800, 1280, 1))
+CASES = ((224, 224, 1), (224, 224, 8), (512, 512, 1))
 RIVAL = 'ConvNeXt-B'
 STEPS = {
     'published': 'published deploy form',

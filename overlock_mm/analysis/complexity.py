@@ -59,7 +59,7 @@ def measure_complexity(
     """
     copy = deepcopy(module).to('meta').eval()
     image = torch.empty(1, 3, *shape, device='meta')
-    counter = FlopCounterMode(display=False, custom_mapping=_DEPTHWISE)
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with torch.no_grad(), _counting_contmix() as counts, counter:
         forward(copy, image)
     return Complexity(
@@ -76,8 +76,18 @@ def _depthwise_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
     return 2 * prod(map_shape) * shapes[1][-1] ** 2
 
 
+def _product_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
+    """Of a sum of a matrix and a product of two."""
+    return 2 * prod(out_shape) * shapes[1][-1]
+
+
 _FUSED = ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats')
-_DEPTHWISE = {getattr(torch.ops.overlock_mm, name): _depthwise_flops for name in _FUSED}
+#: Beyond what torch counts by itself.
+_FORMULAS = {
+    **{getattr(torch.ops.overlock_mm, name): _depthwise_flops for name in _FUSED},
+    torch.ops.aten.addmm_: _product_flops,
+    torch.ops.aten.baddbmm_: _product_flops,
+}
 
 
 @contextmanager

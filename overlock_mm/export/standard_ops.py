@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -47,7 +48,7 @@ class StandardOperators:
                 (F, 'adaptive_avg_pool2d', self._adaptive_avg_pool2d),
                 (contmix_module, 'enlarged_size', self._enlarged_size),
                 (folded_layers, 'depthwise_conv2d', _depthwise_conv2d),
-                (folded_layers, 'depthwise_conv2d_norm', reference.depthwise_conv2d_norm),
+                (folded_layers, 'depthwise_conv2d_norm', _depthwise_conv2d_norm),
                 (folded_layers, 'depthwise_conv2d_stats', _depthwise_conv2d_stats),
                 (folded_layers.Pointwise, 'forward', _pointwise),
                 (folded_layers.PointwiseSum, 'forward', _pointwise_sum),
@@ -114,28 +115,14 @@ def traced_enlarged_size(height: Any, width: Any, kernel_size: int) -> tuple[Ten
     return new[0], new[1]
 
 
-def _depthwise_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    addend: Tensor | None = None,
-    gelu_input: bool = False,
-    gelu_output: bool = False,
-) -> Tensor:
-    return reference.depthwise_conv2d(x, weight, bias, addend, gelu_input, gelu_output)
-
-
-def _depthwise_conv2d_stats(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    addend: Tensor | None = None,
-    gelu_input: bool = False,
-    stat: str = 'mean',
-) -> tuple[Tensor, Tensor]:
-    return reference.depthwise_conv2d_stats(x, weight, bias, addend, gelu_input, stat)
+# The definitions take all arguments, the public functions have defaults.
+_depthwise_conv2d = partial(
+    reference.depthwise_conv2d, input_bias=None, addend=None, gelu_input=False, gelu_output=False
+)
+_depthwise_conv2d_norm = partial(reference.depthwise_conv2d_norm, skip_weight=None, skip_bias=None)
+_depthwise_conv2d_stats = partial(
+    reference.depthwise_conv2d_stats, input_bias=None, addend=None, gelu_input=False, stat='mean'
+)
 
 
 def _pointwise(layer: folded_layers.Pointwise, x: Tensor, factor: Tensor | None = None) -> Tensor:

@@ -27,6 +27,7 @@ from overlock_mm.models.folded_layers import (
 from overlock_mm.models.layers import ConvNorm
 from overlock_mm.models.overview_net import ContextResidual
 from overlock_mm.models.reparam import DilatedReparamConv, fuse_conv_bn
+from overlock_mm.ops.contmix.reference import compute_dtype
 
 if TYPE_CHECKING:
     from overlock_mm.models.overlock import OverLoCK
@@ -178,9 +179,10 @@ class FoldedFusion(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, D + C4/4, H, W] to [B, D, H, W]."""
         x = self.proj(self.dwconv.then_gelu(x))
-        # Twice as fast as vector_norm, which does not know channels_last.
-        factor = self.grn(x.square().sum((2, 3)).sqrt())
-        return torch.addcmul(self.beta, x, factor[..., None, None])
+        # vector_norm is slow on channels_last maps. Squares overflow in float16.
+        norm = x.to(compute_dtype(x.dtype)).square().sum((2, 3)).sqrt()
+        factor = self.grn(norm).to(x.dtype)
+        return torch.addcmul(self.beta.to(x.dtype), x, factor[..., None, None])
 
 
 class FoldedDynamicBlock(nn.Module):

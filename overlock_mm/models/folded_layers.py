@@ -24,6 +24,7 @@ from overlock_mm.ops import (
     depthwise_conv2d_norm,
     depthwise_conv2d_stats,
 )
+from overlock_mm.ops.contmix.registration import in_autocast
 
 
 def with_identity(weight: Tensor) -> Tensor:
@@ -91,6 +92,8 @@ class _Matrix(nn.Module):
             [B * H * W, I] and [I, O], or [B, H * W, I] and [B, I, O].
         """
         height, width = x.shape[-2:]
+        # Statistics of half-precision maps come in float32, as norms overflow in float16.
+        factor = None if factor is None else factor.to(x.dtype)
         if factor is not None and height * width >= 2 * len(self.weight):
             weight = self.weight * factor[:, None]
             return x.permute(0, 2, 3, 1).flatten(1, 2), weight.mT
@@ -113,16 +116,18 @@ class Pointwise(_Matrix):
 
     Args:
         weight: [O, I, 1, 1].
-        bias: [O].
+        bias: [O], or None.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight)
-        self.bias = constant(bias)
+        self.bias = None if bias is None else constant(bias)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """[B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
         rows, matrix = self.operands(x, factor)
+        if self.bias is None:
+            return _rows_to_map(rows @ matrix, x)
         product = torch.addmm if rows.dim() == 2 else torch.baddbmm
         return _rows_to_map(product(self.bias, rows, matrix), x)
 
@@ -142,7 +147,7 @@ class PointwiseSum(_Matrix):
         rows, matrix = self.operands(x, factor)
         total = skip.permute(0, 2, 3, 1).flatten(0 if rows.dim() == 2 else 1, 2)
         tracked = torch.is_grad_enabled() and (skip.requires_grad or rows.requires_grad)
-        if tracked or torch.is_autocast_enabled(x.device.type):
+        if tracked or in_autocast(x.device.type):
             total = (torch.addmm if rows.dim() == 2 else torch.baddbmm)(total, rows, matrix)
         elif rows.dim() == 2:
             total.addmm_(rows, matrix)
@@ -157,12 +162,15 @@ class DepthwiseConv(nn.Module):
     Args:
         weight: [C, 1, k, k], k odd.
         bias: [C].
+        input_bias: What the input lacks, [C] or None. Here it costs nothing, and as a bias of the
+            matrix product before a pass over the map.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, input_bias: Tensor | None = None) -> None:
         super().__init__()
         self.weight = constant(channels_innermost(weight))
         self.bias = constant(bias)
+        self.input_bias = None if input_bias is None else constant(input_bias)
 
     def then_gelu(self, x: Tensor) -> Tensor:
         """``gelu(convolution(x))`` of [B, C, H, W]."""
@@ -173,8 +181,15 @@ class DepthwiseConv(nn.Module):
         return depthwise_conv2d_stats(x, self.weight, self.bias, addend=addend, stat='mean')
 
     def with_norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``convolution(gelu(x))`` [B, C, H, W] and its L2 norm over the pixels [B, C]."""
-        return depthwise_conv2d_stats(x, self.weight, self.bias, gelu_input=True, stat='norm')
+        """``convolution(gelu(x + input_bias))`` and its L2 norm over the pixels [B, C]."""
+        return depthwise_conv2d_stats(
+            x,
+            self.weight,
+            self.bias,
+            input_bias=self.input_bias,
+            gelu_input=True,
+            stat='norm',
+        )
 
     def extra_repr(self) -> str:
         return f'{len(self.weight)}, kernel_size={self.weight.shape[-1]}'
@@ -209,15 +224,21 @@ class SkipNorm(nn.Module):
         scale, shift = torch.ones_like(branch_bias), branch_bias
         if isinstance(layer_scale, LayerScale):
             scale, shift = layer_scale.weight.flatten(), layer_scale.bias + branch_bias
-        self.skip_weight = constant(scale[:, None, None])
-        self.skip_bias = constant(shift[:, None, None])
+        self.skip_weight = constant(scale)
+        self.skip_bias = constant(shift)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C, H, W] to the identity path and to what enters the branch, both of its shape."""
-        z, normed = depthwise_conv2d_norm(
-            x, self.weight, self.bias, self.norm_weight, self.norm_bias, self.eps
+        return depthwise_conv2d_norm(
+            x,
+            self.weight,
+            self.bias,
+            self.norm_weight,
+            self.norm_bias,
+            self.eps,
+            skip_weight=self.skip_weight,
+            skip_bias=self.skip_bias,
         )
-        return torch.addcmul(self.skip_bias, z, self.skip_weight), normed
 
 
 class ChannelGate(nn.Module):
@@ -230,6 +251,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, mean: Tensor) -> Tensor:
         """Mean over the pixels to factors from 0 to 1, [B, C]."""
+        mean = mean.to(self.squeeze.weight.dtype)
         hidden = F.gelu(F.linear(mean, self.squeeze.weight, self.squeeze.bias))
         return F.linear(hidden, self.excite.weight, self.excite.bias).sigmoid()
 
@@ -251,8 +273,10 @@ class FoldedMLP(nn.Module):
 
     def __init__(self, mlp: ConvMLP) -> None:
         super().__init__()
-        self.expand = Pointwise(mlp.expand.weight, bias_of(mlp.expand))
-        self.dwconv = DepthwiseConv(with_identity(mlp.dwconv.weight), bias_of(mlp.dwconv))
+        self.expand = Pointwise(mlp.expand.weight, None)
+        self.dwconv = DepthwiseConv(
+            with_identity(mlp.dwconv.weight), bias_of(mlp.dwconv), bias_of(mlp.expand)
+        )
         self.grn = ChannelResponse(mlp.grn)
         self.reduce = PointwiseSum(mlp.reduce.weight)
 

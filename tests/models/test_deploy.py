@@ -195,6 +195,8 @@ def test_pointwise_with_a_factor(pixels):
     layer = Pointwise(conv.weight, conv.bias)
     assert torch.allclose(layer(x, factor), expected)
     assert torch.allclose(layer(x), conv(x))
+    without_bias = Pointwise(conv.weight, None)(x, factor)
+    assert torch.allclose(without_bias + conv.bias[:, None, None], expected)
     conv.bias.data.zero_()
     total = PointwiseSum(conv.weight)(skip.clone(), x, factor)
     assert torch.allclose(total, skip + conv(x * factor[..., None, None]))
