@@ -114,7 +114,13 @@ class DynamicBlock(RecomputableBlock):
         Returns:
             New features and context, concatenated: [B, D + C4/4, H, W].
         """
-        z = skip = lean((x, context, prior), self._join, self.dwconv1)
+
+        def join(x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
+            if not self.is_first:
+                context = self.context_scale(context) + self.prior_scale(prior)
+            return torch.cat((x, context), 1)
+
+        z = skip = lean((x, context, prior), join, self.dwconv1)
         z = self.norm1(z)
         fused = self.fusion(z)
         query, key = z.split(self.split_sizes, 1)
@@ -126,11 +132,6 @@ class DynamicBlock(RecomputableBlock):
 
         z = self.dwconv2(z)
         return self.layer_scale2(z) + self.drop_path(self.mlp(z, self.norm2))
-
-    def _join(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
-        if not self.is_first:
-            context = self.context_scale(context) + self.prior_scale(prior)
-        return torch.cat((x, context), 1)
 
     def _gated(self, mixed: Tensor, local: Tensor, gate: Tensor) -> Tensor:
         return self.se(mixed + self.local_norm(local)) * F.silu(self.gate.norm(gate))

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.training_memory import plain_formulation
 from overlock_mm import OverLoCK
 from overlock_mm.models.blocks import BasicBlock
 from overlock_mm.models.lean import lean
 from overlock_mm.models.reparam import DilatedReparamConv
-from tests.models.helpers import TINY, plain_formulation, randomize_parameters
+from tests.models.helpers import TINY, randomize_parameters
 
 BN = dict(type='BN')
 
