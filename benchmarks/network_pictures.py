@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use('Agg')  # needs no display
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import FormatStrFormatter, NullLocator  # noqa: E402
 
 #: Text as text and no date, so that the same results give the same small file.
 STYLE = {'svg.fonttype': 'none', 'svg.hashsalt': 'overlock_mm', 'font.size': 9}
@@ -58,7 +59,7 @@ def draw_accuracy(content: dict[str, Any], path: Path) -> str:
         axes.set_xlabel('latency in ms, 224 x 224, batch 1 (measured)')
         axes.set_ylabel('ImageNet-1K top-1 in % (published)')
         axes.grid(alpha=0.3)
-        axes.margins(x=0.15, y=0.12)
+        axes.margins(x=0.25, y=0.12)  # room for the names
         _save(figure, path)
     return 'Published accuracy against measured latency'
 
@@ -89,10 +90,17 @@ def draw_resolution(content: dict[str, Any], path: Path) -> str:
                     axes.plot(
                         *zip(*points, strict=True), f'o{style}', color=_colour(name), label=name
                     )
-            axes.set(xscale='log', yscale='log', xlabel='megapixels', ylabel=label)
+            axes.set(xscale='log', yscale='log', ylabel=label)
+            axes.set_xticks(
+                [r['case']['height'] * r['case']['width'] / 1e6 for r in results],
+                [f'{r["case"]["height"]} x {r["case"]["width"]}' for r in results],
+            )
+            axes.xaxis.set_minor_locator(NullLocator())
+            for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                formatter(FormatStrFormatter('%g'))
             axes.grid(alpha=0.3, which='both')
         panels[0].set_title('time of one image')
-        panels[1].set_title('peak memory beyond weights and image')
+        panels[1].set_title('memory beyond weights')
         panels[0].legend(fontsize=8)
         _save(figure, path)
     return 'Time and memory against resolution'
