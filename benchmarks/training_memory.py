@@ -202,7 +202,7 @@ def page(content: dict[str, Any]) -> str:
     by_module = next(iter(kept['images'].values()))
     modules = sorted(
         {module for counts in by_module.values() for module in counts},
-        key=lambda module: -max(counts.get(module, 0) for counts in by_module.values()),
+        key=lambda name: (-max(counts.get(name, 0) for counts in by_module.values()), name),
     )
     height, width = SHAPES[0]
     return PAGE_TEXT.format(
