@@ -60,14 +60,11 @@ def trained_model(config: str, weights: Mapping[str, Tensor], source: str) -> nn
     return model
 
 
-def usage(config: Path, deploy_file: Path, classifier: bool) -> str:
-    """How to test the result."""
+def deploy_sibling(config: Path) -> Path | None:
+    """The config for the result, if there is one."""
     name = config.stem.removesuffix('_1x').removesuffix('_3x')
     sibling = config.with_name(f'{name}_deploy.py')
-    if sibling.is_file():
-        return f'python tools/test.py {sibling} {deploy_file}'
-    options = 'model.backbone.deploy=True' + ' model.head.auxiliary=False' * classifier
-    return f'python tools/test.py {config} {deploy_file} --cfg-options {options}'
+    return sibling if sibling.is_file() else None
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -79,14 +76,17 @@ def main(argv: Sequence[str] | None = None) -> Path:
         weights = state_dict_of(content, args.source)
         model = trained_model(args.config, weights, args.source)
     model.backbone.switch_to_deploy(check=True)
-    classifier = hasattr(model, 'head') and hasattr(model.head, 'drop_auxiliary')
-    if classifier:
-        model.head.drop_auxiliary()
+    sibling = deploy_sibling(Path(args.config))
+    if sibling is not None and hasattr(model, 'head') and hasattr(model.head, 'drop_auxiliary'):
+        model.head.drop_auxiliary()  # those configs have none
     folded = {'state_dict': model.state_dict(), 'meta': content.get('meta', {})}
     with readable_errors():
         path = write_with_hash(folded, Path(args.target))
     print(f'Folded {len(weights)} tensors to {len(folded["state_dict"])}: same outputs in float64.')
-    print(f'Wrote {path}. Test it with: {usage(Path(args.config), path, classifier)}')
+    command = f'python tools/test.py {sibling or args.config} {path}'
+    if sibling is None:
+        command += ' --cfg-options model.backbone.deploy=True'
+    print(f'Wrote {path}. Test it with: {command}')
     return path
 
 

@@ -138,10 +138,11 @@ def test_gradients_flow_to_the_image():
     assert relative_error(gradients[1], gradients[0]) < 1e-10
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast_is_within_its_rounding(dtype):
+# The library's float16 convolutions take seconds on a CPU.
+@pytest.mark.parametrize(('dtype', 'size'), [(torch.bfloat16, 64), (torch.float16, 32)])
+def test_autocast_is_within_its_rounding(dtype, size):
     network, folded = (model.float() for model in both_forms(TINY, **TASKS['detection']))
-    image = torch.randn(2, 3, 64, 96)
+    image = torch.randn(1, 3, size, size)
     with torch.no_grad():
         expected = network(image)
         with torch.autocast('cpu', dtype):

@@ -2,6 +2,7 @@
 
 import hashlib
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,7 +70,9 @@ def test_the_file_is_whole_and_holds_weights_alone(trained, tmp_path, capsys):
     content = read_checkpoint(path)
     assert set(content) == {'state_dict', 'meta'}
     assert content['meta']['dataset_meta']['classes'] == ('a', 'b')
-    assert not any(name.startswith('head.aux') for name in content['state_dict'])
+    before = read_checkpoint(trained)['state_dict']
+    for name, value in content['state_dict'].items():
+        assert name.startswith('backbone.') or torch.equal(value, before[name]), name
 
 
 def test_a_file_in_the_published_deploy_form_is_folded_further(trained, tmp_path):
@@ -89,11 +92,21 @@ def test_a_file_in_the_published_deploy_form_is_folded_further(trained, tmp_path
         assert torch.allclose(value, again[name], rtol=0, atol=1e-5), name
 
 
-def test_the_sibling_config_is_named_where_there_is_one(tmp_path):
+def test_the_published_configs_have_deploy_siblings():
     for name in ('classification/overlock_t', 'detection/mask_rcnn_overlock_t_3x'):
         sibling = ROOT / 'configs' / f'{name.removesuffix("_3x")}_deploy.py'
-        command = switch_to_deploy.usage(ROOT / 'configs' / f'{name}.py', tmp_path, True)
-        assert command == f'python tools/test.py {sibling} {tmp_path}'
+        assert switch_to_deploy.deploy_sibling(ROOT / 'configs' / f'{name}.py') == sibling
+    assert switch_to_deploy.deploy_sibling(Path(CLASSIFIER)) is None
+
+
+def test_for_a_deploy_sibling_the_auxiliary_classifier_is_left_out(trained, tmp_path, capsys):
+    config, sibling = tmp_path / 'small.py', tmp_path / 'small_deploy.py'
+    config.write_text(f"_base_ = '{CLASSIFIER}'\n")
+    sibling.write_text("_base_ = './small.py'\nmodel = dict(head=dict(auxiliary=False))\n")
+    path = switch_to_deploy.main([str(config), str(trained), str(tmp_path / 'folded.pth')])
+    assert f'python tools/test.py {sibling} {path}' in capsys.readouterr().out
+    weights = read_checkpoint(path)['state_dict']
+    assert not any(name.startswith('head.aux') for name in weights)
 
 
 @pytest.mark.parametrize(
