@@ -44,6 +44,8 @@ def lean(x: Tensor | tuple[Tensor, ...], *steps: Callable[..., Any]) -> Any:
         torch.Size([2, 16, 7, 7])
     """
     inputs = x if isinstance(x, tuple) else (x,)
+    if torch.compiler.is_compiling():  # first, as it does not trace the owner of a method
+        return _run(steps, inputs)
     owners = [getattr(step, '__self__', step) for step in steps]
     modules = [owner for owner in owners if isinstance(owner, nn.Module)]
     if not _pays(modules[-1]):
@@ -54,7 +56,7 @@ def lean(x: Tensor | tuple[Tensor, ...], *steps: Callable[..., Any]) -> Any:
 
 
 def _pays(module: nn.Module) -> bool:
-    return module.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return module.training and torch.is_grad_enabled()
 
 
 def _run(steps: tuple[Callable[..., Any], ...], inputs: tuple[Tensor, ...]) -> Any:

@@ -152,7 +152,7 @@ def test_in_evaluation_each_module_runs_once_and_twice_differentiable(chain):
 
 def test_a_block_compiles_without_graph_breaks():
     torch.manual_seed(0)
-    block = randomize_parameters(BasicBlock(8, 7, 2, 0.0, True, BN, False)).train()
+    block = randomize_parameters(BasicBlock(8, 7, 2, 0.0, True, BN)).train()
     compiled = torch.compile(copy.deepcopy(block), backend='aot_eager', fullgraph=True)
     x = torch.randn(2, 8, 9, 10)
     expected, out = block(x), compiled(x)

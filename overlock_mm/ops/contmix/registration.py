@@ -37,7 +37,9 @@ _SCHEMAS = {
 
 def in_autocast(device_type: str) -> bool:
     """Whether autocast is on; devices that have none, such as meta, are asked too."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    # torch.compile does not trace the question, so it is not asked where the answer is known.
+    available = device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
+    return available and torch.is_autocast_enabled(device_type)
 
 
 def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
