@@ -12,6 +12,7 @@ from torch import Tensor
 from overlock_mm import ARCHS, OverLoCK
 from overlock_mm.checkpoint import convert_official
 from overlock_mm.models.classifier import OverLoCKClsHead
+from overlock_mm.models.deploy import fold_branches
 from tests.data import recipe
 
 DATA = Path(__file__).parent / 'data'
@@ -50,9 +51,9 @@ def official_state_dict(task: str, variant: str, form: str = 'train') -> dict[st
 
 
 def build_model(
-    task: str, variant: str, deploy: bool = False, auxiliary: bool = True
+    task: str, variant: str, published_deploy: bool = False, auxiliary: bool = True
 ) -> torch.nn.Module:
-    """Our model of a task, its network below `backbone`."""
+    """Our model of a task, its network below `backbone`, in training or published deploy form."""
     if task == 'cls':
         form = dict(out_indices=(3, 4), output_norm=False)
         head = dict(
@@ -61,10 +62,12 @@ def build_model(
             in_channels=(ARCHS[variant].pyramid_channels[3], ARCHS[variant].channels[3]),
             auxiliary=auxiliary,
         )
-        backbone = dict(type=OverLoCK, arch=variant, deploy=deploy, **form)
-        return ImageClassifier(backbone=backbone, head=head)
-    model = torch.nn.Module()
-    model.backbone = OverLoCK(variant, context_residual=task == 'det', deploy=deploy)
+        model = ImageClassifier(backbone=dict(type=OverLoCK, arch=variant, **form), head=head)
+    else:
+        model = torch.nn.Module()
+        model.backbone = OverLoCK(variant, context_residual=task == 'det')
+    if published_deploy:
+        fold_branches(model.backbone)
     return model
 
 

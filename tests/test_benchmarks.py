@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import cases, contestants, report, run
+from benchmarks import cases, contestants, report, run, training_memory
 from benchmarks.cases import Case
 from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops import contmix
@@ -102,3 +102,17 @@ def test_the_registry_has_the_shapes_of_the_published_variants():
     # K = 13 and 5, per token and group: affinity 784 each, projection 9,506, aggregation 3,104.
     flops = sum(c.forward_flops() for c in registered if c.name.startswith('contmix-b1-g8-c16-50'))
     assert flops == 2 * 32_000 * (2 * 784 + 9_506 + 3_104)
+
+
+def test_the_page_on_training_is_what_was_measured():
+    content = json.loads(training_memory.RESULTS_FILE.read_text())
+    assert training_memory.PAGE.read_text() == training_memory.page(content)
+    assert set(content) == set(training_memory.PARTS)
+
+
+def test_a_step_in_every_formulation(monkeypatch):
+    monkeypatch.setattr(training_memory, 'build', lambda *_: torch.nn.Conv2d(3, 4, 1))
+    monkeypatch.setattr(training_memory.measure, 'machine', lambda *_: {})
+    times = training_memory.run('times', batch_size=1, rounds=2)
+    assert set(times['steps']) == {'fused', 'default', 'with_cp'}
+    assert all(row['fastest_ms'] <= row['median_ms'] for row in times['steps'].values())

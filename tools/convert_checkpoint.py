@@ -10,19 +10,13 @@ It recognises the task (classification, detection, segmentation), the variant an
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from overlock_mm.checkpoint import convert_file, read_checkpoint
-from overlock_mm.utils.checkpoint_hook import AtomicLocalBackend
+from overlock_mm.utils.checkpoint_hook import write_with_hash
 from overlock_mm.utils.cli import readable_errors
 from overlock_mm.utils.preflight import check_output_file
-
-HASH_DIGITS = 8
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,20 +27,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--deploy',
         action='store_true',
-        help='fold the dilated branches, for the *_deploy configs',
+        help='fold the backbone, for the *_deploy configs',
     )
     return parser.parse_args(argv)
-
-
-def write_with_hash(content: dict, target: Path) -> Path:
-    """Save a checkpoint under a name that ends in its SHA-256; return the path."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    data = buffer.getvalue()
-    digest = hashlib.sha256(data).hexdigest()
-    path = target.with_name(f'{target.stem}-{digest[:HASH_DIGITS]}{target.suffix}')
-    AtomicLocalBackend().put(data, path)
-    return path
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

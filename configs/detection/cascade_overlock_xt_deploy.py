@@ -1,4 +1,5 @@
-# For inference with weights in deploy form (tools/convert_checkpoint.py --deploy writes them).
+# For inference with weights in deploy form (tools/switch_to_deploy.py and
+# tools/convert_checkpoint.py --deploy write them).
 _base_ = './cascade_overlock_xt.py'
 
 model = dict(backbone=dict(deploy=True, init_cfg=None))

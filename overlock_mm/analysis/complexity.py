@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def measure_complexity(
     """
     copy = deepcopy(module).to('meta').eval()
     image = torch.empty(1, 3, *shape, device='meta')
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with torch.no_grad(), _counting_contmix() as counts, counter:
         forward(copy, image)
     return Complexity(
@@ -67,6 +68,26 @@ def measure_complexity(
         dense=counter.get_total_flops() // 2,
         **counts,
     )
+
+
+def _depthwise_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
+    """Of a fused depthwise convolution; what rides along is left out."""
+    map_shape = out_shape if isinstance(out_shape[0], int) else out_shape[0]
+    return 2 * prod(map_shape) * shapes[1][-1] ** 2
+
+
+def _product_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
+    """Of a sum of a matrix and a product of two."""
+    return 2 * prod(out_shape) * shapes[1][-1]
+
+
+_FUSED = ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats')
+#: Beyond what torch counts by itself.
+_FORMULAS = {
+    **{getattr(torch.ops.overlock_mm, name): _depthwise_flops for name in _FUSED},
+    torch.ops.aten.addmm_: _product_flops,
+    torch.ops.aten.baddbmm_: _product_flops,
+}
 
 
 @contextmanager

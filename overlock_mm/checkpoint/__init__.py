@@ -2,11 +2,18 @@
 
 from overlock_mm.checkpoint.errors import CheckpointError, CheckpointMismatchError
 from overlock_mm.checkpoint.io import SAFE_GLOBALS, read_checkpoint, state_dict_of
-from overlock_mm.checkpoint.loading import check_compatible, likely_variant, load_pretrained
+from overlock_mm.checkpoint.loading import (
+    FORMS,
+    check_compatible,
+    form_of,
+    likely_variant,
+    load_pretrained,
+)
 from overlock_mm.checkpoint.names import TASKS, convert_official
 from overlock_mm.checkpoint.official import OfficialModel, convert_file
 
 __all__ = [
+    'FORMS',
     'SAFE_GLOBALS',
     'TASKS',
     'CheckpointError',
@@ -15,6 +22,7 @@ __all__ = [
     'check_compatible',
     'convert_file',
     'convert_official',
+    'form_of',
     'likely_variant',
     'load_pretrained',
     'read_checkpoint',

@@ -1,7 +1,7 @@
 """Loading with a report: what came in, what did not, and why that is right or wrong."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmengine.logging import MMLogger
@@ -11,10 +11,23 @@ from overlock_mm.checkpoint.errors import CheckpointMismatchError
 from overlock_mm.checkpoint.io import read_checkpoint, state_dict_of
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
 from overlock_mm.models.arch import ARCHS
+from overlock_mm.models.deploy import fold_branches
+from overlock_mm.models.overlock import OverLoCK
 
 #: Parts that a backbone may have and a file may lack, or the other way round: they
 #: belong to the task, not to the variant.
 _TASK_PARTS = re.compile(r'(norm[0-3]|overview_residual)\.')
+#: A network with all its parts, with dilated branches folded (what the authors publish for
+#: inference), and with all folded that can be (:meth:`OverLoCK.switch_to_deploy`).
+FORMS = ('training', 'published deploy', 'deploy')
+_REMEDIES = {
+    ('training', 'deploy'): 'Fold the file with tools/switch_to_deploy.py, or build the model '
+    'with deploy=False.',
+    ('published deploy', 'deploy'): 'Fold the rest of it with tools/switch_to_deploy.py.',
+    ('published deploy', 'training'): 'Fold the rest of it with tools/switch_to_deploy.py, and '
+    'build the model with deploy=True.',
+    ('deploy', 'training'): 'Build the model with deploy=True.',
+}
 _SHOWN = 3
 
 
@@ -60,9 +73,12 @@ def _differences(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str
     return lines
 
 
-def is_deploy_form(names: Mapping[str, Tensor]) -> bool:
-    """Whether these are our names of a network without dilated branches."""
-    return not any('_conv.branches.' in name for name in names)
+def form_of(names: Iterable[str]) -> str:
+    """The form of a network with these names of ours: one of :data:`FORMS`."""
+    names = tuple(names)
+    if any('_conv.branches.' in name for name in names):
+        return 'training'
+    return 'published deploy' if any('.large_norm.' in name for name in names) else 'deploy'
 
 
 def _mismatch(
@@ -82,11 +98,9 @@ def _mismatch(
             f'The file is of {_variant_name(theirs)}, the model of {_variant_name(ours)}. Use the '
             'config of that variant, or another file.'
         )
-    elif is_deploy_form(state_dict) != is_deploy_form(own):
-        form = 'deploy' if is_deploy_form(state_dict) else 'training'
+    elif (forms := (form_of(state_dict), form_of(own))) in _REMEDIES:
         parts.append(
-            f'The file is in {form} form, the model is not. Build the model with '
-            f'deploy={form == "deploy"}; a trained model becomes deployed by switch_to_deploy().'
+            f'The file is in {forms[0]} form, the model in {forms[1]} form. {_REMEDIES[forms]}'
         )
     return CheckpointMismatchError('\n'.join(parts))
 
@@ -113,15 +127,16 @@ def check_compatible(
         raise _mismatch(model, state_dict, lines, source)
 
 
-def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str | None = None) -> None:
+def load_pretrained(backbone: OverLoCK, path: str | Path, prefix: str | None = None) -> None:
     """Load a backbone from an official file or one of ours, and log a report.
 
     Takes classifiers, detectors and segmentors alike. LayerNorms of outputs and the
     context residual belong to the task: where the file lacks them they keep their
-    initial weights, where the backbone lacks them they are left out.
+    initial weights, where the backbone lacks them they are left out. A backbone in deploy form
+    takes files in the published deploy form too, and folds the rest.
 
     Args:
-        backbone: An ``OverLoCK``.
+        backbone: In any form; a file in training form fits none but that.
         path: A file or an http(s) address.
         prefix: Where the backbone is within the file; None finds it.
 
@@ -136,11 +151,10 @@ def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str | None = 
         state_dict = convert_official(state_dict, official_task(state_dict))
     state_dict = _backbone_part(state_dict, prefix, source)
 
-    lines = _differences(backbone, state_dict)
-    wrong = [line for line in lines if not _TASK_PARTS.match(line) or 'in the model,' in line]
-    if wrong:
-        raise _mismatch(backbone, state_dict, wrong, source)
+    if backbone.deploy and form_of(state_dict) == 'published deploy':
+        state_dict = _folded(backbone, state_dict, source)
 
+    _check_apart_from_task(backbone, state_dict, source)
     own = backbone.state_dict()
     backbone.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
     logger = MMLogger.get_current_instance()
@@ -152,6 +166,34 @@ def load_pretrained(backbone: nn.Module, path: str | Path, prefix: str | None = 
         if names:
             parts = sorted({name.split('.')[0] for name in names})
             logger.info('%s: %d tensors of %s %s', source, len(names), ', '.join(parts), what)
+
+
+def _check_apart_from_task(
+    backbone: OverLoCK, state_dict: Mapping[str, Tensor], source: str
+) -> None:
+    lines = _differences(backbone, state_dict)
+    wrong = [line for line in lines if not _TASK_PARTS.match(line) or 'in the model,' in line]
+    if wrong:
+        raise _mismatch(backbone, state_dict, wrong, source)
+
+
+def _folded(backbone: OverLoCK, state_dict: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Tensors of the published deploy form, made into those of ours."""
+    twin = OverLoCK(
+        backbone.arch,
+        backbone.in_channels,
+        backbone.out_indices,
+        output_norm=backbone.output_norm,
+        context_residual=backbone.context_residual,
+    ).to(next(iter(state_dict.values())).dtype)
+    fold_branches(twin)
+    _check_apart_from_task(twin, state_dict, source)
+    own = twin.state_dict()
+    twin.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
+    twin.switch_to_deploy()
+    parts = {name.split('.')[0] for name in state_dict}
+    folded = {k: v for k, v in twin.state_dict().items() if k.split('.')[0] in parts}
+    return {**{k: v for k, v in state_dict.items() if k not in own}, **folded}
 
 
 def _backbone_part(

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from overlock_mm.checkpoint.errors import CheckpointError, CheckpointMismatchError
 from overlock_mm.checkpoint.io import state_dict_of
-from overlock_mm.checkpoint.loading import check_compatible, is_deploy_form, likely_variant
+from overlock_mm.checkpoint.loading import check_compatible, form_of, likely_variant
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
+from overlock_mm.models.deploy import fold_branches
 from overlock_mm.models.overlock import OverLoCK
 
 #: What the backbone of each task's network is built with.
@@ -71,7 +72,8 @@ def convert_file(
     Args:
         content: Of the file, as :func:`overlock_mm.checkpoint.read_checkpoint` returns it.
         source: What to call the file in messages.
-        deploy: Fold the branches of a file in training form, for the ``*_deploy`` configs.
+        deploy: Fold a file in training form, for the ``*_deploy`` configs. One in the published
+            deploy form is folded further in any case.
 
     Returns:
         The new content (``state_dict`` and ``meta``), what the file holds after conversion, and
@@ -98,7 +100,7 @@ def convert_file(
             f'{source} is an official {task} network, but of none of the published widths and '
             'depths.'
         )
-    was_deploy = is_deploy_form(converted)
+    was_deploy = form_of(converted) != 'training'
     found = OfficialModel(task, variant, was_deploy, _model_name(converted, task, source))
     report = [
         f'Recognised {_describe(found)}: {len(state_dict)} tensors.',
@@ -106,14 +108,14 @@ def convert_file(
     ]
     backbone = _checked_backbone(converted, found, source)
 
-    if deploy and not was_deploy:
+    if deploy or was_deploy:
         backbone.load_state_dict(_below(converted, 'backbone.'))
         backbone.switch_to_deploy()
         folded = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
         rest = {k: v for k, v in converted.items() if not k.startswith('backbone.')}
         report.append(
-            f'Folded the dilated branches: {len(converted) - len(rest)} tensors of the backbone '
-            f'became {len(folded)}.'
+            f'Folded what is constant in evaluation: {len(converted) - len(rest)} tensors of the '
+            f'backbone became {len(folded)}.'
         )
         converted = {**folded, **rest}
         found = OfficialModel(task, variant, True, found.model)
@@ -159,7 +161,9 @@ def _checked_backbone(
     converted: Mapping[str, Tensor], found: OfficialModel, source: str
 ) -> OverLoCK:
     """A network of the recognised kind, whose tensors are just those of the file."""
-    backbone = OverLoCK(found.variant, deploy=found.deploy, **_BACKBONES[found.task])
+    backbone = OverLoCK(found.variant, **_BACKBONES[found.task])
+    if found.deploy:
+        fold_branches(backbone)
     check_compatible(backbone, _below(converted, 'backbone.'), source)
     return backbone.to(next(iter(converted.values())).dtype)
 

@@ -44,7 +44,6 @@ class BaseNet(nn.Module):
         in_channels: Channels of the image.
         drop_path_rates: Per block, for each of the three stages.
         norm_cfg: Type of the batch norms.
-        deploy: Build the re-parameterised convolutions in deploy form.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class BaseNet(nn.Module):
         in_channels: int,
         drop_path_rates: Sequence[Sequence[float]],
         norm_cfg: Mapping[str, Any],
-        deploy: bool,
     ) -> None:
         super().__init__()
         c1, c2, c3 = arch.channels[:3]
@@ -74,7 +72,6 @@ class BaseNet(nn.Module):
                         rate,
                         layer_scale=i >= 2,
                         norm_cfg=norm_cfg,
-                        deploy=deploy,
                     )
                     for rate in drop_path_rates[i]
                 )

@@ -28,7 +28,6 @@ class BasicBlock(RecomputableBlock):
         drop_path_rate: Of the branch.
         layer_scale: Scale the identity path; the first two stages do not.
         norm_cfg: Type of the batch norms.
-        deploy: Build the re-parameterised convolution in deploy form.
     """
 
     def __init__(
@@ -39,12 +38,11 @@ class BasicBlock(RecomputableBlock):
         drop_path_rate: float,
         layer_scale: bool,
         norm_cfg: Mapping[str, Any],
-        deploy: bool,
     ) -> None:
         super().__init__()
         self.dwconv = ResidualDepthwiseConv(channels)
         self.norm = LayerNorm2d(channels)
-        self.large_conv = DilatedReparamConv(channels, kernel_size, norm_cfg, deploy)
+        self.large_conv = DilatedReparamConv(channels, kernel_size, norm_cfg)
         self.large_norm = build_norm(norm_cfg, channels)
         self.se = SqueezeExcite(channels)
         self.mlp = ConvMLP(channels, mlp_ratio * channels)

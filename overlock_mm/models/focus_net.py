@@ -53,7 +53,6 @@ class DynamicBlock(RecomputableBlock):
         is_first: The first block of Focus-Net, whose context is the prior itself.
         norm_cfg: Type of the batch norms.
         contmix_backend: Backend of the operator; None chooses.
-        deploy: Build the re-parameterised convolution in deploy form.
     """
 
     def __init__(
@@ -68,7 +67,6 @@ class DynamicBlock(RecomputableBlock):
         is_first: bool,
         norm_cfg: Mapping[str, Any],
         contmix_backend: str | None,
-        deploy: bool,
     ) -> None:
         super().__init__()
         width = channels + context_channels
@@ -82,7 +80,7 @@ class DynamicBlock(RecomputableBlock):
         self.norm1 = LayerNorm2d(width)
         self.fusion = Fusion(width, channels, norm_cfg)
         self.gate = ConvNorm(channels, channels, 1, norm_cfg)
-        self.local_conv = DilatedReparamConv(channels, kernel_size, norm_cfg, deploy)
+        self.local_conv = DilatedReparamConv(channels, kernel_size, norm_cfg)
         self.local_norm = build_norm(norm_cfg, channels)
         self.contmix = ContMix(
             channels,
@@ -116,7 +114,13 @@ class DynamicBlock(RecomputableBlock):
         Returns:
             New features and context, concatenated: [B, D + C4/4, H, W].
         """
-        z = skip = lean((x, context, prior), self._join, self.dwconv1)
+
+        def join(x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
+            if not self.is_first:
+                context = self.context_scale(context) + self.prior_scale(prior)
+            return torch.cat((x, context), 1)
+
+        z = skip = lean((x, context, prior), join, self.dwconv1)
         z = self.norm1(z)
         fused = self.fusion(z)
         query, key = z.split(self.split_sizes, 1)
@@ -128,11 +132,6 @@ class DynamicBlock(RecomputableBlock):
 
         z = self.dwconv2(z)
         return self.layer_scale2(z) + self.drop_path(self.mlp(z, self.norm2))
-
-    def _join(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
-        if not self.is_first:
-            context = self.context_scale(context) + self.prior_scale(prior)
-        return torch.cat((x, context), 1)
 
     def _gated(self, mixed: Tensor, local: Tensor, gate: Tensor) -> Tensor:
         return self.se(mixed + self.local_norm(local)) * F.silu(self.gate.norm(gate))
@@ -146,7 +145,6 @@ class FocusNet(nn.Module):
         drop_path_rates: Per block, for both stages.
         norm_cfg: Type of the batch norms.
         contmix_backend: Backend of the operator; None chooses.
-        deploy: Build the re-parameterised convolutions in deploy form.
     """
 
     def __init__(
@@ -155,7 +153,6 @@ class FocusNet(nn.Module):
         drop_path_rates: Sequence[Sequence[float]],
         norm_cfg: Mapping[str, Any],
         contmix_backend: str | None,
-        deploy: bool,
     ) -> None:
         super().__init__()
         context_channels = arch.context_channels
@@ -175,7 +172,6 @@ class FocusNet(nn.Module):
                     is_first=stage == 0 and i == 0,
                     norm_cfg=norm_cfg,
                     contmix_backend=contmix_backend,
-                    deploy=deploy,
                 )
                 for i, rate in enumerate(drop_path_rates[stage])
             )

@@ -40,15 +40,17 @@ def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.modules.batchno
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of [B, C, H, W], eps 1e-6."""
+    """LayerNorm over the channels of [B, C, H, W], eps 1e-6; keeps channels_last memory."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
         x = x.permute(0, 2, 3, 1)
         x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-        return x.permute(0, 3, 1, 2).contiguous()
+        x = x.permute(0, 3, 1, 2)
+        return x if channels_last else x.contiguous()
 
 
 class LayerScale(nn.Module):

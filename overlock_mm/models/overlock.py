@@ -11,30 +11,17 @@ from torch import Tensor, nn
 
 from overlock_mm.models.arch import STAGES, OverLoCKArch
 from overlock_mm.models.base_net import BaseNet
+from overlock_mm.models.deploy import check_folding, fold
 from overlock_mm.models.focus_net import FocusNet
-from overlock_mm.models.layers import LayerNorm2d, LayerScale
-from overlock_mm.models.overview_net import OverviewNet
+from overlock_mm.models.layers import LayerNorm2d
+from overlock_mm.models.overview_net import ContextResidual, OverviewNet
 from overlock_mm.models.recompute import RecomputableBlock
-from overlock_mm.models.reparam import DilatedReparamConv
 from overlock_mm.ops.contmix.backends import check_backend
 
 #: Smallest side of an image: one token at stride 32.
 MIN_IMAGE_SIZE = 32
 #: Index in `out_indices` of the Overview-Net's output.
 OVERVIEW_INDEX = 4
-
-
-class ContextResidual(nn.Module):
-    """What the detection networks add to output 4: a little of the overview."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm2d(in_channels)
-        self.proj = nn.Conv2d(in_channels, out_channels, 1)
-        self.layer_scale = LayerScale(out_channels, init_value=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer_scale(self.proj(self.norm(x)))
 
 
 def _checked_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
@@ -100,8 +87,8 @@ class OverLoCK(BaseModule):
         context_residual: The detection form: adds a residual from the overview to
             output 3, after its LayerNorm. Needs ``output_norm``.
         contmix_backend: Backend of :func:`overlock_mm.ops.contmix`; None chooses.
-        deploy: Build the deploy form, in which dilated branches are folded into one
-            convolution. Takes weights written after :meth:`switch_to_deploy`.
+        deploy: Build the deploy form, for inference with weights that were written after
+            :meth:`switch_to_deploy`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` takes official files and
             ours; see :mod:`overlock_mm.checkpoint`.
 
@@ -132,13 +119,14 @@ class OverLoCK(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.arch = OverLoCKArch.from_spec(arch)
+        self.in_channels = in_channels
         self.out_indices = _checked_out_indices(out_indices)
         self.frozen_stages = _checked_frozen_stages(frozen_stages)
         self.with_cp = _checked_with_cp(with_cp)
         self.norm_eval = norm_eval
         self.output_norm = output_norm
         self.context_residual = context_residual
-        self.deploy = deploy
+        self.deploy = False
         if not 0.0 <= drop_path_rate < 1.0:
             raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}.')
         if context_residual and not (output_norm and 3 in self.out_indices):
@@ -150,9 +138,9 @@ class OverLoCK(BaseModule):
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
 
         rates = _drop_path_rates(drop_path_rate, self.arch.depths)
-        self.base_net = BaseNet(self.arch, in_channels, rates[:3], norm_cfg, deploy)
-        self.overview_net = OverviewNet(self.arch, rates[3], norm_cfg, deploy)
-        self.focus_net = FocusNet(self.arch, rates[4:], norm_cfg, contmix_backend, deploy)
+        self.base_net = BaseNet(self.arch, in_channels, rates[:3], norm_cfg)
+        self.overview_net = OverviewNet(self.arch, rates[3], norm_cfg)
+        self.focus_net = FocusNet(self.arch, rates[4:], norm_cfg, contmix_backend)
         widths = self.arch.pyramid_channels
         # A norm without an output would be a parameter without a gradient, which
         # distributed training refuses. The norm of output 1 is on the path.
@@ -169,6 +157,8 @@ class OverLoCK(BaseModule):
         self._init_parameters()
         for module in self._frozen_modules():
             module.requires_grad_(False)
+        if deploy:
+            self.switch_to_deploy()
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -233,14 +223,28 @@ class OverLoCK(BaseModule):
                         module.eval()
         return self
 
-    def switch_to_deploy(self) -> None:
-        """Fold the dilated branches into one convolution each; twice is the same as once.
+    def switch_to_deploy(self, check: bool = False) -> None:
+        """Fold all that is constant in evaluation, for inference; twice is the same as once.
 
-        Outputs in evaluation stay the same. The folded network is for inference.
+        Dilated branches, batch norms, layer scales, residual depthwise convolutions and the
+        scale of the affinity disappear into the convolutions beside them. Outputs in
+        evaluation stay the same up to rounding, and are maps in channels_last memory. The
+        parameters are constants from then on: a model that is trained further around it
+        keeps this backbone frozen.
+
+        Args:
+            check: Fold copies in float64 first, one with these batch-norm statistics and one
+                with random ones, and compare their outputs.
+
+        Raises:
+            RuntimeError: The check found outputs that differ; the network is as before.
+            ValueError: A batch norm keeps no running statistics.
         """
-        for module in self.modules():
-            if isinstance(module, DilatedReparamConv):
-                module.switch_to_deploy()
+        if self.deploy:
+            return
+        if check:
+            check_folding(self)
+        fold(self)
         self.deploy = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -263,6 +267,8 @@ class OverLoCK(BaseModule):
                 f'Images must have sides of at least {MIN_IMAGE_SIZE} pixels, got '
                 f'{x.shape[-2]} x {x.shape[-1]}. Resize or pad them.'
             )
+        if self.deploy:
+            x = x.contiguous(memory_format=torch.channels_last)
         outputs: dict[int, Tensor] = {}
         outputs[0] = x = self.base_net(x, 0)
         outputs[1] = x = self.base_net(x, 1)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from overlock_mm.models.arch import OverLoCKArch
 from overlock_mm.models.blocks import BasicBlock
-from overlock_mm.models.layers import ConvNorm
+from overlock_mm.models.layers import ConvNorm, LayerNorm2d, LayerScale
 
 
 class OverviewNet(nn.Module):
@@ -17,7 +17,6 @@ class OverviewNet(nn.Module):
         arch: The variant.
         drop_path_rates: Per block.
         norm_cfg: Type of the batch norms.
-        deploy: Build the re-parameterised convolutions in deploy form.
     """
 
     def __init__(
@@ -25,7 +24,6 @@ class OverviewNet(nn.Module):
         arch: OverLoCKArch,
         drop_path_rates: Sequence[float],
         norm_cfg: Mapping[str, Any],
-        deploy: bool,
     ) -> None:
         super().__init__()
         c3, c4 = arch.channels[2:]
@@ -39,7 +37,6 @@ class OverviewNet(nn.Module):
                     rate,
                     layer_scale=True,
                     norm_cfg=norm_cfg,
-                    deploy=deploy,
                 )
                 for rate in drop_path_rates
             )
@@ -48,3 +45,16 @@ class OverviewNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C3, H, W] at stride 16 to [B, C4, H/2, W/2] at stride 32."""
         return self.blocks(self.downsample(x))
+
+
+class ContextResidual(nn.Module):
+    """What the detection networks add to output 4: a little of the overview."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm2d(in_channels)
+        self.proj = nn.Conv2d(in_channels, out_channels, 1)
+        self.layer_scale = LayerScale(out_channels, init_value=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer_scale(self.proj(self.norm(x)))

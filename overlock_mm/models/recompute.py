@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 def unchanged_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Let training-mode batch norms run once more without updating their statistics."""
     saved = []
-    for norm in (m for module in modules for m in module.modules()):
+    # A set, because a norm may be given beside the module that holds it.
+    for norm in {m for module in modules for m in module.modules()}:
         if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training:
             count = norm.num_batches_tracked
             saved.append((norm, norm.momentum, count))

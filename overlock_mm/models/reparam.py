@@ -87,26 +87,22 @@ class DilatedReparamConv(nn.Module):
         channels: C of the input and output, [B, C, H, W].
         kernel_size: K, a key of :data:`DILATED_BRANCHES`.
         norm_cfg: Batch norm of every branch.
-        deploy: Build the single K x K convolution with bias at once.
     """
 
-    def __init__(
-        self, channels: int, kernel_size: int, norm_cfg: Mapping[str, Any], deploy: bool = False
-    ) -> None:
+    def __init__(self, channels: int, kernel_size: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
         self.kernel_size = kernel_size
-        self.deploy = deploy
+        self.deploy = False
         self.conv = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=deploy
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
         )
-        if not deploy:
-            self.norm = build_norm(norm_cfg, channels)
-            self.branches = nn.ModuleDict(
-                {
-                    f'k{size}_d{dilation}': DilatedBranch(channels, size, dilation, norm_cfg)
-                    for size, dilation in DILATED_BRANCHES[kernel_size]
-                }
-            )
+        self.norm = build_norm(norm_cfg, channels)
+        self.branches = nn.ModuleDict(
+            {
+                f'k{size}_d{dilation}': DilatedBranch(channels, size, dilation, norm_cfg)
+                for size, dilation in DILATED_BRANCHES[kernel_size]
+            }
+        )
 
     def forward(self, x: Tensor, *before: Callable[[Tensor], Tensor]) -> Tensor:
         """The convolution of ``x`` after the steps ``before`` it, whose results are not kept."""

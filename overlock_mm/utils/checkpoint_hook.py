@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 ATOMIC_BACKEND = 'overlock_atomic'
+_HASH_DIGITS = 8
 
 
 # Registering twice happens when a tool reloads this module; the class is the same.
@@ -40,6 +44,21 @@ class AtomicLocalBackend(LocalBackend):
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def write_with_hash(content: dict[str, Any], target: Path) -> Path:
+    """Save a checkpoint, whole or not at all, under a name that ends in its SHA-256.
+
+    Returns:
+        The path: ``<stem of target>-<first 8 digits>.pth``.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    path = target.with_name(f'{target.stem}-{digest[:_HASH_DIGITS]}{target.suffix}')
+    AtomicLocalBackend().put(data, path)
+    return path
 
 
 @HOOKS.register_module()

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.training_memory import plain_formulation
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import measure_activation_memory
-from tests.models.helpers import TINY, plain_formulation
+from tests.models.helpers import TINY
 from tests.tools.conftest import ROOT
 from tools import get_activation_memory
 

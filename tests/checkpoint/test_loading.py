@@ -81,10 +81,40 @@ def test_the_report_says_what_was_loaded_and_left_out(official_files, log):
 def test_deploy_file_into_deploy_form_only(official_files):
     path = official_files['cls', 'deploy']
     load_pretrained(OverLoCK('xt', deploy=True), path)
-    with pytest.raises(CheckpointMismatchError, match='(?s)in deploy form.*deploy=True'):
+    with pytest.raises(CheckpointMismatchError, match='(?s)in published deploy form.*deploy=True'):
         load_pretrained(OverLoCK('xt'), path)
-    with pytest.raises(CheckpointMismatchError, match='(?s)in training form.*deploy=False'):
+    with pytest.raises(CheckpointMismatchError, match='(?s)in training form.*switch_to_deploy.py'):
         load_pretrained(OverLoCK('xt', deploy=True), official_files['cls', 'train'])
+
+
+@pytest.mark.parametrize('context_residual', [True, False])
+def test_the_published_deploy_form_is_folded_while_it_is_loaded(official_files, context_residual):
+    """Parts that the file lacks keep their initial weights; the rest is what folding gives."""
+    model = OverLoCK('xt', context_residual=context_residual, deploy=True).double()
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    load_pretrained(model, official_files['cls', 'deploy'])
+
+    published = official.build_model('cls', 'xt', published_deploy=True).double()
+    state_dict = official.official_state_dict('cls', 'xt', 'deploy')
+    published.load_state_dict(convert_official(state_dict, 'classification'))
+    published.backbone.switch_to_deploy()
+    folded = published.backbone.state_dict()
+    assert folded.keys() < model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, folded.get(name, fresh[name])), name
+
+
+def test_own_deploy_files_load_into_deploy_form_only(tmp_path):
+    source = randomize_parameters(OverLoCK(TINY))
+    source.switch_to_deploy()
+    path = tmp_path / 'deploy.pth'
+    torch.save({'state_dict': source.state_dict()}, path)
+    target = OverLoCK(TINY, deploy=True)
+    load_pretrained(target, path)
+    for name, value in source.state_dict().items():
+        assert torch.equal(value, target.state_dict()[name]), name
+    with pytest.raises(CheckpointMismatchError, match='(?s)in deploy form.*deploy=True'):
+        load_pretrained(OverLoCK(TINY), path)
 
 
 def test_our_own_files_load_from_any_prefix(tmp_path):

@@ -16,7 +16,7 @@ MANIFESTS = [
 def test_manifests_convert_one_to_one(task, variant, form):
     names = official.manifest(task, variant, form)
     converted = convert_official(names, official.TASK_NAMES[task])
-    model = official.build_model(task, variant, deploy=form == 'deploy')
+    model = official.build_model(task, variant, published_deploy=form == 'deploy')
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
     assert converted == shapes
     assert len(converted) == len(names)
@@ -27,14 +27,14 @@ def test_manifests_convert_one_to_one(task, variant, form):
 @pytest.mark.parametrize('task', official.TASK_NAMES)
 def test_converted_state_dicts_load_strictly(task, form):
     state_dict = official.official_state_dict(task, 'xt', form)
-    model = official.build_model(task, 'xt', deploy=form == 'deploy').double()
+    model = official.build_model(task, 'xt', published_deploy=form == 'deploy').double()
     model.load_state_dict(convert_official(state_dict, official.TASK_NAMES[task]), strict=True)
 
 
 def test_deploy_files_of_the_classifier_may_bring_an_auxiliary_head():
     state_dict = official.official_state_dict('cls', 'xt', 'deploy')
     assert any(name.startswith('aux_head.') for name in state_dict)
-    model = official.build_model('cls', 'xt', deploy=True, auxiliary=False).double()
+    model = official.build_model('cls', 'xt', published_deploy=True, auxiliary=False).double()
     assert not any('aux' in name for name in model.state_dict())
     model.load_state_dict(convert_official(state_dict, 'classification'), strict=True)
 

@@ -9,6 +9,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
+from overlock_mm.models.deploy import fold_branches
+
 VARIANTS = {
     # Drop path, widths of the pyramid, width of the overview, ImageNet crop ratio.
     'xt': dict(
@@ -24,7 +26,8 @@ VARIANTS = {
         imagenet=0.50, coco=0.6, ade=0.5, widths=[80, 160, 528, 720], overview=576, crop=0.975
     ),
 }
-# Parameters of the classifier in deploy form, and in training form with its auxiliary head.
+# Parameters of the classifier in the published deploy form, and in training form with its
+# auxiliary head.
 PARAMETERS = {
     'xt': (16_453_712, 17_307_272),
     't': (33_467_040, 34_990_472),
@@ -52,6 +55,10 @@ DETECTORS = [
         ('mask_rcnn', '_3x', 'mask_rcnn_3x'),
     )
 ]
+
+
+def count_parameters(model):
+    return sum(p.numel() for p in model.parameters())
 
 
 def steps_of(pipeline, kind):
@@ -228,9 +235,13 @@ def test_classification(variant, load, build):
     assert the_step(cfg.test_pipeline, 'CenterCrop').crop_size == 224
     assert cfg.tta_pipeline[1].transforms[0] == [resize]
 
-    deploy = load(f'classification/overlock_{variant}_deploy.py')
-    counts = [sum(p.numel() for p in build(c).parameters()) for c in (deploy, cfg)]
-    assert tuple(counts) == PARAMETERS[variant]
+    model = build(cfg)
+    training = count_parameters(model)
+    fold_branches(model.backbone)
+    model.head.drop_auxiliary()
+    assert (count_parameters(model), training) == PARAMETERS[variant]
+    deploy = build(load(f'classification/overlock_{variant}_deploy.py'))
+    assert count_parameters(deploy) < count_parameters(model)
 
 
 def test_classification_learning_rate(load):

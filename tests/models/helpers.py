@@ -1,20 +1,10 @@
 """What the tests of the network share."""
 
-from contextlib import contextmanager
-from unittest import mock
-
 import torch
 from torch import nn
 
 #: A network with every kind of block, small enough for a test.
 TINY = dict(channels=(16, 32, 64, 64), depths=(1, 1, 2, 1, 2, 2), groups=(2, 2))
-
-
-@contextmanager
-def plain_formulation():
-    """Let autograd keep whatever it needs, as if every chain of steps were written out."""
-    with mock.patch('overlock_mm.models.lean._pays', return_value=False):
-        yield
 
 
 def randomize_norms(module: nn.Module) -> None:

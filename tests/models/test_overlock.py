@@ -43,7 +43,7 @@ def train_step(model, image):
 
 @pytest.mark.parametrize(('variant', 'deploy'), PARAMETERS)
 def test_parameter_counts(variant, deploy):
-    model = official.build_model('cls', variant, deploy=deploy)
+    model = official.build_model('cls', variant, published_deploy=deploy)
     names = [n for n, _ in model.named_parameters() if not (deploy and n.startswith('head.aux'))]
     assert sum(model.get_parameter(n).numel() for n in names) == PARAMETERS[variant, deploy]
 
@@ -173,25 +173,6 @@ def test_norm_cfg_reaches_every_batch_norm():
     assert {type(m) for m in norms} == {nn.SyncBatchNorm}
     assert {m.momentum for m in norms} == {0.01}
     assert not any(m.weight.requires_grad for m in norms)
-
-
-@pytest.mark.parametrize('context_residual', [True, False])
-def test_deploy_form_is_equal_in_evaluation(context_residual):
-    model = tiny(context_residual=context_residual).double().eval()
-    image = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    with torch.no_grad():
-        expected = model(image)
-        model.switch_to_deploy()
-        model.switch_to_deploy()
-        outputs = model(image)
-    assert model.deploy
-    for out, reference in zip(outputs, expected, strict=True):
-        assert (out - reference).abs().max() <= 1e-10 * reference.abs().max()
-
-    built = OverLoCK(TINY, context_residual=context_residual, deploy=True).double().eval()
-    built.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        assert all(torch.equal(a, b) for a, b in zip(built(image), outputs, strict=True))
 
 
 def test_drop_path_rises_linearly_over_all_blocks():

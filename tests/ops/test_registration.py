@@ -113,7 +113,6 @@ def test_a_focus_net_block_compiles_into_one_graph(backend):
         is_first=False,
         norm_cfg=dict(type='BN'),
         contmix_backend=backend,
-        deploy=False,
     )
     randomize_parameters(block).double().eval()
     torch.manual_seed(0)

@@ -164,7 +164,8 @@ def test_folding_gives_the_same_outputs():
     converted, found, _ = convert_file(content, 'file', deploy=True)
     assert found.deploy
     assert (ROOT / found.config).name == 'overlock_xt_deploy.py'
-    model = official.build_model('cls', 'xt', deploy=True, auxiliary=False).double()
+    model = official.build_model('cls', 'xt', auxiliary=False).double()
+    model.backbone.switch_to_deploy()
     model.load_state_dict(converted['state_dict'])
     plain = official.load_official('cls', 'xt')
     image = torch.as_tensor(official.recipe.image(1, 64, 64))

@@ -35,9 +35,9 @@ _SCHEMAS = {
 }
 
 
-def _autocast_is_on(device: str) -> bool:
-    # The meta device has no autocast, and asking whether it is on would raise.
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+def in_autocast(device_type: str) -> bool:
+    """Whether autocast is on; devices that have none, such as meta, are asked too."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -49,7 +49,7 @@ def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     stays.
     """
     device = tensors[0].device.type
-    if not _autocast_is_on(device):
+    if not in_autocast(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
@@ -185,7 +185,7 @@ def without_autocast(impl: Callable) -> Callable:
     @functools.wraps(impl)
     def wrapper(first: Tensor, *args: Any) -> Any:
         device = first.device.type
-        if not _autocast_is_on(device):
+        if not in_autocast(device):
             return impl(first, *args)
         with torch.autocast(device, enabled=False):
             return impl(first, *args)

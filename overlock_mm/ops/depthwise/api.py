@@ -148,8 +148,9 @@ def depthwise_conv2d_stats(
         backend: As for :func:`depthwise_conv2d`.
 
     Returns:
-        ``y`` as :func:`depthwise_conv2d` returns it, and its statistic [B, C] in the same
-        dtype, which does not depend on the number of threads.
+        ``y`` as :func:`depthwise_conv2d` returns it, and its statistic [B, C] in float32
+        (float64 for float64), as the norm of a large map overflows float16. It does not depend
+        on the number of threads.
 
     Raises:
         ValueError: A shape, device, kernel size, statistic or backend is not as stated.

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from overlock_mm.ops.contmix.reference import compute_dtype
 from overlock_mm.ops.depthwise.backends import Call
 
 
@@ -64,6 +65,7 @@ def depthwise_conv2d_stats(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`overlock_mm.ops.depthwise_conv2d_stats`."""
     y = depthwise_conv2d(x, weight, bias, input_bias, addend, gelu_input, False)
+    dtype = compute_dtype(y.dtype)
     if stat == 'mean':
-        return y, y.mean((2, 3))
-    return y, torch.linalg.vector_norm(y, dim=(2, 3))
+        return y, y.mean((2, 3), dtype=dtype)
+    return y, torch.linalg.vector_norm(y, dim=(2, 3), dtype=dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from overlock_mm.ops.contmix.backends import select_backend
+from overlock_mm.ops.contmix.reference import compute_dtype
 from overlock_mm.ops.contmix.registration import without_autocast
 from overlock_mm.ops.depthwise import reference
 from overlock_mm.ops.depthwise.backends import BACKENDS, Call
@@ -68,7 +69,7 @@ def _channels_last(y: Tensor) -> Tensor:
 
 
 def _channel_stat(x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[:2])
+    return x.new_empty(x.shape[:2], dtype=compute_dtype(x.dtype))
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:

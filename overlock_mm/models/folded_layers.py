@@ -1,0 +1,291 @@
+"""Layers of the deploy form, which make few passes over maps.
+
+Maps are [B, C, H, W]. The layers return them in channels_last memory, where the channels of a
+pixel lie side by side: a 1 x 1 convolution is then one matrix product, and a LayerNorm over
+channels needs no copies. Weights are constants. Gradients flow through to the input alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from overlock_mm.models.layers import (
+    GRN,
+    ConvMLP,
+    LayerNorm2d,
+    LayerScale,
+    ResidualDepthwiseConv,
+    SqueezeExcite,
+)
+from overlock_mm.models.reparam import fuse_conv_bn
+from overlock_mm.ops import (
+    channels_innermost,
+    depthwise_conv2d,
+    depthwise_conv2d_norm,
+    depthwise_conv2d_stats,
+)
+from overlock_mm.ops.contmix.registration import in_autocast
+
+
+def with_identity(weight: Tensor) -> Tensor:
+    """Depthwise kernel whose convolution is ``x + convolution(x)``.
+
+    Args:
+        weight: [C, 1, k, k], k odd.
+    """
+    weight = weight.clone()
+    centre = weight.shape[-1] // 2
+    weight[:, :, centre, centre] += 1
+    return weight
+
+
+def fuse_bn_pointwise(
+    norm: nn.modules.batchnorm._BatchNorm, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the 1 x 1 convolution that equals ``norm`` in evaluation, then it.
+
+    Args:
+        norm: Batch norm over I channels with running statistics.
+        weight: [O, I, 1, 1].
+        bias: [O].
+
+    Raises:
+        ValueError: The norm keeps no running statistics.
+    """
+    identity = torch.ones_like(weight[0]).unsqueeze(1)  # a 1 x 1 depthwise kernel
+    factor, shift = fuse_conv_bn(identity, None, norm)
+    return weight * factor.view(1, -1, 1, 1), bias + weight.flatten(1) @ shift
+
+
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    """The convolution's bias, zero where it has none: [O]."""
+    return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
+
+
+def constant(tensor: Tensor) -> nn.Parameter:
+    """A copy as a parameter that is not trained."""
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)
+
+
+class _Matrix(nn.Module):
+    """Weight [O, I] of a 1 x 1 convolution, whose input may be multiplied with a factor.
+
+    Args:
+        weight: [O, I, 1, 1].
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = constant(weight.flatten(1))
+
+    def operands(self, x: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Two matrices, or two batches of matrices, whose product is the result.
+
+        The factor of a large map goes into one matrix per sample, which spares a pass over
+        the map.
+
+        Args:
+            x: [B, I, H, W].
+            factor: Per sample and channel, [B, I], or None.
+
+        Returns:
+            [B * H * W, I] and [I, O], or [B, H * W, I] and [B, I, O].
+        """
+        height, width = x.shape[-2:]
+        # Statistics of half-precision maps come in float32, as norms overflow in float16.
+        factor = None if factor is None else factor.to(x.dtype)
+        if factor is not None and height * width >= 2 * len(self.weight):
+            weight = self.weight * factor[:, None]
+            return x.permute(0, 2, 3, 1).flatten(1, 2), weight.mT
+        if factor is not None:
+            x = x * factor[..., None, None]
+        return x.permute(0, 2, 3, 1).flatten(0, 2), self.weight.T
+
+    def extra_repr(self) -> str:
+        return f'{self.weight.shape[1]}, {self.weight.shape[0]}'
+
+
+def _rows_to_map(rows: Tensor, like: Tensor) -> Tensor:
+    """[B * H * W, O] or [B, H * W, O] to [B, O, H, W], B, H and W those of ``like``."""
+    batch, _, height, width = like.shape
+    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+class Pointwise(_Matrix):
+    """A 1 x 1 convolution of a map, or of its product with a factor per sample and channel.
+
+    Args:
+        weight: [O, I, 1, 1].
+        bias: [O], or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight)
+        self.bias = None if bias is None else constant(bias)
+
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """[B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
+        rows, matrix = self.operands(x, factor)
+        if self.bias is None:
+            return _rows_to_map(rows @ matrix, x)
+        product = torch.addmm if rows.dim() == 2 else torch.baddbmm
+        return _rows_to_map(product(self.bias, rows, matrix), x)
+
+
+class PointwiseSum(_Matrix):
+    """A 1 x 1 convolution that ends a residual branch. It has no bias: see :class:`SkipNorm`.
+
+    Args:
+        weight: [O, I, 1, 1].
+    """
+
+    def forward(self, skip: Tensor, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """``skip`` [B, O, H, W] plus the convolution of ``x`` [B, I, H, W], times a factor [B, I].
+
+        The sum is written into ``skip``, unless autograd or autocast is at work.
+        """
+        rows, matrix = self.operands(x, factor)
+        total = skip.permute(0, 2, 3, 1).flatten(0 if rows.dim() == 2 else 1, 2)
+        tracked = torch.is_grad_enabled() and (skip.requires_grad or rows.requires_grad)
+        if tracked or in_autocast(x.device.type):
+            total = (torch.addmm if rows.dim() == 2 else torch.baddbmm)(total, rows, matrix)
+        elif rows.dim() == 2:
+            total.addmm_(rows, matrix)
+        else:
+            total.baddbmm_(rows, matrix)
+        return _rows_to_map(total, x)
+
+
+class DepthwiseConv(nn.Module):
+    """A depthwise convolution, in one pass with the element-wise work around it.
+
+    Args:
+        weight: [C, 1, k, k], k odd.
+        bias: [C].
+        input_bias: What the input lacks, [C] or None. Here it costs nothing, and as a bias of the
+            matrix product before a pass over the map.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, input_bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.weight = constant(channels_innermost(weight))
+        self.bias = constant(bias)
+        self.input_bias = None if input_bias is None else constant(input_bias)
+
+    def then_gelu(self, x: Tensor) -> Tensor:
+        """``gelu(convolution(x))`` of [B, C, H, W]."""
+        return depthwise_conv2d(x, self.weight, self.bias, gelu_output=True)
+
+    def with_mean(self, x: Tensor, addend: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``convolution(x) + addend`` [B, C, H, W] and its mean over the pixels [B, C]."""
+        return depthwise_conv2d_stats(x, self.weight, self.bias, addend=addend, stat='mean')
+
+    def with_norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``convolution(gelu(x + input_bias))`` and its L2 norm over the pixels [B, C]."""
+        return depthwise_conv2d_stats(
+            x,
+            self.weight,
+            self.bias,
+            input_bias=self.input_bias,
+            gelu_input=True,
+            stat='norm',
+        )
+
+    def extra_repr(self) -> str:
+        return f'{len(self.weight)}, kernel_size={self.weight.shape[-1]}'
+
+
+class SkipNorm(nn.Module):
+    """The beginning of a residual block: ``x + dwconv(x)``, then a fork.
+
+    A LayerNorm goes into the branch, and the scaled identity path past it. Whatever the branch
+    adds to every pixel in the end is added to that path here.
+
+    Args:
+        dwconv: The residual depthwise convolution.
+        norm: The LayerNorm.
+        layer_scale: Of the identity path, or an ``nn.Identity``.
+        branch_bias: Bias at the end of the branch, [C].
+    """
+
+    def __init__(
+        self,
+        dwconv: ResidualDepthwiseConv,
+        norm: LayerNorm2d,
+        layer_scale: nn.Module,
+        branch_bias: Tensor,
+    ) -> None:
+        super().__init__()
+        self.weight = constant(channels_innermost(with_identity(dwconv.weight)))
+        self.bias = constant(bias_of(dwconv))
+        self.norm_weight = constant(norm.weight)
+        self.norm_bias = constant(norm.bias)
+        self.eps = norm.eps
+        scale, shift = torch.ones_like(branch_bias), branch_bias
+        if isinstance(layer_scale, LayerScale):
+            scale, shift = layer_scale.weight.flatten(), layer_scale.bias + branch_bias
+        self.skip_weight = constant(scale)
+        self.skip_bias = constant(shift)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, H, W] to the identity path and to what enters the branch, both of its shape."""
+        return depthwise_conv2d_norm(
+            x,
+            self.weight,
+            self.bias,
+            self.norm_weight,
+            self.norm_bias,
+            self.eps,
+            skip_weight=self.skip_weight,
+            skip_bias=self.skip_bias,
+        )
+
+
+class ChannelGate(nn.Module):
+    """The factors of a squeeze-excite layer."""
+
+    def __init__(self, se: SqueezeExcite) -> None:
+        super().__init__()
+        self.squeeze = Pointwise(se.squeeze.weight, bias_of(se.squeeze))
+        self.excite = Pointwise(se.excite.weight, bias_of(se.excite))
+
+    def forward(self, mean: Tensor) -> Tensor:
+        """Mean over the pixels to factors from 0 to 1, [B, C]."""
+        mean = mean.to(self.squeeze.weight.dtype)
+        hidden = F.gelu(F.linear(mean, self.squeeze.weight, self.squeeze.bias))
+        return F.linear(hidden, self.excite.weight, self.excite.bias).sigmoid()
+
+
+class ChannelResponse(nn.Module):
+    """The factors of a GRN layer; its ``beta`` is left to the caller."""
+
+    def __init__(self, grn: GRN) -> None:
+        super().__init__()
+        self.gamma = constant(grn.gamma.flatten())
+
+    def forward(self, norm: Tensor) -> Tensor:
+        """L2 norm over the pixels to factors, [B, C]."""
+        return self.gamma * (norm / (norm.mean(1, keepdim=True) + 1e-6)) + 1
+
+
+class FoldedMLP(nn.Module):
+    """A ConvMLP whose bias has moved to the identity path."""
+
+    def __init__(self, mlp: ConvMLP) -> None:
+        super().__init__()
+        self.expand = Pointwise(mlp.expand.weight, None)
+        self.dwconv = DepthwiseConv(
+            with_identity(mlp.dwconv.weight), bias_of(mlp.dwconv), bias_of(mlp.expand)
+        )
+        self.grn = ChannelResponse(mlp.grn)
+        self.reduce = PointwiseSum(mlp.reduce.weight)
+
+    @staticmethod
+    def last_bias(mlp: ConvMLP) -> Tensor:
+        """What the MLP adds to every pixel in the end, [C]."""
+        return bias_of(mlp.reduce) + mlp.reduce.weight.flatten(1) @ mlp.grn.beta.flatten()
+
+    def forward(self, skip: Tensor, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """``skip`` plus the MLP of ``x``, both [B, C, H, W], times a factor [B, C]."""
+        hidden, norm = self.dwconv.with_norm(self.expand(x, factor))
+        return self.reduce(skip, hidden, self.grn(norm))
