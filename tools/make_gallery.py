@@ -134,8 +134,9 @@ ENTRIES = (
         'activation_point',
         'Why this pixel?',
         'LayerCAM for the class that the segmentor gives to the marked pixel.',
-        'activation_maps.py {scenes}/000000000002.png {segmentation} --point 90 48 --out-dir {out}',
-        ('{out}/000000000002.png',),
+        'activation_maps.py {scenes}/000000000003.png {segmentation} --point 107 97 '
+        '--out-dir {out}',
+        ('{out}/000000000003.png',),
     ),
     Entry(
         'contmix_kernels',
