@@ -21,10 +21,10 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo gallery test test-upstream test-gpu test-asan lint format bench bench-gpu clean clean-env
+.PHONY: help env demo gallery test test-upstream test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: ## Set up .venv: 3 min, the first time on a machine 13 min (2 cores)
 	@$(LAUNCH) tools/setup_env.py
@@ -69,6 +69,9 @@ bench: env ## Measure the operators on the CPU; writes benchmarks/results and do
 
 bench-gpu: env ## The same on a GPU
 	$(PY) -m benchmarks run --device cuda
+
+bench-networks: env ## Measure whole networks beside others on the CPU: 15 min (2 cores); docs/networks.md
+	$(CPU) $(PY) -m benchmarks networks --device cpu
 
 lint: env ## Ruff (rules and format), clang-format and mypy: 20 s
 	$(PY) -m ruff check .

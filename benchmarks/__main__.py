@@ -1,4 +1,4 @@
-"""``python -m benchmarks run`` measures, ``python -m benchmarks report`` writes the tables."""
+"""``run`` measures operators, ``networks`` whole networks, ``report`` writes the pages."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from benchmarks import report, run
+from benchmarks import network_report, network_run, report, run
 
 
 def main() -> int:
@@ -18,18 +18,39 @@ def main() -> int:
     measuring.add_argument('--cases', default='', help='regular expression for names of cases')
     measuring.add_argument('--rivals', default='', help='regular expression for their names')
     measuring.add_argument('--budget', type=float, default=1.0, help='seconds per time taken')
-    commands.add_parser('report', help='write docs/benchmarks.md from the stored results')
+    whole = commands.add_parser('networks', help='measure whole networks')
+    whole.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
+    whole.add_argument(
+        '--select', default='main', choices=('main', 'all'), help='all adds larger batches'
+    )
+    whole.add_argument('--cases', default='', help='regular expression for names of cases')
+    whole.add_argument('--networks', default='', help='regular expression for their names')
+    whole.add_argument('--budget', type=float, default=40.0, help='seconds per case')
+    commands.add_parser(
+        'report', help='write docs/benchmarks.md and docs/networks.md from the stored results'
+    )
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout)
-    if arguments.command == 'run':
+    if arguments.command != 'report':
         if arguments.device == 'cuda' and not torch.cuda.is_available():
             parser.error('torch finds no CUDA device; measure with --device cpu.')
+        logging.getLogger('mmengine').setLevel(logging.ERROR)
+    if arguments.command == 'networks':
+        path = network_run.run(
+            torch.device(arguments.device),
+            arguments.select if arguments.device == 'cpu' else 'all',
+            arguments.cases,
+            arguments.networks,
+            arguments.budget,
+        )
+        logging.info('Results in %s', path)
+    if arguments.command == 'run':
         path = run.run(
             torch.device(arguments.device), arguments.cases, arguments.budget, arguments.rivals
         )
         logging.info('Results in %s', path)
-    logging.info('Tables in %s', report.write())
+    logging.info('Tables in %s and %s', report.write(), network_report.write())
     return 0
 
 

@@ -27,7 +27,7 @@ from overlock_mm.ops.contmix import reference
 RESULTS_FILE = RESULTS / 'training-memory.json'
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'training_memory.md'
 VARIANT = 't'
-PARTS = ('kept', 'times', 'peak')
+PARTS = ('kept', 'times')
 SHAPES = ((224, 224), (512, 512), (800, 1280))
 
 PAGE_TEXT = """\
@@ -75,8 +75,7 @@ All variants at {height} x {width}:
 
 Forward and backward of OverLoCK-{variant} in detection form, {height} x {width}, batch
 {batch_size}, {threads} threads of {device}, torch {torch}, {timed}: median of {rounds} steps,
-taken in turn. *Peak*: the most that the process held during a step of batch {peak_batch_size}
-beyond what it held before, the gradients of the parameters among it.
+taken in turn on a machine that had other work, so by some percent uncertain.
 
 {times}
 
@@ -177,16 +176,8 @@ def time_steps(
     }
 
 
-def peak_memory(variant: str, shape: tuple[int, int], batch_size: int) -> dict[str, int | None]:
-    """Most bytes that the process held during a step beyond what it held before."""
-    measure.return_freed_memory()
-    step, names = step_of(variant, shape, batch_size)
-    cpu = torch.device('cpu')
-    return {name: measure.peak_extra_memory(lambda name=name: step(name), cpu) for name in names}
-
-
 def run(part: str, batch_size: int, rounds: int) -> dict[str, Any]:
-    """Measure one part of the results: kept, times or peak."""
+    """Measure one part of the results: kept or times."""
     if part == 'kept':
         return {
             'date': date.today().isoformat(),
@@ -196,19 +187,17 @@ def run(part: str, batch_size: int, rounds: int) -> dict[str, Any]:
                 for name in ARCHS
             },
         }
-    machine = measure.machine(torch.device('cpu'), ())
-    if part == 'peak':
-        # Twice as many, lest the workspaces of single convolutions hide the difference.
-        batch_size *= 2
-        measured: dict[str, Any] = peak_memory(VARIANT, SHAPES[0], batch_size)
-    else:
-        measured = time_steps(VARIANT, SHAPES[0], batch_size, rounds)
-    return {'machine': machine, 'batch_size': batch_size, 'rounds': rounds, 'steps': measured}
+    return {
+        'machine': measure.machine(torch.device('cpu'), ()),
+        'batch_size': batch_size,
+        'rounds': rounds,
+        'steps': time_steps(VARIANT, SHAPES[0], batch_size, rounds),
+    }
 
 
 def page(content: dict[str, Any]) -> str:
     """The page about a results file's content."""
-    kept, times, peak = content['kept'], content['times'], content['peak']
+    kept, times = content['kept'], content['times']
     machine = times['machine']
     by_module = next(iter(kept['images'].values()))
     modules = sorted(
@@ -226,7 +215,6 @@ def page(content: dict[str, Any]) -> str:
         height=height,
         width=width,
         batch_size=times['batch_size'],
-        peak_batch_size=peak['batch_size'],
         rounds=times['rounds'],
         totals=_totals(
             'image',
@@ -241,14 +229,13 @@ def page(content: dict[str, Any]) -> str:
         ),
         variants=_totals('variant', {name.upper(): row for name, row in kept['variants'].items()}),
         times=_table(
-            ['', 'median (ms)', 'fastest (ms)', 'median / fused ContMix', 'peak (MB)'],
+            ['', 'median (ms)', 'fastest (ms)', 'median / fused ContMix'],
             [
                 [
                     NAMES[name],
                     f'{row["median_ms"]:.0f}',
                     f'{row["fastest_ms"]:.0f}',
                     f'{row["median_ms"] / times["steps"]["fused"]["median_ms"]:.2f}',
-                    _mb(peak['steps'][name]),
                 ]
                 for name, row in times['steps'].items()
             ],
@@ -266,8 +253,8 @@ def _totals(title: str, rows: dict[str, dict[str, int]]) -> str:
     )
 
 
-def _mb(size: int | None, digits: int = 0) -> str:
-    return 'not measured' if size is None else f'{size / 1e6:.{digits}f}'
+def _mb(size: int, digits: int = 0) -> str:
+    return f'{size / 1e6:.{digits}f}'
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

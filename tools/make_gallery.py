@@ -109,8 +109,7 @@ ENTRIES = (
     Entry(
         'receptive_field_tasks',
         'What each task makes of it',
-        'The last stage of three networks of the same architecture, trained for three tasks, on '
-        'the same pictures.',
+        'The last stage of three small networks, trained for three tasks, on the same pictures.',
         'receptive_field.py {detection} --compare {segmentation} --compare {classification} '
         '--images {scenes} --num 16 --sizes 192 --out {out}/receptive_field.png',
         ('{out}/receptive_field.png',),
@@ -244,11 +243,14 @@ def save_small(picture: Image.Image, path: Path) -> None:
 
 def wrapped(command: str, width: int = 96) -> str:
     """A command over several lines where it is long, for a shell to take as it is."""
-    lines = ['']
-    for word in command.split(' '):
-        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
+    positional, *options = command.split(' --')
+    # An option stays with its values.
+    parts = positional.split(' ') + [f'--{option}' for option in options]
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 > width:
             lines.append(' ')
-        lines[-1] += (' ' if lines[-1] else '') + word
+        lines[-1] += f' {part}'
     return ' \\\n'.join(lines)
 
 

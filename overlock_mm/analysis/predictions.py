@@ -11,6 +11,7 @@ import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
 from overlock_mm.analysis.networks import dataset_meta
@@ -205,6 +206,8 @@ def load_predictor(
     """
     cfg = load_config(config)
     task = task_of(cfg)
+    # That of an earlier predictor may be in force; mmpretrain's inferencer does not look.
+    init_default_scope(cfg.default_scope)
     if task == 'detection':
         return DetectionPredictor(cfg, checkpoint, device, score_threshold)
     kind = SegmentationPredictor if task == 'segmentation' else ClassificationPredictor

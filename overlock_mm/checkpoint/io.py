@@ -63,8 +63,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     local = _download(address) if address.startswith(('http://', 'https://')) else Path(path)
     if not local.is_file():
         raise FileNotFoundError(f'No checkpoint file at {local}.')
+    # Up to torch 2.6 the context forgets at its end what was allowed before it, too.
+    allowed = torch.serialization.get_safe_globals()
     try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
+        with torch.serialization.safe_globals([g for g in SAFE_GLOBALS if g not in allowed]):
             content = torch.load(local, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(

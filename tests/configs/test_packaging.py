@@ -1,6 +1,7 @@
 """The configs are part of the package, and other projects inherit them."""
 
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -24,8 +25,16 @@ STYLES = {
 }
 
 
+def works_with(style, installation):
+    """Of the original mmengine, ``read_base`` finds no editable installation."""
+    maintained = any(d.name == 'onedl-mmengine' for d in metadata.distributions())
+    return style != 'pure Python' or installation == 'wheel' or maintained
+
+
 @pytest.mark.parametrize('style', STYLES)
 def test_another_project_inherits(style, tmp_path):
+    if not works_with(style, 'editable'):
+        pytest.skip('read_base of the original mmengine finds no editable installation.')
     override = (
         'model.update(dict(backbone=dict(drop_path_rate=0.1)))'
         if style == 'pure Python'

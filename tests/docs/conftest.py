@@ -113,7 +113,7 @@ def trained_and_pictures(trained, project):
     """And a picture of the reader's own, alone and in a folder."""
     (project / 'pictures').mkdir()
     for path in (project / 'picture.jpg', project / 'pictures/one.png'):
-        Image.effect_noise((120, 96), 60).convert('RGB').save(path)
+        Image.effect_noise((360, 240), 60).convert('RGB').save(path)
 
 
 @pytest.fixture

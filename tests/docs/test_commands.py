@@ -32,12 +32,18 @@ PAGES = (
     'inheritance',
     'paper_map',
     'analysis',
+    'explorer',
 )
 #: What a page's reader has before the first command.
-GIVEN = {'evaluation': 'trained', 'conversion': 'released', 'analysis': 'trained_and_pictures'}
+GIVEN = {
+    'evaluation': 'trained',
+    'conversion': 'released',
+    'analysis': 'trained_and_pictures',
+    'explorer': 'trained_and_pictures',
+}
 #: Pages without a command.
 PYTHON_ONLY = ('inheritance', 'paper_map')
-TIMEOUT = 300
+TIMEOUT = 900  # for a machine that is busy with other things; alone, a command takes seconds
 
 
 class Shell:
@@ -54,6 +60,7 @@ class Shell:
             (r'python tools/(train|test|get_flops)\.py ', self.run_tool),
             (r'python tools/(convert_checkpoint|switch_to_deploy)\.py ', self.run_tool),
             (r'python tools/(demo|receptive_field|activation_maps)\.py ', self.run_tool),
+            (r'python tools/explore_contmix\.py ', self.run_tool),
             (r'NNODES=2 NODE_RANK=0 .*tools/dist_train\.sh ', self.start_first_node),
             (r'NNODES=2 NODE_RANK=1 .*tools/dist_train\.sh ', self.run_second_node),
             (r'tools/dist_(train|test)\.sh ', self.run_processes),

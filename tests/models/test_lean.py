@@ -59,7 +59,9 @@ def test_a_step_is_the_plain_one_to_the_last_bit(form, autocast, layout):
     image = torch.randn(2, 3, 64, 96).to(memory_format=layout)
     with plain_formulation():
         expected = step(copy.deepcopy(model), image, autocast)
+    norms = {m: m.momentum for m in model.modules() if hasattr(m, 'momentum')}
     outputs, gradients, buffers = step(model, image, autocast)
+    assert all(norm.momentum == momentum for norm, momentum in norms.items())
     assert all(torch.equal(a, b) for a, b in zip(outputs, expected[0], strict=True))
     for name, gradient in gradients.items():
         reference = expected[1][name]

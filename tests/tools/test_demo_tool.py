@@ -103,6 +103,8 @@ def test_video(untrained, video, tmp_path):
 
 
 def test_what_is_drawn_has_the_colours_of_the_picture(untrained, pictures):
+    # An earlier predictor of another library is no hindrance.
+    load_predictor(*untrained('segmentation'))
     predictor = load_predictor(*untrained('classification'))
     blue = np.zeros((96, 96, 3), np.uint8)
     blue[..., 0] = 200

@@ -81,8 +81,8 @@ def test_pictures_are_small(tmp_path):
 
 @pytest.mark.parametrize('entry', gallery.ENTRIES, ids=NAMES)
 def test_wrapped_commands_are_the_same_to_a_shell(entry):
-    lines = gallery.wrapped(entry.command, width=60)
-    assert max(map(len, lines.splitlines())) <= 64
+    lines = gallery.wrapped(entry.command, width=70)
+    assert max(map(len, lines.splitlines())) <= 74
     assert shlex.split(lines.replace('\\\n', '')) == shlex.split(entry.command)
 
 

@@ -1,0 +1,111 @@
+"""The pictures of docs/networks.md: accuracy against time, time and memory against pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')  # needs no display
+
+import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import FormatStrFormatter, NullLocator  # noqa: E402
+
+#: Text as text and no date, so that the same results give the same small file.
+STYLE = {'svg.fonttype': 'none', 'svg.hashsalt': 'overlock_mm', 'font.size': 9}
+COLOURS = {
+    'OverLoCK': '#c0392b',
+    'ConvNeXt': '#2471a3',
+    'Swin': '#7d8a00',
+    'RepLKNet': '#7d3c98',
+}
+#: One line per family at these sizes keeps the second picture readable.
+FOLLOWED = ('OverLoCK-T, deploy form', 'ConvNeXt-B', 'ConvNeXt-T', 'Swin-T')
+
+
+def _colour(name: str) -> str:
+    return next(colour for family, colour in COLOURS.items() if name.startswith(family))
+
+
+def _fastest_forms(contestants: dict[str, Any]) -> dict[str, Any]:
+    """Deploy form where there is one; the exported file is not a network of its own."""
+    deployed = {name.split(',')[0] for name in contestants if name.endswith('deploy form')}
+    return {
+        name: measured
+        for name, measured in contestants.items()
+        if name.endswith('deploy form') or name not in deployed and ',' not in name
+    }
+
+
+def draw_accuracy(content: dict[str, Any], path: Path) -> str:
+    """Published accuracy against measured latency at 224 x 224; the title, empty if not drawn."""
+    results = {r['case']['name']: r['contestants'] for r in content['results']}
+    measured = _fastest_forms(results.get('inference-b1-224x224', {}))
+    if not measured:
+        return ''
+    families: dict[str, list[tuple[float, float, str]]] = {}
+    for name, values in measured.items():
+        bare = name.split(',')[0]
+        point = (values['median_ms'], content['networks'][bare]['top1'], bare)
+        families.setdefault(bare.split('-')[0], []).append(point)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.6, 3.6), layout='constrained')
+        for family, points in families.items():
+            times, accuracies, _ = zip(*sorted(points), strict=True)
+            axes.plot(times, accuracies, 'o-', color=_colour(family), label=family)
+            for time, accuracy, name in points:
+                axes.annotate(name, (time, accuracy), (4, -10), textcoords='offset points')
+        axes.set_xlabel('latency in ms, 224 x 224, batch 1 (measured)')
+        axes.set_ylabel('ImageNet-1K top-1 in % (published)')
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.25, y=0.12)  # room for the names
+        _save(figure, path)
+    return 'Published accuracy against measured latency'
+
+
+def draw_resolution(content: dict[str, Any], path: Path) -> str:
+    """Time and memory against pixels, batch 1; the title, empty if there is one size alone."""
+    results = [
+        r
+        for r in content['results']
+        if r['case']['mode'] == 'inference' and r['case']['batch'] == 1
+    ]
+    if len(results) < 2:
+        return ''
+    results.sort(key=lambda r: r['case']['height'] * r['case']['width'])
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(1, 2, figsize=(7.2, 3.4), layout='constrained')
+        for axes, key, unit, label in zip(
+            panels, ('median_ms', 'peak_extra_bytes'), (1, 2**20), ('ms', 'MiB'), strict=True
+        ):
+            for name in FOLLOWED:
+                points = [
+                    (r['case']['height'] * r['case']['width'] / 1e6, values[key] / unit)
+                    for r in results
+                    if (values := r['contestants'].get(name)) and values.get(key)
+                ]
+                if points:
+                    style = '--' if name.endswith('-T') else '-'
+                    axes.plot(
+                        *zip(*points, strict=True), f'o{style}', color=_colour(name), label=name
+                    )
+            axes.set(xscale='log', yscale='log', ylabel=label)
+            axes.set_xticks(
+                [r['case']['height'] * r['case']['width'] / 1e6 for r in results],
+                [f'{r["case"]["height"]} x {r["case"]["width"]}' for r in results],
+            )
+            axes.xaxis.set_minor_locator(NullLocator())
+            for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                formatter(FormatStrFormatter('%g'))
+            axes.grid(alpha=0.3, which='both')
+        panels[0].set_title('time of one image')
+        panels[1].set_title('memory beyond weights')
+        panels[0].legend(fontsize=8)
+        _save(figure, path)
+    return 'Time and memory against resolution'
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, metadata={'Date': None})
+    plt.close(figure)

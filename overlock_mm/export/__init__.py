@@ -1,0 +1,13 @@
+"""Export to ONNX, in standard operators alone."""
+
+from overlock_mm.export.onnx_file import ExportError, check_request, export_onnx
+from overlock_mm.export.parts import Exportable, Normalised, exportable
+
+__all__ = [
+    'ExportError',
+    'Exportable',
+    'Normalised',
+    'check_request',
+    'export_onnx',
+    'exportable',
+]

@@ -1,0 +1,124 @@
+"""The benchmark of whole networks: it measures what it says, and the page is what was stored."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import network_report, network_run, networks
+from benchmarks.networks import NETWORKS, Network, NetworkCase
+from overlock_mm import OverLoCK
+
+CPU = torch.device('cpu')
+ARCH = dict(channels=(16, 16, 64, 64), depths=(1, 1, 1, 1, 1, 1), groups=(2, 2))
+TINY = (
+    Network('OverLoCK-T', partial(OverLoCK, ARCH), 84.2, 'a test'),
+    Network('ConvNeXt-B', partial(torch.nn.Sequential, torch.nn.Conv2d(3, 4, 3)), 83.8, 'a test'),
+)
+CASES = (
+    NetworkCase('inference', 1, 224, 224),
+    NetworkCase('inference', 1, 800, 1280),
+    NetworkCase('training', 8, 224, 224),
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Tiny networks under the names of large ones, on tiny images under the names of cases."""
+    monkeypatch.setattr(network_run, 'NETWORKS', TINY)
+    monkeypatch.setattr(network_run, 'all_cases', lambda device: CASES)
+    sizes = {224: 64, 800: 64, 1280: 96}
+    image = NetworkCase.image
+
+    def small(case, device):
+        case = NetworkCase(
+            case.mode, 1, sizes.get(case.height, case.height), sizes.get(case.width, case.width)
+        )
+        return image(case, device)
+
+    monkeypatch.setattr(NetworkCase, 'image', small)
+    monkeypatch.setattr(network_run, 'ROUNDS', (3, 3))
+    monkeypatch.setattr(
+        network_run.measure,
+        'machine',
+        lambda device, dtypes: {
+            'date': '2026-01-31',
+            'device': 'Some CPU',
+            'threads': 1,
+            'versions': {'torch': '2'},
+        },
+    )
+    # For this process the C library keeps its ways.
+    monkeypatch.setattr(network_run.measure, 'return_freed_memory', lambda: None)
+
+    def fixed_size(model, case, folder):
+        inside = NetworkCase(
+            case.mode, 1, sizes.get(case.height, case.height), sizes.get(case.width, case.width)
+        )
+        return exported(model, inside, folder)
+
+    exported = network_run.onnx_contestant
+    monkeypatch.setattr(network_run, 'onnx_contestant', fixed_size)
+
+
+def test_results_become_a_page(tiny, tmp_path):
+    path = network_run.run(CPU, 'main', '', '', budget=0, results=tmp_path)
+    content = json.loads(path.read_text())
+    assert path.name == 'networks-cpu-some-cpu.json'
+    assert [r['case']['name'] for r in content['results']] == [case.name for case in CASES]
+    inference, _, training = (r['contestants'] for r in content['results'])
+    assert set(inference) == {
+        'OverLoCK-T, training form',
+        'OverLoCK-T, deploy form',
+        'OverLoCK-T, ONNX Runtime',
+        'ConvNeXt-B',
+    }
+    assert set(training) == {'OverLoCK-T, training form', 'ConvNeXt-B'}
+    for measured in inference.values():
+        assert measured['median_ms'] > 0
+        assert measured['runs'] == 3
+        assert measured['images_per_s'] == pytest.approx(1e3 / measured['median_ms'])
+    assert inference['OverLoCK-T, deploy form']['peak_extra_bytes'] >= 0
+    facts = content['networks']['OverLoCK-T']
+    assert facts['parameters'] == sum(p.numel() for p in OverLoCK(ARCH, deploy=True).parameters())
+
+    page = network_report.write(tmp_path, tmp_path / 'page.md').read_text()
+    assert '### Some CPU' in page
+    assert '2026-01-31' in page
+    ratio = inference['OverLoCK-T, deploy form']['median_ms'] / inference['ConvNeXt-B']['median_ms']
+    assert f'| OverLoCK-T, deploy form | ConvNeXt-B | {ratio:.2f} |' in page
+    assert page.endswith('## GPU\n\nnot measured\n')
+    for picture in ('accuracy', 'resolution'):
+        drawn = (tmp_path / f'networks-cpu-some-cpu-{picture}.svg').read_text()
+        assert f'networks-cpu-some-cpu-{picture}.svg' in page
+        assert 'OverLoCK-T' in drawn
+        assert len(drawn) < 100_000
+
+
+def test_nothing_selected(tiny, tmp_path):
+    with pytest.raises(RuntimeError, match="networks 'ResNet'"):
+        network_run.run(CPU, 'main', '', 'ResNet', budget=0, results=tmp_path)
+
+
+def test_the_registry():
+    cases = {device: list(networks.all_cases(device)) for device in ('cpu', 'cuda')}
+    for registered in cases.values():
+        assert len({case.name for case in registered}) == len(registered)
+    assert set(networks.MAIN) <= {case.name for case in cases['cpu']}
+    assert NetworkCase('inference', 128, 224, 224) in cases['cuda']
+    assert {(c.height, c.width, c.batch) for c in cases['cpu'] if c.mode == 'inference'} == {
+        (*size, batch) for size in ((224, 224), (512, 512), (800, 1280)) for batch in (1, 8)
+    }
+
+
+def rivals_of_each_kind():
+    return [network for network in NETWORKS if network.name.endswith('T') and not network.ours]
+
+
+@pytest.mark.parametrize('network', rivals_of_each_kind(), ids=lambda network: network.name)
+def test_rivals_have_four_outputs(network):
+    model = network.build().to('meta')
+    model.eval()
+    outputs = model(torch.empty(1, 3, 224, 224, device='meta'))
+    assert [tuple(x.shape[-2:]) for x in outputs] == [(56, 56), (28, 28), (14, 14), (7, 7)]

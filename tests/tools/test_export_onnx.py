@@ -1,0 +1,121 @@
+"""``tools/export_onnx.py``: a file per task, and errors before the work."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from overlock_mm.datasets.shapes import METAINFO
+from tests.models.helpers import randomize_norms
+from tests.tools.conftest import ROOT
+from tools import export_onnx
+
+CONFIGS = {
+    'classifier': ROOT / 'configs/demo/classifier_overlock_shapes.py',
+    'segmentor': ROOT / 'configs/demo/upernet_overlock_shapes.py',
+    'detector': ROOT / 'configs/demo/cascade_overlock_shapes.py',
+}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Model and checkpoint of a task, made once."""
+    made = {}
+
+    def make(task):
+        if task not in made:
+            cfg = Config.fromfile(CONFIGS[task])
+            init_default_scope(cfg.default_scope)
+            torch.manual_seed(0)
+            model = MODELS.build(cfg.model).eval()
+            randomize_norms(model)
+            path = tmp_path_factory.mktemp('weights') / f'{task}.pth'
+            torch.save({'state_dict': model.state_dict()}, path)
+            made[task] = model, path
+        return made[task]
+
+    return make
+
+
+def run(path, image):
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return session.run(None, {'image': image.numpy()})
+
+
+def metadata_of(path):
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+
+
+def test_classifier_with_preprocessing(trained, tmp_path, capsys):
+    model, weights = trained('classifier')
+    out = tmp_path / 'folder' / 'classifier.onnx'
+    config = str(CONFIGS['classifier'])
+    export_onnx.main(
+        [config, str(weights), str(out), '--shape', '96', '96', '--with-preprocessing']
+    )
+    image = torch.randint(256, (2, 3, 96, 96)).float()
+    batch = model.data_preprocessor({'inputs': image.flip(1)})  # it expects BGR
+    with torch.no_grad():
+        expected = model(batch['inputs'], mode='tensor').softmax(-1)
+    (scores,) = run(out, image)
+    np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
+    metadata = metadata_of(out)
+    assert json.loads(metadata['classes']) == list(METAINFO['classes'])
+    assert metadata['input'] == 'RGB, 0 to 255'
+    assert '3 x 96 x 96: differs from PyTorch by' in capsys.readouterr().out
+
+
+def test_segmentor_of_any_size(trained, tmp_path):
+    model, weights = trained('segmentor')
+    out = tmp_path / 'segmentor.onnx'
+    export_onnx.main([str(CONFIGS['segmentor']), str(weights), str(out), '--dynamic', '--no-check'])
+    image = torch.randn(1, 3, 130, 230)
+    with torch.no_grad():
+        logits = model(image, mode='tensor')
+        expected = torch.nn.functional.interpolate(logits, (130, 230), mode='bilinear')
+    (actual,) = run(out, image)
+    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4 * expected.abs().max())
+    assert metadata_of(out)['image_size'] == 'any'
+
+
+def test_features_of_a_detector(trained, tmp_path, capsys):
+    model, weights = trained('detector')
+    out = tmp_path / 'detector.onnx'
+    export_onnx.main([str(CONFIGS['detector']), str(weights), str(out), '--dynamic', '--no-check'])
+    image = torch.randn(1, 3, 96, 224)
+    with torch.no_grad():
+        expected = model.extract_feat(image)
+    for actual, wanted in zip(run(out, image), expected, strict=True):
+        np.testing.assert_allclose(actual, wanted.numpy(), atol=1e-4 * wanted.abs().max())
+    assert 'RoIAlign' in capsys.readouterr().out  # why there is no more
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    (
+        (['configs/classification/overlok_t.py', 'x.pth', 'x.onnx'], 'There is no config file'),
+        ([CONFIGS['classifier'], 'none.pth', 'x.onnx'], 'No checkpoint file at none.pth'),
+        ([CONFIGS['classifier'], 'none.pth', 'x.pb'], 'must end in .onnx'),
+        ([CONFIGS['classifier'], 'none.pth', 'x.onnx', '--opset', '16'], 'from 17'),
+        ([CONFIGS['classifier'], 'none.pth', 'x.onnx', '--shape', '16', '64'], 'got 16 x 64'),
+    ),
+)
+def test_errors_before_the_work(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        export_onnx.main([str(argument) for argument in arguments])
+    assert ended.value.code == 1
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob('*.onnx'))
+
+
+def test_weights_of_another_model(trained, tmp_path, capsys):
+    _, weights = trained('classifier')
+    with pytest.raises(SystemExit):
+        export_onnx.main([str(CONFIGS['segmentor']), str(weights), str(tmp_path / 'x.onnx')])
+    assert 'does not fit the model' in capsys.readouterr().err
