@@ -57,7 +57,8 @@ class Shell:
         self.rules = (
             (r'python tools/make_shapes\.py ', self.draw),
             (r'python tools/train\.py .*--amp ', self.needs_gpu),
-            (r'python tools/(train|test|get_flops|convert_checkpoint)\.py ', self.run_tool),
+            (r'python tools/(train|test|get_flops)\.py ', self.run_tool),
+            (r'python tools/(convert_checkpoint|switch_to_deploy)\.py ', self.run_tool),
             (r'python tools/(demo|receptive_field|activation_maps)\.py ', self.run_tool),
             (r'python tools/explore_contmix\.py ', self.run_tool),
             (r'NNODES=2 NODE_RANK=0 .*tools/dist_train\.sh ', self.start_first_node),
