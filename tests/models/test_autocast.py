@@ -23,8 +23,8 @@ LAYERS = {
     'SqueezeExcite': lambda: SqueezeExcite(64),
     'LayerScale': lambda: LayerScale(64),
     'ConvMLP': lambda: ConvMLP(64, 128),
-    'BasicBlock': lambda: BasicBlock(64, 7, 2, 0.0, True, BN, False),
-    'DynamicBlock': lambda: DynamicBlock(64, 16, 2, 7, 5, 2, 0.0, False, BN, None, False),
+    'BasicBlock': lambda: BasicBlock(64, 7, 2, 0.0, True, BN),
+    'DynamicBlock': lambda: DynamicBlock(64, 16, 2, 7, 5, 2, 0.0, False, BN, None),
 }
 #: Features, context and prior; the others take one map of 64 channels.
 CHANNELS = {'DynamicBlock': (64, 16, 16)}
