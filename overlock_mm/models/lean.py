@@ -128,7 +128,9 @@ class _Chain:
             recalled.append(tensor.detach())
             if len(recalled) == self.forgotten:
                 raise _AllRecalled
-            return tensor
+            # Not the tensor itself: one that an operation keeps of its own results would keep the
+            # operation in turn, and neither would ever be freed.
+            return recalled[-1]
 
         with (
             suppress(_AllRecalled),

@@ -1,6 +1,7 @@
 """Computing cheap results again changes nothing but the memory."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -162,3 +163,14 @@ def test_a_block_compiles_without_graph_breaks():
     out.backward(cotangent)
     for (name, p), q in zip(block.named_parameters(), compiled.parameters(), strict=True):
         assert torch.allclose(q.grad, p.grad, rtol=1e-3, atol=1e-4 * p.grad.abs().max()), name
+
+
+def test_a_step_leaves_nothing_behind():
+    """Operations that keep their own result, such as the norm of GRN, are easily left alive."""
+    model = OverLoCK(TINY).train()
+    alive = []
+    for _ in range(3):
+        sum(out.sum() for out in model(torch.randn(2, 3, 64, 64))).backward()
+        gc.collect()
+        alive.append(sum(type(thing) is torch.Tensor for thing in gc.get_objects()))
+    assert alive[2] == alive[1]
