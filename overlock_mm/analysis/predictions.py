@@ -124,8 +124,9 @@ class SegmentationPredictor(Predictor):
 
     def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
         from mmseg.apis import MMSegInferencer
+        from mmseg.visualization import SegLocalVisualizer
 
-        return MMSegInferencer(
+        inferencer = MMSegInferencer(
             cfg,
             checkpoint,
             classes=self.classes,
@@ -133,6 +134,10 @@ class SegmentationPredictor(Predictor):
             device=device,
             show_progress=False,
         )
+        # In place of the config's, which may enlarge pictures in turn.
+        inferencer.visualizer = SegLocalVisualizer(alpha=0.5)
+        inferencer.visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
+        return inferencer
 
     def predict(self, image: np.ndarray) -> tuple[Any, np.ndarray]:
         """The share of the picture that each class found has, largest first."""
@@ -148,7 +153,6 @@ class SegmentationPredictor(Predictor):
             data=labels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
         )
         visualizer = self.inferencer.visualizer
-        visualizer.alpha = 0.5
         visualizer.add_datasample('prediction', image[..., ::-1], sample, draw_gt=False)
         return {name: round(share, 4) for share, name in reversed(shares)}, visualizer.get_image()
 
