@@ -18,7 +18,7 @@ import pytest
 from mmengine.config import Config
 
 from tests.conftest import forget_globals_of_mmengine
-from tests.docs.pages import commands_of, python_of
+from tests.docs.pages import ROOT, commands_of, python_of
 from tools import test as test_tool
 from tools import train as train_tool
 
@@ -33,6 +33,7 @@ PAGES = (
     'paper_map',
     'analysis',
     'explorer',
+    'export',
 )
 #: What a page's reader has before the first command.
 GIVEN = {
@@ -40,6 +41,7 @@ GIVEN = {
     'conversion': 'released',
     'analysis': 'trained_and_pictures',
     'explorer': 'trained_and_pictures',
+    'export': 'trained',
 }
 #: Pages without a command.
 PYTHON_ONLY = ('inheritance', 'paper_map')
@@ -60,7 +62,7 @@ class Shell:
             (r'python tools/(train|test|get_flops)\.py ', self.run_tool),
             (r'python tools/(convert_checkpoint|switch_to_deploy)\.py ', self.run_tool),
             (r'python tools/(demo|receptive_field|activation_maps)\.py ', self.run_tool),
-            (r'python tools/explore_contmix\.py ', self.run_tool),
+            (r'python tools/(explore_contmix|export_onnx)\.py ', self.run_tool),
             (r'NNODES=2 NODE_RANK=0 .*tools/dist_train\.sh ', self.start_first_node),
             (r'NNODES=2 NODE_RANK=1 .*tools/dist_train\.sh ', self.run_second_node),
             (r'tools/dist_(train|test)\.sh ', self.run_processes),
@@ -170,3 +172,8 @@ def test_page(page, project, data_folders, capsys, request):
 def test_a_command_without_a_rule_fails(capsys, data_folders):
     with pytest.raises(pytest.fail.Exception, match='No rule covers'):
         Shell(capsys, data_folders).run('make coffee')
+
+
+def test_every_page_with_commands_is_run():
+    pages = [path.stem for path in (ROOT / 'docs').glob('*.md')]
+    assert {page for page in pages if commands_of(page)} <= set(PAGES)
