@@ -16,7 +16,7 @@ HEAD = """\
 
 <!-- Written by `python -m benchmarks report` from benchmarks/results. Do not edit. -->
 
-`make bench-networks` measures the CPU in about a quarter of an hour (two cores),
+`make bench-networks` measures the CPU in about half an hour (two cores),
 `python -m benchmarks networks --device cuda` a GPU; both rewrite this page. Further cases, with
 larger batches, come with `--select all`.
 
