@@ -70,7 +70,7 @@ bench: env ## Measure the operators on the CPU; writes benchmarks/results and do
 bench-gpu: env ## The same on a GPU
 	$(PY) -m benchmarks run --device cuda
 
-bench-networks: env ## Measure whole networks beside others on the CPU: 15 min (2 cores); docs/networks.md
+bench-networks: env ## Measure whole networks beside others on the CPU: 30 min (2 cores); docs/networks.md
 	$(CPU) $(PY) -m benchmarks networks --device cpu
 
 lint: env ## Ruff (rules and format), clang-format and mypy: 20 s
