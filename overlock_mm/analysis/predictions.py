@@ -12,7 +12,6 @@ import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.structures import PixelData
 
 from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.analysis.views import task_of
@@ -124,7 +123,8 @@ class SegmentationPredictor(Predictor):
 
     def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
         from mmseg.apis import MMSegInferencer
-        from mmseg.visualization import SegLocalVisualizer
+
+        from overlock_mm.utils.enlarging_seg_visualizer import EnlargingSegVisualizer
 
         inferencer = MMSegInferencer(
             cfg,
@@ -134,8 +134,7 @@ class SegmentationPredictor(Predictor):
             device=device,
             show_progress=False,
         )
-        # In place of the config's, which may enlarge pictures in turn.
-        inferencer.visualizer = SegLocalVisualizer(alpha=0.5)
+        inferencer.visualizer = EnlargingSegVisualizer(alpha=0.5)
         inferencer.visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
         return inferencer
 
@@ -148,11 +147,8 @@ class SegmentationPredictor(Predictor):
             (count / labels.numel(), self._name(label))
             for label, count in zip(found.tolist(), counts.tolist(), strict=True)
         )
-        image, factor = _enlarged(image)
-        sample.pred_sem_seg = PixelData(
-            data=labels.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-        )
         visualizer = self.inferencer.visualizer
+        visualizer.factor = _enlarging_factor(image)
         visualizer.add_datasample('prediction', image[..., ::-1], sample, draw_gt=False)
         return {name: round(share, 4) for share, name in reversed(shares)}, visualizer.get_image()
 
@@ -179,10 +175,11 @@ class ClassificationPredictor(Predictor):
         best = sample.pred_score.topk(min(5, len(sample.pred_score)))
         visualizer = self.inferencer.visualizer
         visualizer.visualize_cls(
-            np.ascontiguousarray(_enlarged(image)[0][..., ::-1]),
+            np.ascontiguousarray(image[..., ::-1]),
             sample,
             classes=self.classes or None,
             draw_gt=False,
+            rescale_factor=_enlarging_factor(image),
         )
         classes = [
             {'class': self._name(label), 'score': round(score, 4)}
@@ -291,8 +288,6 @@ def predict_video(predictor: Predictor, video: Any, out_file: str | Path) -> Ite
                 writer.release()
 
 
-def _enlarged(image: np.ndarray) -> tuple[np.ndarray, int]:
-    """A small picture enlarged by an integer, and the integer."""
-    factor = max(1, round(_DRAWN_SIDE / min(image.shape[:2])))
-    height, width = (side * factor for side in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC), factor
+def _enlarging_factor(image: np.ndarray) -> int:
+    """How many times as large a picture is drawn: more than once if it is small."""
+    return max(1, round(_DRAWN_SIDE / min(image.shape[:2])))

@@ -64,7 +64,7 @@ def run_python():
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             **kwargs,
         )
 

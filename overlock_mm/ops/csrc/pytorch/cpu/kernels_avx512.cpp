@@ -8,6 +8,7 @@
 #define OVERLOCK_ISA avx512
 #define OVERLOCK_VECTOR_BYTES 64
 #include "depthwise_kernels_impl.h"
+#include "row_kernels_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop
 #endif

@@ -2,3 +2,4 @@
 #define OVERLOCK_ISA baseline
 #define OVERLOCK_VECTOR_BYTES 16
 #include "depthwise_kernels_impl.h"
+#include "row_kernels_impl.h"

@@ -1,4 +1,0 @@
-// What every 64-bit machine has: SSE2 or NEON.
-#define OVERLOCK_ISA baseline
-#define OVERLOCK_VECTOR_BYTES 16
-#include "row_kernels_impl.h"
