@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import statistics
@@ -32,6 +31,7 @@ from benchmarks.networks import (
     forms,
 )
 from benchmarks.run import RESULTS
+from overlock_mm.utils.files import write_json
 
 logger = logging.getLogger('benchmarks')
 
@@ -141,7 +141,23 @@ def run(
             f'Nothing to measure: cases {pattern!r} among {select}, networks {network_pattern!r}.'
         )
     machine = measure.machine(device, (torch.float32,))
+    slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
+    path = results / f'networks-{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
     models, done = Models(device), []
+
+    def store() -> None:
+        """What there is so far: a run that is stopped loses one case."""
+        content = {
+            'machine': machine,
+            'precision': 'float32' if device.type == 'cpu' else 'autocast to bfloat16',
+            'networks': {network.name: _facts(network, models) for network in networks},
+            'results': [
+                {'case': {**case.as_dict(), 'name': case.name}, 'contestants': measured}
+                for case, _, measured in done
+            ],
+        }
+        write_json(path, content)
+
     with tempfile.TemporaryDirectory() as folder:
         for case in wanted:
             logger.info('%s', case.name)
@@ -151,6 +167,7 @@ def run(
             for name, values in measured.items():
                 logger.info('  %-28s %9.1f ms', name, values['median_ms'])
             done.append((case, entries, measured))
+            store()
         measure.return_freed_memory()  # slows allocation: after the last time
         for case, entries, measured in done:
             for name, entry in entries.items():
@@ -160,19 +177,7 @@ def run(
                         entry.call, device
                     )
             logger.info('%s: memory', case.name)
-    content = {
-        'machine': machine,
-        'precision': 'float32' if device.type == 'cpu' else 'autocast to bfloat16',
-        'networks': {network.name: _facts(network, models) for network in networks},
-        'results': [
-            {'case': {**case.as_dict(), 'name': case.name}, 'contestants': measured}
-            for case, _, measured in done
-        ],
-    }
-    slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
-    path = results / f'networks-{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+            store()
     return path
 
 

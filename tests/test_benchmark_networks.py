@@ -96,6 +96,20 @@ def test_results_become_a_page(tiny, tmp_path):
         assert len(drawn) < 100_000
 
 
+def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(network_run.measure, 'peak_extra_memory', stop)
+    with pytest.raises(KeyboardInterrupt):
+        network_run.run(CPU, 'main', '', '', budget=0, results=tmp_path)
+    (path,) = tmp_path.iterdir()
+    content = json.loads(path.read_text())
+    assert [r['case']['name'] for r in content['results']] == [case.name for case in CASES]
+    page = network_report.write(tmp_path, tmp_path / 'page.md').read_text()
+    assert 'OverLoCK-T, deploy form' in page
+
+
 def test_nothing_selected(tiny, tmp_path):
     with pytest.raises(RuntimeError, match="networks 'ResNet'"):
         network_run.run(CPU, 'main', '', 'ResNet', budget=0, results=tmp_path)

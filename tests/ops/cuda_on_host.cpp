@@ -10,24 +10,26 @@
 #include "contmix_forward.cuh"
 #include "contmix_token_grad.cuh"
 #include "contmix_value_grad.cuh"
+#include "depthwise.cuh"
 #include "neighborhood_aggregate.cuh"
 
 using namespace overlock;
 
 namespace {
 
+template <int Threads>
 struct HostBlock {
   bool reversed;
 
   template <typename V>
   struct PerThread {
-    std::vector<V> values = std::vector<V>(kThreads);
+    std::vector<V> values = std::vector<V>(Threads);
     V& operator[](int thread) { return values[thread]; }
   };
 
   template <typename Phase>
   void phase(Phase run) {
-    for (int i = 0; i < kThreads; ++i) run(reversed ? kThreads - 1 - i : i);
+    for (int i = 0; i < Threads; ++i) run(reversed ? Threads - 1 - i : i);
   }
 };
 
@@ -53,9 +55,40 @@ void with_channels(int channels, Run run) {
   }
 }
 
+template <int K>
+void depthwise_of_size(const DepthwiseCall<float>& a, const DepthwiseNorm<float>* norm,
+                       bool reversed) {
+  HostBlock<kDepthwiseThreads> block{reversed};
+  const int64_t tiles = a.batches * a.tiles();
+  for (int64_t i = 0; i < (norm == nullptr ? tiles * a.slices() : tiles); ++i) {
+    SharedMemory shared(DepthwiseMemory::of<K>(nullptr).floats);
+    if (norm == nullptr) {
+      depthwise_block<K>(block, a, i, shared.data());
+    } else {
+      depthwise_norm_block<K>(block, a, *norm, i, shared.data());
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" {
+
+int depthwise_tiles(const DepthwiseCall<float>* a) { return a->tiles(); }
+
+void depthwise(const DepthwiseCall<float>* a, const DepthwiseNorm<float>* norm, int kernel_size,
+               bool reversed) {
+  switch (kernel_size) {
+    case 3:
+      return depthwise_of_size<3>(*a, norm, reversed);
+    case 5:
+      return depthwise_of_size<5>(*a, norm, reversed);
+    case 7:
+      return depthwise_of_size<7>(*a, norm, reversed);
+    case 17:
+      return depthwise_of_size<17>(*a, norm, reversed);
+  }
+}
 
 int region_columns() { return kRegions; }
 int projection_columns() { return kRegionStride; }
@@ -67,7 +100,7 @@ void contmix_forward(const Arguments<float>* a, const Map<float>* out, float* lo
     constexpr int CP = decltype(channels)::value;
     for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
       SharedMemory shared(ForwardMemory<CP, float>(*a, nullptr).floats);
-      HostBlock block{reversed};
+      HostBlock<kThreads> block{reversed};
       forward_block<CP>(block, *a, *out, logsumexp, i, shared.data());
     }
   });
@@ -79,12 +112,12 @@ void contmix_backward(const Arguments<float>* a, const TokenGradients<float>* gr
     constexpr int CP = decltype(channels)::value;
     for (int64_t i = 0; i < gradients->chunks * a->groups; ++i) {
       SharedMemory shared(TokenGradMemory<CP, float>(*a, nullptr).floats);
-      HostBlock block{reversed};
+      HostBlock<kThreads> block{reversed};
       token_grad_block<CP>(block, *a, *gradients, i, shared.data());
     }
     for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
       SharedMemory shared(ValueGradMemory<CP, float>(*a, nullptr).floats);
-      HostBlock block{reversed};
+      HostBlock<kThreads> block{reversed};
       value_grad_block<CP>(block, *a, gradients->grad_out, gradients->logsumexp, *d_value, i,
                            shared.data());
     }

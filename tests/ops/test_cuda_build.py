@@ -22,6 +22,9 @@ for name in (
     'contmix_backward',
     'neighborhood_aggregate_forward',
     'neighborhood_aggregate_backward',
+    'depthwise_conv2d',
+    'depthwise_conv2d_norm',
+    'depthwise_conv2d_stats',
 ):
     for key in ('CPU', 'CUDA'):
         name_in_c = f'overlock_mm_C::{name}'

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from overlock_mm.ops.contmix import reference
+from tests.ops import depthwise_helpers as depthwise
 from tests.ops import helpers
 from tests.ops.helpers import LAYOUTS, SHAPES
 from tests.tolerances import assert_close
@@ -72,6 +73,47 @@ class AggregateSizes(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int64)
         for name in ('batches', 'groups', 'height', 'width', 'channels', 'kernel_size', 'dilation')
+    ]
+
+
+class ChannelMap(ctypes.Structure):
+    _fields_ = [('data', ctypes.c_void_p), ('strides', ctypes.c_int64 * 4)]
+
+    @classmethod
+    def of(cls, tensor):
+        """Of a tensor, or a null pointer of None."""
+        if tensor is None:
+            return cls(None, (ctypes.c_int64 * 4)())
+        return cls(tensor.data_ptr(), (ctypes.c_int64 * 4)(*tensor.stride()))
+
+
+class DepthwiseCall(ctypes.Structure):
+    _fields_ = [
+        ('x', ChannelMap),
+        ('addend', ChannelMap),
+        ('weight', ChannelMap),
+        ('bias', ctypes.c_void_p),
+        ('input_bias', ctypes.c_void_p),
+        ('y', ChannelMap),
+        ('sums', ctypes.c_void_p),
+        ('batches', ctypes.c_int64),
+        ('channels', ctypes.c_int64),
+        ('height', ctypes.c_int),
+        ('width', ctypes.c_int),
+        ('gelu_input', ctypes.c_bool),
+        ('gelu_output', ctypes.c_bool),
+        ('squares', ctypes.c_bool),
+    ]
+
+
+class DepthwiseNorm(ctypes.Structure):
+    _fields_ = [
+        ('weight', ctypes.c_void_p),
+        ('bias', ctypes.c_void_p),
+        ('skip_weight', ctypes.c_void_p),
+        ('skip_bias', ctypes.c_void_p),
+        ('normed', ChannelMap),
+        ('eps', ctypes.c_float),
     ]
 
 
@@ -192,3 +234,83 @@ def test_neighborhood_aggregate(kernels, layout, dilation):
     assert_close(out, wanted_out, 'output')
     assert_close(d_weight, wanted[0], 'gradient of weight')
     assert_close(d_value, wanted[1], 'gradient of value')
+
+
+def pointer(tensor):
+    return None if tensor is None else tensor.data_ptr()
+
+
+def run_depthwise(kernels, op, positional, options, reverse):
+    """Results of an operator, as pytorch/cuda/depthwise_cuda.cu makes them."""
+    x, weight, bias, *norm_arguments = positional
+    options = {**depthwise.DEFAULTS[op], **options}
+    batch, channels, height, width = x.shape
+    y = nans_like(x)
+    call = DepthwiseCall(
+        ChannelMap.of(x),
+        ChannelMap.of(options.get('addend')),
+        ChannelMap.of(weight),
+        pointer(bias),
+        pointer(options.get('input_bias')),
+        ChannelMap.of(y),
+        None,
+        *(batch, channels, height, width),
+        options.get('gelu_input', False),
+        options.get('gelu_output', False),
+        options.get('stat') == 'norm',
+    )
+    norm, results = None, [y]
+    if op == 'depthwise_conv2d_norm':
+        norm_weight, norm_bias, eps = norm_arguments
+        normed = nans_like(x)
+        norm = DepthwiseNorm(
+            pointer(norm_weight),
+            pointer(norm_bias),
+            pointer(options['skip_weight']),
+            pointer(options['skip_bias']),
+            ChannelMap.of(normed),
+            eps,
+        )
+        results.append(normed)
+    elif op == 'depthwise_conv2d_stats':
+        sums = nans(batch, kernels.depthwise_tiles(ctypes.byref(call)), channels)
+        call.sums = sums.data_ptr()
+    kernels.depthwise(
+        ctypes.byref(call),
+        None if norm is None else ctypes.byref(norm),
+        weight.shape[-1],
+        ctypes.c_bool(reverse),
+    )
+    if call.sums is not None:
+        total = sums.sum(1)
+        results.append(total.sqrt() if call.squares else total / (height * width))
+    return results
+
+
+@pytest.mark.parametrize('layout', depthwise.LAYOUTS)
+@pytest.mark.parametrize(('op', 'options'), depthwise.OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    'shape',
+    [shape for shape in depthwise.SHAPES if shape.kernel_size in (3, 5, 7, 17)],
+    ids=str,
+)
+def test_depthwise(kernels, shape, op, options, layout):
+    positional, tensors = depthwise.arguments(shape, op, options, layout=layout)
+    results = run_depthwise(kernels, op, positional, tensors, reverse=False)
+    wanted = depthwise.expected_of(op, positional, tensors)
+    for result, expected in zip(results, wanted, strict=True):
+        assert_close(result, expected)
+    for result, other in zip(
+        results, run_depthwise(kernels, op, positional, tensors, reverse=True), strict=True
+    ):
+        assert torch.equal(result, other), 'depends on the order of threads'
+
+
+def test_depthwise_norm_of_a_large_mean(kernels):
+    """A variance from sums of squares would have no correct digit here."""
+    op, shape = 'depthwise_conv2d_norm', depthwise.Shape(1, 48, 5, 6, 3)
+    positional, options = depthwise.arguments(shape, op, {})
+    positional[2] = torch.full([48], 1000.0)
+    results = run_depthwise(kernels, op, positional, options, reverse=False)
+    _, wanted = depthwise.expected_of(op, positional, options)
+    assert (results[1].double() - wanted).abs().max() <= 1e-3

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,6 +19,19 @@ from overlock_mm.ops.contmix import extension
 from overlock_mm.ops.contmix.backends import select_backend
 from overlock_mm.ops.depthwise import reference
 from overlock_mm.ops.depthwise.backends import BACKENDS, Call
+from tests.ops.depthwise_helpers import (
+    DEFAULTS,
+    EPS,
+    LAYOUTS,
+    OPTIONS,
+    SHAPES,
+    Shape,
+    arguments,
+    as_tuple,
+    assert_right,
+    expected_of,
+    normal,
+)
 from tests.tolerances import TOLERANCES, assert_close
 
 pytestmark = pytest.mark.usefixtures('nan_filled')
@@ -30,120 +42,6 @@ needs_extension = pytest.mark.skipif(
 )
 NAMES = ('reference', pytest.param('cpu', marks=needs_extension))
 ROOT = Path(__file__).resolve().parents[2]
-LAYOUTS = ('channels_last', 'contiguous', 'strided')
-EPS = 1e-6
-
-
-class Shape(NamedTuple):
-    """Sizes of a call."""
-
-    batch: int
-    channels: int
-    height: int
-    width: int
-    kernel_size: int
-
-    def __str__(self):
-        return f'b{self.batch}c{self.channels}-{self.height}x{self.width}-k{self.kernel_size}'
-
-
-#: All kernel sizes; channels that fill vectors and that do not, one and several panels; maps of
-#: one pixel, row or column, smaller and larger than the kernel, and of several strips.
-SHAPES = (
-    Shape(1, 1, 1, 1, 3),
-    Shape(2, 16, 7, 7, 3),
-    Shape(1, 75, 9, 14, 3),
-    Shape(1, 160, 5, 17, 3),
-    Shape(3, 5, 1, 9, 5),
-    Shape(2, 32, 12, 1, 5),
-    Shape(2, 48, 7, 7, 7),
-    Shape(1, 24, 4, 11, 9),
-    Shape(1, 33, 15, 6, 11),
-    Shape(2, 64, 14, 14, 13),
-    Shape(1, 17, 8, 20, 15),
-    Shape(1, 16, 20, 61, 17),
-    Shape(1, 40, 3, 5, 17),
-)
-#: Operator and options: everything that can be asked for at least once.
-OPTIONS = (
-    ('depthwise_conv2d', {}),
-    ('depthwise_conv2d', {'gelu_input': True}),
-    ('depthwise_conv2d', {'gelu_output': True, 'addend': True}),
-    ('depthwise_conv2d_norm', {}),
-    ('depthwise_conv2d_norm', {'skip_weight': True, 'skip_bias': True}),
-    ('depthwise_conv2d_stats', {'stat': 'mean', 'addend': True}),
-    ('depthwise_conv2d_stats', {'stat': 'norm', 'gelu_input': True, 'input_bias': True}),
-)
-
-
-#: What a backend gets for what is not asked for.
-DEFAULTS = {
-    'depthwise_conv2d': dict(input_bias=None, addend=None, gelu_input=False, gelu_output=False),
-    'depthwise_conv2d_norm': dict(skip_weight=None, skip_bias=None),
-    'depthwise_conv2d_stats': dict(input_bias=None, addend=None, gelu_input=False, stat='mean'),
-}
-
-
-def normal(*sizes, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(sizes, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def as_layout(tensor, layout):
-    """The same [B, C, H, W] values with other strides."""
-    if layout == 'contiguous':
-        return tensor
-    if layout == 'channels_last':
-        return tensor.contiguous(memory_format=torch.channels_last)
-    view = tensor.new_zeros([2 * n for n in reversed(tensor.shape)])[(slice(1, None, 2),) * 4]
-    return view.permute(3, 2, 1, 0).copy_(tensor)
-
-
-def arguments(shape, op, options, dtype=torch.float32, layout='channels_last', bias=True):
-    """Positional arguments and keyword arguments of a call."""
-    b, c, h, w, k = shape
-    x, addend = (as_layout(normal(b, c, h, w, seed=s, dtype=dtype), layout) for s in (0, 1))
-    weight = normal(c, 1, k, k, seed=2, dtype=dtype) / k
-    if layout == 'channels_last':
-        weight = ops.channels_innermost(weight)
-    positional = [x, weight, normal(c, seed=3, dtype=dtype) if bias else None]
-    if op == 'depthwise_conv2d_norm':
-        positional += [normal(c, seed=s, dtype=dtype) for s in (4, 5)] + [EPS]
-    tensors = {'addend': addend}
-    for seed, name in enumerate(('input_bias', 'skip_weight', 'skip_bias'), 6):
-        tensors[name] = normal(c, seed=seed, dtype=dtype)
-    return positional, {name: tensors.get(name, value) for name, value in options.items()}
-
-
-def as_tuple(results):
-    return results if isinstance(results, tuple) else (results,)
-
-
-def expected_of(op, positional, options):
-    """The definition in float64."""
-
-    def double(value):
-        return value.double() if isinstance(value, torch.Tensor) else value
-
-    everything = {**DEFAULTS[op], **options}
-    return as_tuple(
-        getattr(reference, op)(
-            *map(double, positional), **{name: double(v) for name, v in everything.items()}
-        )
-    )
-
-
-def assert_right(shape, op, options, backend, **how):
-    positional, options = arguments(shape, op, options, **how)
-    results = as_tuple(getattr(ops, op)(*positional, **options, backend=backend))
-    expected = expected_of(op, positional, options)
-    x = positional[0]
-    for result, wanted in zip(results, expected, strict=True):
-        assert result.dtype == x.dtype
-        if result.dim() == 4:
-            like = torch.empty(x.shape, memory_format=torch.channels_last)
-            assert result.stride() == like.stride()
-        assert_close(result, wanted)
 
 
 @pytest.mark.parametrize('backend', NAMES)
@@ -240,7 +138,8 @@ def test_results_do_not_depend_on_the_number_of_threads(op, options):
 
 RUN_TABLE = """
 import torch
-from tests.ops.test_depthwise import OPTIONS, SHAPES, assert_right, test_gelu_within_its_bound
+from tests.ops.depthwise_helpers import OPTIONS, SHAPES, assert_right
+from tests.ops.test_depthwise import test_gelu_within_its_bound
 print(torch.backends.cpu.get_cpu_capability())
 for shape in SHAPES:
     for op, options in OPTIONS:
@@ -376,7 +275,7 @@ def test_channels_innermost_survives_loading():
         (dict(addend=normal(1, 4, 5, 1)), ValueError, 'addend must have the shape of x'),
         (dict(addend=normal(1, 4, 5, 5).double()), TypeError, 'addend must have the dtype of x'),
         (dict(addend=normal(1, 4, 5, 5).to('meta')), ValueError, 'addend on meta'),
-        (dict(backend='gpu'), ValueError, "one of: cpu, reference; got 'gpu'"),
+        (dict(backend='gpu'), ValueError, "one of: cpu, cuda, triton, reference; got 'gpu'"),
         (dict(stat='max'), ValueError, "one of: mean, norm; got 'max'"),
     ],
 )
@@ -422,5 +321,7 @@ def test_selection():
     call = Call('depthwise_conv2d', torch.device('cpu'), torch.float32)
     assert list(available_backends(call)) == list(BACKENDS)
     assert available_backends(call)['cpu'] == []
-    on_gpu = Call('depthwise_conv2d', torch.device('cuda'), torch.float32)
-    assert select_backend(on_gpu) is reference
+    half = Call('depthwise_conv2d', torch.device('cpu'), torch.float16)
+    assert select_backend(half) is reference
+    on_gpu = Call('depthwise_conv2d', torch.device('cuda'), torch.float64)
+    assert select_backend(on_gpu) is reference  # nothing else computes float64 there

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from overlock_mm import ops
 from overlock_mm.ops import available_backends, contmix, neighborhood_aggregate
 from overlock_mm.ops.contmix import reference
 from overlock_mm.ops.contmix.backends import Call
+from overlock_mm.ops.depthwise.backends import Call as DepthwiseCall
+from tests.ops import depthwise_helpers as depthwise
 from tests.ops import helpers
 from tests.ops.helpers import LAYOUTS, NAMES, SHAPES, Shape
 from tests.tolerances import TOLERANCES
@@ -118,10 +121,43 @@ def test_neighborhood_aggregate(shape, dtype, layout, dilation, backend):
         assert_close(got, expected, f'gradient of {name}', dtype)
 
 
+@pytest.mark.parametrize('layout', depthwise.LAYOUTS)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('op', 'options'), depthwise.OPTIONS, ids=str)
+@pytest.mark.parametrize('shape', depthwise.SHAPES, ids=str)
+def test_depthwise(shape, op, options, dtype, layout, fused):
+    depthwise.assert_right(shape, op, options, fused, device='cuda', dtype=dtype, layout=layout)
+
+
+@pytest.mark.parametrize('shape', [(2, 256, 56, 56, 17), (1, 64, 200, 320, 3)], ids=str)
+@pytest.mark.parametrize(('op', 'options'), depthwise.OPTIONS, ids=str)
+def test_depthwise_at_full_size(shape, op, options, fused):
+    shape = depthwise.Shape(*shape)
+    depthwise.assert_right(shape, op, options, fused, device='cuda', dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(('op', 'options'), depthwise.OPTIONS, ids=str)
+def test_every_run_of_a_depthwise_operator_gives_the_same_bits(op, options, fused):
+    shape = depthwise.Shape(2, 100, 30, 33, 7)
+    positional, options = depthwise.arguments(shape, op, options)
+    positional = [depthwise.to_device(value, 'cuda') for value in positional]
+    options = {name: depthwise.to_device(value, 'cuda') for name, value in options.items()}
+    first, *others = (
+        depthwise.as_tuple(getattr(ops, op)(*positional, **options, backend=fused))
+        for _ in range(5)
+    )
+    for other in others:
+        assert all(map(torch.equal, first, other))
+
+
 def test_backends_of_the_gpu_are_chosen_before_the_reference():
-    call = Call('contmix', torch.device('cuda'), torch.bfloat16, 13, query_channels=16, regions=49)
-    usable = [name for name, reasons in available_backends(call).items() if not reasons]
-    assert usable[0] in FUSED
+    device = torch.device('cuda')
+    for call in (
+        Call('contmix', device, torch.bfloat16, 13, query_channels=16, regions=49),
+        DepthwiseCall('depthwise_conv2d', device, torch.bfloat16),
+    ):
+        usable = [name for name, reasons in available_backends(call).items() if not reasons]
+        assert usable[0] in FUSED
 
 
 @pytest.mark.parametrize('dtype', DTYPES)
@@ -260,7 +296,7 @@ def test_neighborhood_aggregate_beyond_2_31_elements(fused):
 MEMCHECK = """
 import sys, torch
 from overlock_mm.ops import contmix, neighborhood_aggregate
-from tests.ops import helpers
+from tests.ops import depthwise_helpers, helpers
 backend = sys.argv[1]
 for shape in helpers.SHAPES:
     tensors = helpers.contmix_arguments(shape, torch.bfloat16, 'strided', device='cuda')
@@ -268,6 +304,9 @@ for shape in helpers.SHAPES:
     tensors = helpers.aggregate_arguments(shape, torch.float32, device='cuda')
     helpers.with_gradients(
         lambda *x: neighborhood_aggregate(*x, shape.kernel_size, backend=backend), tensors)
+for shape in depthwise_helpers.SHAPES:
+    for op, options in depthwise_helpers.OPTIONS:
+        depthwise_helpers.assert_right(shape, op, options, backend, device='cuda')
 torch.cuda.synchronize()
 """
 

@@ -14,22 +14,27 @@ from overlock_mm.ops.contmix.backends import Call
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = triton_backend.why_not_installed()
 needs_triton = pytest.mark.skipif(MISSING is not None, reason=f'Triton is not there: {MISSING}')
+compiles = pytest.mark.skipif(
+    os.environ.get('TRITON_INTERPRET') == '1',
+    reason='TRITON_INTERPRET=1 is set, which leaves nothing to compile.',
+)
 
 #: Shared memory of one block on the smallest GPUs of compute capability 8.0 or higher.
 SHARED_MEMORY = 99 * 1024
 FLOAT32 = {
     *('proj_weight', 'proj_bias', 'rpb', 'logsumexp', 'delta'),
-    *('d_key', 'd_proj_weight', 'd_proj_bias', 'd_rpb'),
+    *('d_key', 'd_proj_weight', 'd_proj_bias', 'd_rpb', 'sums'),
 }
 INTEGERS = {'batches', 'groups', 'height', 'width', 'chunks', 'dilation'}
 
 
 @needs_triton
 @pytest.mark.slow
-def test_kernels_in_the_interpreter():
+@pytest.mark.parametrize('file', ['triton_interpreted.py', 'triton_interpreted_depthwise.py'])
+def test_kernels_in_the_interpreter(file):
     # Triton decides when it is imported, and other tests of this process may want it compiled.
     result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '--durations=3', 'tests/ops/triton_interpreted.py'],
+        [sys.executable, '-m', 'pytest', '-q', '--durations=3', f'tests/ops/{file}'],
         cwd=ROOT,
         env={**os.environ, 'TRITON_INTERPRET': '1', 'OMP_NUM_THREADS': '1'},
         capture_output=True,
@@ -38,10 +43,10 @@ def test_kernels_in_the_interpreter():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def argument_type(name, dtype):
+def argument_type(name, dtype, dims):
     if name.endswith('_strides'):
-        return ('i64', 'i64', 'i32', 'i32') + (() if name == 'key_strides' else ('i32',))
-    if name == 'scale':
+        return ('i64', 'i64', *('i32',) * (dims.get(name, dims['any']) - 2))
+    if name in ('scale', 'eps'):
         return 'fp32'
     if name in INTEGERS:
         return 'i32'
@@ -49,10 +54,7 @@ def argument_type(name, dtype):
 
 
 @needs_triton
-@pytest.mark.skipif(
-    os.environ.get('TRITON_INTERPRET') == '1',
-    reason='TRITON_INTERPRET=1 is set, which leaves nothing to compile.',
-)
+@compiles
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('capability', 'dtype', 'kernel_size', 'channels'),
@@ -60,10 +62,6 @@ def argument_type(name, dtype):
     [(80, torch.bfloat16, 13, 16), (80, torch.float32, 17, 32), (90, torch.bfloat16, 13, 16)],
 )
 def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, channels):
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from overlock_mm.ops.contmix import (
         triton_aggregate_kernels,
         triton_grad_kernels,
@@ -90,17 +88,51 @@ def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, 
         constants = {key: size for key, size in sizes.items() if key in kernel.arg_names}
         if (module, name) == (triton_grad_kernels, 'value_grad_kernel'):
             constants['TOKENS'] = triton_backend.MAX_SEGMENT
-        signature = {
-            argument: 'constexpr'
-            if argument in constants
-            else argument_type(argument, 'fp32' if dtype == torch.float32 else 'bf16')
-            for argument in kernel.arg_names
+        dims = {'any': 5, 'key_strides': 4}
+        assert_compiles(kernel, constants, capability, dtype, dims)
+
+
+def assert_compiles(kernel, constants, capability, dtype, dims):
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {
+        argument: 'constexpr'
+        if argument in constants
+        else argument_type(argument, 'fp32' if dtype == torch.float32 else 'bf16', dims)
+        for argument in kernel.arg_names
+    }
+    positions = {(kernel.arg_names.index(key),): size for key, size in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=positions)
+    compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32))
+    assert compiled.asm['cubin'], kernel.__name__
+    assert compiled.metadata.shared <= SHARED_MEMORY, kernel.__name__
+
+
+@needs_triton
+@compiles
+@pytest.mark.slow
+@pytest.mark.parametrize('capability', [80, 90])
+@pytest.mark.parametrize('everything', [False, True])
+def test_depthwise_kernels_compile(tmp_path, monkeypatch, capability, everything):
+    """With all that is optional, and with none of it."""
+    from overlock_mm.ops.depthwise import triton_kernels
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    optional = ('bias', 'input_bias', 'addend', 'sums', 'skip_weight', 'skip_bias')
+    sizes = dict.fromkeys(() if everything else (*optional, 'addend_strides'))
+    sizes |= {'CHANNELS': 400, 'K': 13}
+    flags = dict.fromkeys(('GELU_INPUT', 'GELU_OUTPUT', 'SQUARES'), everything)
+    for kernel, tile in (
+        (triton_kernels.depthwise_kernel, {'TOKENS': 32, 'SLICE': 64, **flags}),
+        (triton_kernels.norm_kernel, {'TOKENS': 4, 'SLICE': 512}),
+    ):
+        constants = {
+            name: value for name, value in (sizes | tile).items() if name in kernel.arg_names
         }
-        positions = {(kernel.arg_names.index(key),): size for key, size in constants.items()}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=positions)
-        compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32))
-        assert compiled.asm['cubin'], name
-        assert compiled.metadata.shared <= SHARED_MEMORY, name
+        dims = {'any': 4, 'weight_strides': 3}
+        assert_compiles(kernel, constants, capability, torch.bfloat16, dims)
 
 
 @pytest.mark.parametrize('backend', [cuda_backend, triton_backend])

@@ -48,6 +48,7 @@ class AnyCall(Protocol):
         reference_is_slow: Whether it deserves a warning that the last of them runs the call.
         op: Name of the operator.
         device: Of all tensors.
+        dtype: Of the activations.
     """
 
     backends: ClassVar[Mapping[str, str]]
@@ -58,6 +59,9 @@ class AnyCall(Protocol):
 
     @property
     def device(self) -> torch.device: ...  # noqa: D102
+
+    @property
+    def dtype(self) -> torch.dtype: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 
 from overlock_mm.ops.contmix import extension
-from overlock_mm.ops.contmix.backends import Call
+from overlock_mm.ops.contmix.backends import AnyCall, Call
 from overlock_mm.ops.contmix.extension import (
     contmix_backward,
     contmix_forward,
@@ -26,8 +26,8 @@ MAX_CHANNELS = 32
 MAX_REGIONS = 64
 
 
-def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
+def why_not_here(call: AnyCall) -> list[str]:
+    """The reasons that lie in the machine, the device and the dtype."""
     reasons = []
     if call.device.type != 'cuda':
         reasons.append(f'it needs tensors on a CUDA device, got {call.device}.')
@@ -35,14 +35,6 @@ def why_not(call: Call) -> list[str]:
         reasons.append('torch finds no CUDA device.')
     if call.dtype not in DTYPES:
         reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
-    if call.op == 'contmix':
-        for name, size, most in (
-            ('C', call.channels, MAX_CHANNELS),
-            ('Cq', call.query_channels, MAX_CHANNELS),
-            ('S', call.regions, MAX_REGIONS),
-        ):
-            if size > most:
-                reasons.append(f'{name} must be at most {most}, got {size}.')
     missing = extension.why_not_loaded()
     if missing is not None:
         reasons.append(missing)
@@ -51,4 +43,18 @@ def why_not(call: Call) -> list[str]:
             'overlock_mm._C was compiled without CUDA. Remedy: reinstall with FORCE_CUDA=1, '
             'a CUDA build of torch and nvcc (CUDA_HOME).'
         )
+    return reasons
+
+
+def why_not(call: Call) -> list[str]:
+    """All reasons why this backend cannot run a call."""
+    reasons = why_not_here(call)
+    if call.op == 'contmix':
+        for name, size, most in (
+            ('C', call.channels, MAX_CHANNELS),
+            ('Cq', call.query_channels, MAX_CHANNELS),
+            ('S', call.regions, MAX_REGIONS),
+        ):
+            if size > most:
+                reasons.append(f'{name} must be at most {most}, got {size}.')
     return reasons

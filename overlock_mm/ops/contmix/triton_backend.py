@@ -12,6 +12,7 @@ run on the CPU, slowly: that is how machines without a GPU test them.
 
 import importlib.util
 import os
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from overlock_mm.ops.contmix.backends import Call
+    from overlock_mm.ops.contmix.backends import AnyCall, Call
 
 MAX_REGIONS = 64
 MAX_CHANNELS = 32
@@ -39,6 +40,7 @@ SLICE = 8
 PARTIAL_SUMS = 1024
 
 
+@cache
 def why_not_installed() -> str | None:
     """The reason why there is no usable Triton, or None."""
     if importlib.util.find_spec('triton') is None:
@@ -52,8 +54,8 @@ def why_not_installed() -> str | None:
     return None
 
 
-def why_not(call: 'Call') -> list[str]:
-    """All reasons why this backend cannot run a call; none means that it can."""
+def why_not_here(call: 'AnyCall') -> list[str]:
+    """The reasons that lie in the machine, the device and the dtype."""
     missing = why_not_installed()
     reasons = [] if missing is None else [missing]
     interpreted = os.environ.get('TRITON_INTERPRET') == '1'
@@ -62,7 +64,9 @@ def why_not(call: 'Call') -> list[str]:
             f'Tensors must be on a CUDA device, got {call.device}; TRITON_INTERPRET=1, set '
             'before the start, runs the kernels on the CPU for tests.'
         )
-    if call.device.type == 'cuda' and not interpreted:
+    elif call.device.type == 'cuda' and not torch.cuda.is_available():
+        reasons.append('torch finds no CUDA device.')
+    elif not interpreted:
         capability = torch.cuda.get_device_capability(call.device)
         if capability < MIN_CAPABILITY:
             reasons.append(
@@ -71,6 +75,12 @@ def why_not(call: 'Call') -> list[str]:
             )
     if call.dtype not in DTYPES:
         reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
+    return reasons
+
+
+def why_not(call: 'Call') -> list[str]:
+    """All reasons why this backend cannot run a call; none means that it can."""
+    reasons = why_not_here(call)
     if call.op == 'contmix' and call.channels > MAX_CHANNELS:
         reasons.append(f'C must be at most {MAX_CHANNELS}, got {call.channels}.')
     if call.op == 'contmix' and call.query_channels > MAX_CHANNELS:

@@ -40,7 +40,8 @@ def depthwise_conv2d(
         addend: [B, C, H, W], in the dtype of x.
         gelu_input: Apply GELU before the convolution.
         gelu_output: Apply GELU to the result.
-        backend: 'cpu', 'reference' and no other; None takes the first that can run the call.
+        backend: 'cpu', 'cuda', 'triton' or 'reference' and no other; None takes the first
+            that can run the call.
 
     Returns:
         [B, C, H, W] in the dtype of x, in channels_last memory. Sums are float32 (float64 for

@@ -1,0 +1,52 @@
+"""Triton kernels of the depthwise operators, run by Triton's interpreter on the CPU.
+
+Not collected by itself: tests/ops/test_triton.py runs this file in a process of its own.
+"""
+
+import pytest
+import torch
+
+from overlock_mm import ops
+from tests.ops.depthwise_helpers import OPTIONS, Shape, arguments, as_tuple, assert_right
+
+pytestmark = pytest.mark.usefixtures('nan_filled')
+
+#: Every layout and dtype; several tiles, slices of channels and samples, and maps that fill none.
+CASES = [
+    (Shape(1, 1, 1, 1, 3), torch.float32, 'contiguous'),
+    (Shape(2, 75, 9, 14, 3), torch.float32, 'channels_last'),
+    (Shape(1, 130, 5, 4, 5), torch.float16, 'strided'),
+    (Shape(2, 33, 7, 6, 7), torch.bfloat16, 'channels_last'),
+    (Shape(1, 16, 3, 20, 17), torch.float32, 'strided'),
+]
+
+
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+@pytest.mark.parametrize(('shape', 'dtype', 'layout'), CASES, ids=str)
+def test_against_the_definition(shape, dtype, layout, op, options):
+    assert_right(shape, op, options, 'triton', dtype=dtype, layout=layout)
+
+
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_without_bias(op, options):
+    assert_right(Shape(1, 20, 5, 6, 3), op, options, 'triton', bias=False)
+
+
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_operator_and_short_way_agree(op, options):
+    """The call goes to the backend at once where nobody watches, else through the dispatcher."""
+    positional, options = arguments(Shape(1, 6, 5, 4, 3), op, options)
+    short = as_tuple(getattr(ops, op)(*positional, **options, backend='triton'))
+    positional[0].requires_grad_()
+    long = as_tuple(getattr(ops, op)(*positional, **options, backend='triton'))
+    assert all(y.requires_grad for y in long)
+    assert all(map(torch.equal, short, (y.detach() for y in long)))
+
+
+def test_broken_values_stay_in_the_windows_that_hold_them():
+    x = torch.randn(1, 20, 6, 9)
+    x[0, 3, 0, 0] = float('nan')
+    finite = ops.depthwise_conv2d(x, torch.randn(20, 1, 5, 5), backend='triton').isfinite()
+    assert not finite[0, 3, :3, :3].any()
+    finite[0, 3, :3, :3] = True
+    assert finite.all()
