@@ -141,7 +141,7 @@ TASKS = {
             metrics=(
                 # Guessing gives 20. The auxiliary head learns more slowly, from a smaller loss.
                 Metric('accuracy/top1', 'main head top-1 (%)', minimum=90.0),
-                Metric('auxiliary/top1', 'auxiliary head top-1 (%)', minimum=70.0),
+                Metric('auxiliary/top1', 'auxiliary head top-1 (%)', minimum=60.0),
             ),
             seconds=5 * 60,
         ),

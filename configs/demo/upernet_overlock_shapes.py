@@ -19,7 +19,7 @@ model = dict(
             depths=(1, 1, 1, 1, 2, 1),
             groups=(2, 4),
             # The maps are small, and large windows cost most of the time on a CPU.
-            kernel_sizes=(9, 9, 9, 7),
+            kernel_sizes=(7, 7, 7, 7),
         ),
         norm_cfg=dict(type='BN'),
         # A network this small underfits; it needs no regularisation.
@@ -80,7 +80,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 max_iters = 1000
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 4)
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
 optim_wrapper = dict(
     # From random weights, in hundreds of steps.
     optimizer=dict(lr=3e-3),
