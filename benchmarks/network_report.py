@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.network_pictures import draw_accuracy, draw_resolution
+from benchmarks.report import plain
 from benchmarks.run import RESULTS
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'networks.md'
@@ -112,7 +113,7 @@ def _table(content: dict[str, Any], cases: list[dict[str, Any]], cell: Any) -> s
 
 
 def _time(measured: dict[str, Any]) -> str:
-    return f'{measured["median_ms"]:.4g} ({measured["spread_ms"]:.2g})'
+    return f'{plain(measured["median_ms"], 4)} ({plain(measured["spread_ms"], 2)})'
 
 
 def _rate(measured: dict[str, Any]) -> str:

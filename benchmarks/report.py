@@ -89,7 +89,7 @@ def _table(group: list[dict], part: str) -> str:
         measured = ours[part]
         line = [case['origin'], case['batch'], case.get('groups', ''), case['channels']]
         line += [f'{case["height"]} x {case["width"]}', case['kernel_size'], backend]
-        line.append(f'{measured["median_ms"]:.3g} ({measured["spread_ms"]:.2g})')
+        line.append(f'{plain(measured["median_ms"], 3)} ({plain(measured["spread_ms"], 2)})')
         line += [_times(contestants.get(name), part) for name in rivals]
         line.append(f'{measured["fraction_of_copy_bandwidth"]:.1%}')
         line.append(f'{measured["fraction_of_matmul_rate"]:.1%}')
@@ -115,3 +115,8 @@ def _ratio(contestant: dict | None, ours: dict) -> str:
     peak = (contestant or {}).get('peak_extra_bytes')
     own = ours.get('peak_extra_bytes')
     return 'not measured' if peak is None or not own else f'x {peak / own:.3g}'
+
+
+def plain(number: float, digits: int) -> str:
+    """Rounded to significant digits, without an exponent."""
+    return f'{float(f"{number:.{digits}g}"):g}'
