@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use('Agg')  # needs no display
 
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import FormatStrFormatter, NullLocator  # noqa: E402
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator  # noqa: E402
 
 #: Text as text and no date, so that the same results give the same small file.
 STYLE = {'svg.fonttype': 'none', 'svg.hashsalt': 'overlock_mm', 'font.size': 9}
@@ -96,8 +96,10 @@ def draw_resolution(content: dict[str, Any], path: Path) -> str:
                 [f'{r["case"]["height"]} x {r["case"]["width"]}' for r in results],
             )
             axes.xaxis.set_minor_locator(NullLocator())
-            for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                formatter(FormatStrFormatter('%g'))
+            # One label for a factor of two or so: memory spans one decade, time two.
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FormatStrFormatter('%g'))
+            axes.yaxis.set_minor_locator(NullLocator())
             axes.grid(alpha=0.3, which='both')
         panels[0].set_title('time of one image')
         panels[1].set_title('memory beyond weights')
