@@ -1,4 +1,9 @@
-"""What mmengine keeps for a whole process must not pass from one test to the next."""
+"""What mmengine keeps for a whole process must not pass from one test to the next.
+
+And which of the two OpenMMLab stacks this is.
+"""
+
+from importlib import metadata
 
 import pytest
 from mmengine.logging import MMLogger
@@ -20,3 +25,8 @@ def forget_globals_of_mmengine():
     """
     for owner in (DefaultScope, MMLogger, Visualizer):
         owner._instance_dict.clear()
+
+
+def maintained_stack():
+    """Whether mmengine is the maintained distribution, and not the original."""
+    return any(found.name == 'onedl-mmengine' for found in metadata.distributions())

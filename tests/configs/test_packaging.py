@@ -1,7 +1,6 @@
 """The configs are part of the package, and other projects inherit them."""
 
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from modelindex.load_model_index import load as load_model_index
 
 from overlock_mm.configs import CONFIG_ROOT, config_path, list_configs
 from tests.configs.conftest import CONFIGS, ROOT
+from tests.conftest import maintained_stack
 
 PARENT = 'detection/cascade_overlock_s'
 STYLES = {
@@ -27,8 +27,7 @@ STYLES = {
 
 def works_with(style, installation):
     """Of the original mmengine, ``read_base`` finds no editable installation."""
-    maintained = any(d.name == 'onedl-mmengine' for d in metadata.distributions())
-    return style != 'pure Python' or installation == 'wheel' or maintained
+    return style != 'pure Python' or installation == 'wheel' or maintained_stack()
 
 
 @pytest.mark.parametrize('style', STYLES)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import forget_globals_of_mmengine
+from tests.conftest import forget_globals_of_mmengine, maintained_stack
 from tests.docs.pages import ROOT, commands_of, python_of
 from tools import test as test_tool
 from tools import train as train_tool
@@ -166,6 +166,8 @@ def test_page(page, project, data_folders, capsys, request):
         shell.run(command)
     namespace = {}
     for block in code:
+        if 'read_base' in block and not maintained_stack():
+            pytest.skip('read_base of the original mmengine finds no editable installation.')
         exec(compile(block, f'{page}.md', 'exec'), namespace)
 
 

@@ -30,7 +30,8 @@ def depthwise_conv2d(
     """See :func:`overlock_mm.ops.depthwise_conv2d`."""
     x = x if input_bias is None else x + input_bias.view(-1, 1, 1)
     x = F.gelu(x) if gelu_input else x
-    y = F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
+    padding = int(weight.shape[-1]) // 2  # torch 2.6 traces sizes, and takes no traced padding
+    y = F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1])
     y = y if addend is None else y + addend
     return F.gelu(y) if gelu_output else y
 
