@@ -109,7 +109,7 @@ TASKS = {
                 Metric('coco/segm_mAP', 'mask AP'),
                 Metric('coco/segm_mAP_50', 'mask AP50', minimum=0.75),
             ),
-            seconds=10 * 60,
+            seconds=13 * 60,
         ),
         Task(
             name='segmentation',
@@ -126,7 +126,7 @@ TASKS = {
                 Metric('mIoU', 'mIoU (%)', minimum=45.0),
                 Metric('aAcc', 'pixel accuracy (%)'),
             ),
-            seconds=5 * 60,
+            seconds=6 * 60,
         ),
         Task(
             name='classification',
