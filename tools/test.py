@@ -68,7 +68,7 @@ def enable_drawing(cfg: Config, folder: str) -> None:
     if cfg.default_scope == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=folder)
     elif cfg.default_scope == 'mmseg':
-        hook.update(draw=True)
+        hook.update(draw=True, interval=1)
         cfg.visualizer.save_dir = folder
     else:
         hook.update(draw=True, test_out_dir=folder)

@@ -132,8 +132,8 @@ class SegmentationPredictor(Predictor):
             classes=self.classes,
             palette=self.palette,
             device=device,
-            show_progress=False,
         )
+        inferencer.show_progress = False  # no argument of mmsegmentation 1.2.2
         inferencer.visualizer = EnlargingSegVisualizer(alpha=0.5)
         inferencer.visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
         return inferencer

@@ -157,7 +157,9 @@ def test_page(page, project, data_folders, capsys, request):
         path = project / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-        Config.fromfile(path)
+        # The original mmengine, as the page says, does not find those of an editable installation.
+        if 'read_base' not in content or maintained_stack():
+            Config.fromfile(path)
     commands = commands_of(page)
     assert files or code or commands
     assert bool(commands) == (page not in PYTHON_ONLY)
@@ -166,8 +168,6 @@ def test_page(page, project, data_folders, capsys, request):
         shell.run(command)
     namespace = {}
     for block in code:
-        if 'read_base' in block and not maintained_stack():
-            pytest.skip('read_base of the original mmengine finds no editable installation.')
         exec(compile(block, f'{page}.md', 'exec'), namespace)
 
 
