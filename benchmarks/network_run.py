@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import statistics
@@ -144,16 +145,21 @@ def run(
     slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
     path = results / f'networks-{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
     models, done = Models(device), []
+    earlier = _of_the_same_day(path, machine)
 
     def store() -> None:
         """What there is so far: a run that is stopped loses one case."""
+        results = {entry['case']['name']: entry for entry in earlier.get('results', [])}
+        for case, _, measured in done:
+            entry = {'case': {**case.as_dict(), 'name': case.name}, 'contestants': measured}
+            results[case.name] = entry
+        facts = {network.name: _facts(network, models) for network in networks}
         content = {
             'machine': machine,
             'precision': 'float32' if device.type == 'cpu' else 'autocast to bfloat16',
-            'networks': {network.name: _facts(network, models) for network in networks},
+            'networks': {**earlier.get('networks', {}), **facts},
             'results': [
-                {'case': {**case.as_dict(), 'name': case.name}, 'contestants': measured}
-                for case, _, measured in done
+                results[case.name] for case in all_cases(device.type) if case.name in results
             ],
         }
         write_json(path, content)
@@ -179,6 +185,18 @@ def run(
             logger.info('%s: memory', case.name)
             store()
     return path
+
+
+def _of_the_same_day(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """What an earlier run measured on this machine, today and with these versions, if anything.
+
+    Cases may be measured in several runs; the networks of a case are measured in one.
+    """
+    if not path.is_file():
+        return {}
+    content = json.loads(path.read_text(encoding='utf-8'))
+    same = ('date', 'device', 'threads', 'versions')
+    return content if all(content['machine'][key] == machine[key] for key in same) else {}
 
 
 def _facts(network: Network, models: Models) -> dict[str, Any]:

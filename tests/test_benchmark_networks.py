@@ -110,6 +110,21 @@ def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
     assert 'OverLoCK-T, deploy form' in page
 
 
+def test_cases_of_several_runs_of_a_day(tiny, tmp_path, monkeypatch):
+    def run(pattern):
+        path = network_run.run(CPU, 'main', pattern, '', budget=0, results=tmp_path)
+        return [r['case']['name'] for r in json.loads(path.read_text())['results']]
+
+    first, second, _ = (case.name for case in CASES)
+    assert run(second) == [second]
+    assert run(first) == [first, second]
+    machine = network_run.measure.machine
+    monkeypatch.setattr(
+        network_run.measure, 'machine', lambda *x: {**machine(*x), 'date': '2026-02-01'}
+    )
+    assert run(second) == [second]
+
+
 def test_nothing_selected(tiny, tmp_path):
     with pytest.raises(RuntimeError, match="networks 'ResNet'"):
         network_run.run(CPU, 'main', '', 'ResNet', budget=0, results=tmp_path)
