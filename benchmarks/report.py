@@ -118,5 +118,5 @@ def _ratio(contestant: dict | None, ours: dict) -> str:
 
 
 def plain(number: float, digits: int) -> str:
-    """Rounded to significant digits, without an exponent."""
-    return f'{float(f"{number:.{digits}g}"):g}'
+    """Rounded to significant digits, without the exponent that they bring."""
+    return f'{float(f"{number:.{digits}g}"):.10g}'

@@ -56,4 +56,5 @@ class EnlargingMixin:
         )
 
     def _enlarge(self, field: Any) -> Any:
+        """A field of the data sample as it lies on the enlarged image; subclasses know how."""
         raise NotImplementedError

@@ -74,7 +74,7 @@ def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, 
     sizes = triton_backend._contmix_sizes(value, key, value, kernel_size)
     sizes |= {
         'SLICE': triton_backend.SLICE,
-        'RPB_ROW': triton_backend._padded(2 * kernel_size - 1),
+        'RPB_ROW': triton_backend.padded(2 * kernel_size - 1),
     }
     kernels = [
         (module, name)

@@ -203,7 +203,7 @@ def contmix_backward(
     d_proj_bias = sums(chunks, groups, kernel_size**2)
     d_rpb = sums(chunks, groups, kernel_size, side, side)
     # A segment of a map row, not wider than it needs to be.
-    segment = {**sizes, 'TOKENS': min(MAX_SEGMENT, _padded(width))}
+    segment = {**sizes, 'TOKENS': min(MAX_SEGMENT, padded(width))}
     with torch.cuda.device_of(value):
         kernels.query_grad_kernel[(batch * groups * key_chunks,)](
             grad_out,
@@ -259,7 +259,7 @@ def contmix_backward(
             height,
             width,
             chunks,
-            RPB_ROW=_padded(side),
+            RPB_ROW=padded(side),
             SLICE=SLICE,
             **{name: size for name, size in sizes.items() if name != 'CP'},
         )
@@ -326,7 +326,7 @@ def _launch_aggregate(
     sizes = {
         'CHANNELS': channels,
         'K': kernel_size,
-        'ROW': _padded(kernel_size),
+        'ROW': padded(kernel_size),
         'SLICE': SLICE,
     }
     sizes['TOKENS'] = _tokens(sizes['ROW'], SLICE)
@@ -347,16 +347,16 @@ def _launch_aggregate(
 
 def _contmix_sizes(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> dict[str, Any]:
     """Compile-time sizes that the ContMix kernels share."""
-    row, channels = _padded(kernel_size), _padded(value.shape[2])
+    row, channels = padded(kernel_size), padded(value.shape[2])
     return {
         'QUERY_CHANNELS': query.shape[2],
         'CHANNELS': value.shape[2],
         'REGIONS': key.shape[3],
         'K': kernel_size,
         'ROW': row,
-        'QP': _padded(query.shape[2]),
+        'QP': padded(query.shape[2]),
         'CP': channels,
-        'SP': _padded(key.shape[3]),
+        'SP': padded(key.shape[3]),
         'TOKENS': _tokens(row, channels),
         'PRECISION': 'tf32x3' if value.dtype == torch.float32 else 'tf32',
     }
@@ -367,7 +367,7 @@ def _tokens(row: int, channels: int) -> int:
     return max(16, min(64, TILE_ELEMENTS // (row * channels)))
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
     """The power of two, 16 or more, that holds ``size``: what a matrix product takes."""
     return max(16, 1 << (size - 1).bit_length())
 

@@ -3,8 +3,7 @@
 Sums are float32; results are the same bits in every run on one device.
 """
 
-from overlock_mm.ops.contmix.cuda_backend import why_not_here
-from overlock_mm.ops.depthwise.backends import Call
+from overlock_mm.ops.contmix.cuda_backend import why_not_here as why_not
 from overlock_mm.ops.depthwise.extension import (
     depthwise_conv2d,
     depthwise_conv2d_norm,
@@ -12,8 +11,3 @@ from overlock_mm.ops.depthwise.extension import (
 )
 
 __all__ = ['depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats', 'why_not']
-
-
-def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
-    return why_not_here(call)

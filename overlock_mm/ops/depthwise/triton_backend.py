@@ -10,18 +10,15 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from overlock_mm.ops.contmix.triton_backend import why_not_here
-from overlock_mm.ops.depthwise.backends import Call
+from overlock_mm.ops.contmix.triton_backend import padded
+from overlock_mm.ops.contmix.triton_backend import why_not_here as why_not
+
+__all__ = ['depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats', 'why_not']
 
 #: Elements of a program's [pixels, channels] tile: 16 registers a thread.
 TILE_ELEMENTS = 2048
 #: Channels of a tile, where it need not hold all of them.
 SLICE = 64
-
-
-def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
-    return why_not_here(call)
 
 
 def depthwise_conv2d(
@@ -68,8 +65,8 @@ def depthwise_conv2d_norm(
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
     batch, channels, height, width = x.shape
     out, normed = (torch.empty_like(x, memory_format=torch.channels_last) for _ in range(2))
-    padded = _padded(channels)
-    tokens = max(1, TILE_ELEMENTS // padded)
+    channel_slice = padded(channels)  # all: the norm is over them
+    tokens = max(1, TILE_ELEMENTS // channel_slice)
     with torch.cuda.device_of(x):
         _kernels().norm_kernel[(batch * -(-height * width // tokens),)](
             x,
@@ -90,7 +87,7 @@ def depthwise_conv2d_norm(
             CHANNELS=channels,
             K=weight.shape[-1],
             TOKENS=tokens,
-            SLICE=padded,
+            SLICE=channel_slice,
         )
     return out, normed
 
@@ -108,7 +105,7 @@ def _convolution(
     """The map, and sums of it ('mean') or of its squares ('norm') over each tile's pixels."""
     batch, channels, height, width = x.shape
     out = torch.empty_like(x, memory_format=torch.channels_last)
-    channel_slice = min(SLICE, _padded(channels))
+    channel_slice = min(SLICE, padded(channels))
     tokens = TILE_ELEMENTS // channel_slice
     tiles = -(-height * width // tokens)
     sums = None if stat is None else x.new_empty(batch, tiles, channels, dtype=torch.float32)
@@ -136,11 +133,6 @@ def _convolution(
             SLICE=channel_slice,
         )
     return out, sums
-
-
-def _padded(size: int) -> int:
-    """The power of two, 16 or more, that holds ``size``."""
-    return max(16, 1 << (size - 1).bit_length())
 
 
 def _weight_strides(weight: Tensor) -> tuple[int, ...]:
