@@ -121,6 +121,9 @@ def _device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    name = names[0] if names else platform.processor() or platform.machine()
+    # Of the first core. Virtual machines give quite different processors one name.
+    facts = dict(reversed([[part.strip() for part in x.split(':', 1)] for x in lines if ':' in x]))
+    name = facts.get('model name') or platform.processor() or platform.machine()
+    if 'cpu family' in facts:
+        name += f' (family {facts["cpu family"]}, model {facts["model"]})'
     return f'{name}, {torch.backends.cpu.get_cpu_capability()}'

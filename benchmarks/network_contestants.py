@@ -62,6 +62,8 @@ def onnx_contestant(model: nn.Module, case: NetworkCase, folder: Path) -> Contes
         export_onnx(exportable(model), path, shape, compare=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Its threads would wait for work at full speed while the next contestant runs.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     image = case.image(torch.device('cpu')).numpy()
     # ONNX Runtime keeps the memory of a call for the next.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks import measure
 from benchmarks.run import RESULTS
 from overlock_mm import OverLoCK
-from overlock_mm.models import folded_layers
+from overlock_mm.models import folded_layers, products
 from overlock_mm.models.deploy import fold_branches
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
@@ -35,12 +35,21 @@ STEPS = {
     'layout': 'channels_last memory',
     'folded': 'all folded, few passes',
     'fused': 'fused depthwise convolutions',
+    'products': 'matrix products of oneDNN',
 }
 
 Forward = Callable[[Tensor], object]
 
 
-def _plain_depthwise() -> Iterator[None]:
+@contextmanager
+def _torchs_products() -> Iterator[None]:
+    """Let the folded layers take torch's own matrix product."""
+    with mock.patch.object(products, '_for_onednn', lambda *_: False):
+        yield
+
+
+@contextmanager
+def _torchs_depthwise() -> Iterator[None]:
     """Let the folded layers take the library's depthwise convolution."""
     with ExitStack() as stack:
         for name in ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats'):
@@ -60,10 +69,13 @@ def forwards(variant: str, rival: str) -> dict[str, Forward]:
     channels_last = deepcopy(published).to(memory_format=torch.channels_last)
     convnext: nn.Module = ConvNeXt(rival)
     convnext.eval()
-    plain_depthwise = contextmanager(_plain_depthwise)
 
     def folded(image: Tensor) -> object:
-        with plain_depthwise():
+        with _torchs_depthwise(), _torchs_products():
+            return deploy(image)
+
+    def fused(image: Tensor) -> object:
+        with _torchs_products():
             return deploy(image)
 
     return {
@@ -71,7 +83,8 @@ def forwards(variant: str, rival: str) -> dict[str, Forward]:
         'published': published,
         'layout': lambda x: channels_last(x.contiguous(memory_format=torch.channels_last)),
         'folded': folded,
-        'fused': deploy,
+        'fused': fused,
+        'products': deploy,
     }
 
 

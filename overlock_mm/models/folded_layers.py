@@ -17,6 +17,7 @@ from overlock_mm.models.layers import (
     ResidualDepthwiseConv,
     SqueezeExcite,
 )
+from overlock_mm.models.products import linear
 from overlock_mm.models.reparam import fuse_conv_bn
 from overlock_mm.ops import (
     channels_innermost,
@@ -24,7 +25,6 @@ from overlock_mm.ops import (
     depthwise_conv2d_norm,
     depthwise_conv2d_stats,
 )
-from overlock_mm.ops.contmix.registration import in_autocast
 
 
 def with_identity(weight: Tensor) -> Tensor:
@@ -78,8 +78,8 @@ class _Matrix(nn.Module):
         super().__init__()
         self.weight = constant(weight.flatten(1))
 
-    def operands(self, x: Tensor, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Two matrices, or two batches of matrices, whose product is the result.
+    def convolve(self, x: Tensor, factor: Tensor | None, added: Tensor | None) -> Tensor:
+        """The convolution of ``x`` times ``factor``, plus ``added``.
 
         The factor of a large map goes into one matrix per sample, which spares a pass over
         the map.
@@ -87,28 +87,31 @@ class _Matrix(nn.Module):
         Args:
             x: [B, I, H, W].
             factor: Per sample and channel, [B, I], or None.
+            added: [O], or [B, O, H, W], which may become the result, or None.
 
         Returns:
-            [B * H * W, I] and [I, O], or [B, H * W, I] and [B, I, O].
+            [B, O, H, W].
         """
-        height, width = x.shape[-2:]
+        batch, _, height, width = x.shape
+        weight, start = self.weight, 0
         # Statistics of half-precision maps come in float32, as norms overflow in float16.
         factor = None if factor is None else factor.to(x.dtype)
-        if factor is not None and height * width >= 2 * len(self.weight):
-            weight = self.weight * factor[:, None]
-            return x.permute(0, 2, 3, 1).flatten(1, 2), weight.mT
-        if factor is not None:
+        if factor is not None and height * width >= 2 * len(weight):
+            weight, start = weight * factor[:, None], 1
+        elif factor is not None:
             x = x * factor[..., None, None]
-        return x.permute(0, 2, 3, 1).flatten(0, 2), self.weight.T
+        if added is not None and added.dim() == 4:
+            added = _rows(added, start)
+        out = linear(_rows(x, start), weight, added)
+        return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         return f'{self.weight.shape[1]}, {self.weight.shape[0]}'
 
 
-def _rows_to_map(rows: Tensor, like: Tensor) -> Tensor:
-    """[B * H * W, O] or [B, H * W, O] to [B, O, H, W], B, H and W those of ``like``."""
-    batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+def _rows(x: Tensor, start: int) -> Tensor:
+    """The pixels of [B, C, H, W] as rows: [B * H * W, C] from axis 0 on, [B, H * W, C] from 1."""
+    return x.permute(0, 2, 3, 1).flatten(start, 2)
 
 
 class Pointwise(_Matrix):
@@ -125,11 +128,7 @@ class Pointwise(_Matrix):
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """[B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
-        rows, matrix = self.operands(x, factor)
-        if self.bias is None:
-            return _rows_to_map(rows @ matrix, x)
-        product = torch.addmm if rows.dim() == 2 else torch.baddbmm
-        return _rows_to_map(product(self.bias, rows, matrix), x)
+        return self.convolve(x, factor, self.bias)
 
 
 class PointwiseSum(_Matrix):
@@ -142,18 +141,9 @@ class PointwiseSum(_Matrix):
     def forward(self, skip: Tensor, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """``skip`` [B, O, H, W] plus the convolution of ``x`` [B, I, H, W], times a factor [B, I].
 
-        The sum is written into ``skip``, unless autograd or autocast is at work.
+        The sum may be written into ``skip``.
         """
-        rows, matrix = self.operands(x, factor)
-        total = skip.permute(0, 2, 3, 1).flatten(0 if rows.dim() == 2 else 1, 2)
-        tracked = torch.is_grad_enabled() and (skip.requires_grad or rows.requires_grad)
-        if tracked or in_autocast(x.device.type):
-            total = (torch.addmm if rows.dim() == 2 else torch.baddbmm)(total, rows, matrix)
-        elif rows.dim() == 2:
-            total.addmm_(rows, matrix)
-        else:
-            total.baddbmm_(rows, matrix)
-        return _rows_to_map(total, x)
+        return self.convolve(x, factor, skip)
 
 
 class DepthwiseConv(nn.Module):

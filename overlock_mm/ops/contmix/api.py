@@ -5,7 +5,7 @@ from torch import Tensor
 
 from overlock_mm.ops.contmix import checks
 from overlock_mm.ops.contmix.backends import check_backend
-from overlock_mm.ops.contmix.registration import lower_to_autocast
+from overlock_mm.ops.contmix.registration import call_contmix, lower_to_autocast
 
 
 def neighborhood_aggregate(
@@ -112,7 +112,4 @@ def contmix(
     query, key, value = lower_to_autocast(query, key, value)
     checks.check_contmix(query, key, value, proj_weight, proj_bias, rpb, kernel_size)
     check_backend(backend)
-    out, _ = torch.ops.overlock_mm.contmix(
-        query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, backend
-    )
-    return out
+    return call_contmix(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, backend)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from overlock_mm.ops.contmix.backends import select_backend
 from overlock_mm.ops.contmix.reference import compute_dtype
-from overlock_mm.ops.contmix.registration import without_autocast
+from overlock_mm.ops.contmix.registration import nobody_watches, without_autocast
 from overlock_mm.ops.depthwise import reference
 from overlock_mm.ops.depthwise.backends import Call
 
@@ -39,23 +39,11 @@ def call(name: str, *arguments: Any) -> Any:
     microseconds; the dispatcher's way through Python takes twenty.
     """
     *args, backend = arguments
-    if _nobody_watches(args):
+    if nobody_watches(args):
         module = select_backend(Call(name, args[0].device, args[0].dtype), backend)
         if module is not reference and args[0].numel() > 0:
             return getattr(module, name)(*_as_activations(*args))
     return getattr(torch.ops.overlock_mm, name)(*arguments)
-
-
-def _nobody_watches(args: list[Any]) -> bool:
-    """No tracer, no dispatch mode, no autograd, no tensors of other classes."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    if any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors):
-        return False
-    return not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors)
 
 
 def _map_like(x: Tensor) -> Tensor:
