@@ -93,7 +93,8 @@ class _Matrix(nn.Module):
             [B, O, H, W].
         """
         batch, _, height, width = x.shape
-        weight, start = self.weight, 0
+        weight: Tensor = self.weight
+        start = 0
         # Statistics of half-precision maps come in float32, as norms overflow in float16.
         factor = None if factor is None else factor.to(x.dtype)
         if factor is not None and height * width >= 2 * len(weight):

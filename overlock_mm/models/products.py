@@ -43,7 +43,7 @@ def _for_onednn(*operands: Tensor | None) -> bool:
     return (
         nobody_watches(tensors)
         and _has_onednn()
-        and torch.backends.mkldnn.enabled
+        and torch._C._get_mkldnn_enabled()
         and all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)
         and tensors[0].numel() > 0
         and not in_autocast('cpu')
