@@ -101,8 +101,9 @@ def contmix(
     # [BG, tiles, H, TILE, 1, Cq]. A token meets the kernel of its place: its query is written
     # into the part of a longer one that belongs to the place.
     tokens = F.pad(query.flatten(0, 1), (0, tiles.tiles * TILE - width))
-    tokens = tokens.reshape(-1, query_channels, height, tiles.tiles, TILE)
-    tokens = tokens.permute(0, 3, 2, 4, 1).unsqueeze(4) * tiles.place
+    tokens = _channels_to_end(tokens).reshape(-1, height, tiles.tiles, TILE * query_channels)
+    tokens = tokens.transpose(1, 2)
+    tokens = tokens.reshape(-1, tiles.tiles, height, TILE, 1, query_channels) * tiles.place
     tokens = tokens.reshape(-1, tiles.tiles * height * TILE, TILE * query_channels)
     kernels = key.flatten(0, 1).unsqueeze(1) @ _placed_projection(proj_weight * scale, k)
     logits = tokens @ kernels.reshape(-1, TILE * query_channels, k * slots)
@@ -113,13 +114,24 @@ def contmix(
     bias = _bias(proj_bias, rpb, tiles, k).index_select(2, row_distance)
     weight = (logits + bias).softmax(-1).flatten(0, 1)
 
-    values = value.flatten(0, 1).permute(0, 3, 2, 1).index_select(1, tiles.columns)
-    values = values.reshape(-1, tiles.tiles, slots, height, channels).transpose(2, 3)
+    values = _channels_to_end(value.flatten(0, 1)).reshape(-1, height, width, channels)
+    values = values.index_select(2, tiles.columns)
+    values = values.reshape(-1, height, tiles.tiles, slots * channels).transpose(1, 2)
     values = values.index_select(2, tiles.rows)
     values = values.reshape(-1, tiles.tiles, height, k * slots, channels)
-    out = (weight @ values).permute(0, 4, 2, 1, 3)  # [BG, C, H, tiles, TILE]
+    out = (weight @ values).reshape(-1, tiles.tiles, height, TILE * channels).transpose(1, 2)
+    out = out.reshape(-1, height * tiles.tiles * TILE, channels).transpose(1, 2)
     out = out.reshape(-1, groups, channels, height, tiles.tiles * TILE)
     return out[..., :width]
+
+
+def _channels_to_end(x: Tensor) -> Tensor:
+    """[BG, C, H, W] to [BG, H * W, C].
+
+    Engines are quick to transpose matrices, and to move whole blocks; so what could be one
+    permutation of many axes is these two, one after the other.
+    """
+    return x.flatten(2).transpose(1, 2)
 
 
 def _placed_projection(proj_weight: Tensor, k: int) -> Tensor:
