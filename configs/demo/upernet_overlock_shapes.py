@@ -11,7 +11,11 @@ num_classes = len(metainfo['classes'])
 norm_cfg = dict(type='BN', requires_grad=True)
 # Four fifths of the pixels are background. With equal weights it takes hundreds of steps until the
 # network tells the shapes apart.
-class_weight = [0.3] + [1.0] * (num_classes - 1)
+loss_decode = dict(
+    class_weight=[0.3] + [1.0] * (num_classes - 1),
+    # mmengine takes the mean. mmseg 1.2.2 would look for the weight of the ignored pixels' class.
+    reduction='none',
+)
 
 model = dict(
     data_preprocessor=dict(size=image_size),
@@ -36,7 +40,7 @@ model = dict(
         dropout_ratio=0.0,
         num_classes=num_classes,
         norm_cfg=norm_cfg,
-        loss_decode=dict(class_weight=class_weight),
+        loss_decode=loss_decode,
     ),
     auxiliary_head=dict(
         in_channels=128,
@@ -44,7 +48,7 @@ model = dict(
         dropout_ratio=0.0,
         num_classes=num_classes,
         norm_cfg=norm_cfg,
-        loss_decode=dict(class_weight=class_weight),
+        loss_decode=loss_decode,
     ),
 )
 

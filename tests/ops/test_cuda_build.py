@@ -1,6 +1,7 @@
 """The CUDA kernels compile, link, load and register where nvcc is found, GPU or not."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,12 @@ def why_not():
         return f'torch {torch.__version__} is not a CUDA build.'
     if shutil.which('nvcc') is None and not os.environ.get('CUDA_HOME'):
         return 'nvcc was not found; put it on PATH or set CUDA_HOME to the CUDA toolkit.'
+    home = os.environ.get('CUDA_HOME')
+    nvcc = str(Path(home, 'bin', 'nvcc')) if home else shutil.which('nvcc')
+    told = subprocess.run([nvcc, '--version'], capture_output=True, text=True, check=True).stdout
+    (release,) = re.findall(r'release (\d+)', told)
+    if release != torch.version.cuda.split('.')[0]:
+        return f'nvcc is of CUDA {release}, torch of CUDA {torch.version.cuda}; torch refuses that.'
     return None
 
 
