@@ -33,11 +33,7 @@ _SCHEMAS = {
 
 
 def call(name: str, *arguments: Any) -> Any:
-    """Call an operator, or at once its backend where nobody watches.
-
-    A network calls these operators a hundred times per image, on maps that take some ten
-    microseconds; the dispatcher's way through Python takes twenty.
-    """
+    """Call an operator, or at once its backend where nobody watches."""
     *args, backend = arguments
     if nobody_watches(args):
         module = select_backend(Call(name, args[0].device, args[0].dtype), backend)
