@@ -2,7 +2,8 @@
 
 Importing the package registers the backbone ``OverLoCK`` and the constructor of its layer-wise
 learning rates in mmengine's root registries, where mmdet, mmseg and mmpretrain find them by their
-bare names, and lets configs inherit ours as ``overlock_mm::detection/cascade_overlock_s.py``.
+bare names, lets configs inherit ours as ``overlock_mm::detection/cascade_overlock_s.py``, and
+offers mmcv's operators where mmcv was installed without its compiled ones.
 """
 
 import torch
@@ -13,9 +14,11 @@ check_torch(torch.__version__)  # before anything that an older one would break
 
 # ruff: noqa: E402
 from overlock_mm.configs import allow_package_bases
+from overlock_mm.mmcv_ops import offer_operators
 from overlock_mm.models import ARCHS, OverLoCK, OverLoCKArch
 from overlock_mm.optim import OverLoCKLayerDecayConstructor
 
 allow_package_bases()
+offer_operators()
 
 __all__ = ['ARCHS', 'OverLoCK', 'OverLoCKArch', 'OverLoCKLayerDecayConstructor', '__version__']

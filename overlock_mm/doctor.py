@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from overlock_mm.mmcv_ops.report import LITE, operator_lines, operator_problems
+
 #: Import name -> its original and its maintained distribution.
 STACK = {
     'mmengine': ('mmengine', 'onedl-mmengine'),
@@ -51,7 +53,7 @@ def installed_versions() -> dict[str, str]:
     """Versions of the distributions that matter here and are installed."""
     names = [name for pair in STACK.values() for name in pair]
     versions = {}
-    for name in ('overlock_mm', *names, *OTHERS, *OPENCVS):
+    for name in ('overlock_mm', *names, LITE, *OTHERS, *OPENCVS):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -74,7 +76,8 @@ def stack_problems(versions: Mapping[str, str]) -> list[Problem]:
                     f'pip uninstall {original} {maintained}, then install one of them again.',
                 )
             )
-        if original not in versions and maintained not in versions:
+        lite = module == 'mmcv' and LITE in versions
+        if original not in versions and maintained not in versions and not lite:
             need = f'needed for {OPTIONAL[module]}' if module in OPTIONAL else 'always needed'
             problems.append(
                 Problem(
@@ -118,7 +121,8 @@ def import_problems() -> list[Problem]:
     remedies = {
         'torchvision': 'Install the torchvision that was made for this torch.',
         'mmcv._ext': 'Build mmcv against this torch: pip install --no-build-isolation '
-        '--no-cache-dir --force-reinstall --no-deps, with the name and version of the mmcv above.',
+        '--no-cache-dir --force-reinstall --no-deps, with the name and version of the mmcv above; '
+        'with MMCV_WITH_OPS=0 in front, to use the operators of overlock_mm instead.',
     }
     problems = []
     for module in ('torch', 'torchvision', *STACK, 'mmcv._ext'):
@@ -141,6 +145,15 @@ def import_problems() -> list[Problem]:
                 )
             )
     return problems
+
+
+def mmcv_problems(versions: Mapping[str, str]) -> list[Problem]:
+    """What stands in the way of mmcv's operators, compiled or not.
+
+    Args:
+        versions: Distribution -> version, as :func:`installed_versions` gives them.
+    """
+    return [Problem(what, remedy) for what, remedy in operator_problems(versions)]
 
 
 def config_problems() -> list[Problem]:
@@ -193,11 +206,13 @@ def main() -> int:
     print(f'Python {platform.python_version()} on {platform.platform()}')
     for name, version in versions.items():
         print(f'  {name} {version}')
-    problems = stack_problems(versions) + import_problems()
+    problems = stack_problems(versions) + mmcv_problems(versions) + import_problems()
     if not any(problem.what.startswith('torch ') for problem in problems):
         problems += config_problems()
         print(f'GPU: {device_line()}')
         print(f'Compiled part: {compiled_part()}')
+        if lines := operator_lines():
+            print('Operators of mmcv: ' + '\n'.join(lines))
         print('Backends of ContMix, best first:')
         for line in backend_lines():
             print(f'  {line}')

@@ -1,0 +1,17 @@
+"""What ``mmcv.utils.collect_env`` reports. Asking is no use of an operator, and logs nothing."""
+
+from overlock_mm.mmcv_ops.registry import OPERATORS, Operator
+
+
+def get_compiler_version() -> str:
+    """In place of the C++ compiler of the extension."""
+    return 'none (operators by overlock_mm)'
+
+
+def get_compiling_cuda_version() -> str:
+    """As mmcv says where its extension has no CUDA code."""
+    return 'not available'
+
+
+for _function in (get_compiler_version, get_compiling_cuda_version):
+    OPERATORS[_function.__name__] = Operator(_function, 'torch')

@@ -1,0 +1,110 @@
+"""What every operator of the stand-in has in common."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+P = ParamSpec('P')
+R = TypeVar('R')
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A function that stands in for one of mmcv's.
+
+    Attributes:
+        run: With mmcv's name and signature.
+        library: 'torchvision' if its kernels do the work, else 'torch'.
+    """
+
+    run: Callable[..., Any]
+    library: str
+
+
+#: All of them, by name; complete once :mod:`overlock_mm.mmcv_ops.operators` is imported.
+OPERATORS: dict[str, Operator] = {}
+
+
+def operator(library: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Enter a function in :data:`OPERATORS`.
+
+    Like compiled code it then runs without autograd, which mmcv defines around its operators, and
+    without autocast: its dtypes are those of its arguments.
+    """
+
+    def enter(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            _say_once()
+            kinds = {value.device.type for value in args if isinstance(value, Tensor)}
+            with torch.no_grad():
+                for kind in kinds:
+                    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                        with torch.autocast(kind, enabled=False):
+                            return function(*args, **kwargs)
+                return function(*args, **kwargs)
+
+        OPERATORS[function.__name__] = Operator(run, library)
+        return run
+
+    return enter
+
+
+@functools.cache
+def _say_once() -> None:
+    """Log at first use, when there is a run to log for, where the operators come from."""
+    print_log(
+        'This mmcv has no compiled operators: overlock_mm computes them with torchvision and '
+        'PyTorch. `python -m overlock_mm.doctor` lists which.',
+        logger='current',
+    )
+
+
+def torchvision_operator(name: str) -> Callable[..., Any]:
+    """A compiled operator of torchvision.
+
+    Raises:
+        RuntimeError: torchvision is missing or does not match torch.
+    """
+    return getattr(_torchvision_namespace(), name)
+
+
+@functools.cache
+def _torchvision_namespace() -> Any:
+    try:
+        importlib.import_module('torchvision')
+        torch.ops.torchvision.roi_align  # noqa: B018
+    # Without the package; with one for another torch, whose binary registers nothing.
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        raise RuntimeError(
+            f"mmcv's operators need torchvision's, which do not work here: {error}. "
+            f'Remedy: {torchvision_remedy(torch.__version__)}'
+        ) from error
+    return torch.ops.torchvision
+
+
+def torchvision_remedy(torch_version: str) -> str:
+    """The command that installs the torchvision made for this torch.
+
+    Args:
+        torch_version: Such as '2.11.0+cu130'. Since torch 2.0 and torchvision 0.15 the minor
+            versions of both go up together.
+    """
+    minor = int(torch_version.split('.')[1])
+    return f'pip install --force-reinstall --no-deps "torchvision==0.{minor + 15}.*"'
+
+
+def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors, detached, in one dtype for sums: float64 if one has it, else float32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor.detach().to(dtype) for tensor in tensors)

@@ -1,0 +1,116 @@
+"""Which operators of mmcv come from where, for :mod:`overlock_mm.doctor`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+from overlock_mm.mmcv_ops.finder import EXTENSION, is_stand_in
+from overlock_mm.mmcv_ops.registry import OPERATORS, torchvision_remedy
+
+#: Distributions of mmcv: with compiled operators, unless built without, and never with them.
+COMPILED = ('mmcv', 'onedl-mmcv')
+LITE = 'mmcv-lite'
+
+
+def operator_lines() -> list[str]:
+    """Where mmcv's operators come from; nothing without mmcv."""
+    if importlib.util.find_spec('mmcv') is None:
+        return []
+    try:
+        module = importlib.import_module(EXTENSION)
+    except (ImportError, OSError, RuntimeError, AttributeError):
+        return ['none, because mmcv does not load (see below)']
+    if not is_stand_in(module):
+        return [f'compiled with mmcv: {module.__file__}']
+    by_library: dict[str, set[str]] = {}
+    for name, operator in OPERATORS.items():
+        if name.startswith('get_'):  # what collect_env reports
+            continue
+        base = re.split('_(?:forward|backward)', name)[0]
+        by_library.setdefault(operator.library, set()).add(base)
+    return [
+        "overlock_mm's, because this mmcv has none that are compiled; others raise an error",
+        *(f'  by {library}: {", ".join(sorted(names))}' for library, names in by_library.items()),
+    ]
+
+
+def operator_problems(versions: Mapping[str, str]) -> list[tuple[str, str]]:
+    """What is wrong with the installation of mmcv or torchvision, and what to do about it.
+
+    Args:
+        versions: Distribution -> version of what is installed.
+    """
+    names = [name for name in (*COMPILED, LITE) if name in versions]
+    problems = torchvision_problems(versions, needed=bool(names))
+    if LITE in names and len(names) > 1:
+        problems.append(
+            (
+                f'{" and ".join(names)} are both installed and write over each other.',
+                f'pip uninstall -y {" ".join(names)}, then install one of them again.',
+            )
+        )
+    spec = importlib.util.find_spec('mmcv')
+    if spec is not None:
+        (folder, *_) = spec.submodule_search_locations or ['mmcv']
+        problems += half_installed(Path(folder), {name: versions[name] for name in names})
+    return problems
+
+
+def half_installed(folder: Path, installed: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Parts that mmcv's folder lacks, and binaries that this Python does not look at.
+
+    Args:
+        folder: That of the package ``mmcv``.
+        installed: Distribution of mmcv -> its version.
+    """
+    if not ((folder / '__init__.py').exists() and (folder / 'ops' / '__init__.py').exists()):
+        return [
+            (
+                f'{folder} is only a part of mmcv; an installation or its removal ended early.',
+                f'Delete that folder, pip uninstall -y {" ".join(installed) or "mmcv"}, then '
+                'install mmcv again.',
+            )
+        ]
+    if any((folder / f'_ext{suffix}').exists() for suffix in EXTENSION_SUFFIXES):
+        return []
+    for name, version in installed.items():
+        recorded = [file.name for file in importlib.metadata.files(name) or ()]
+        present = [file.name for file in folder.glob('_ext.*')]
+        for binary in {*recorded, *present}:
+            if re.match(r'_ext\.', binary):
+                reason = 'is for another Python' if binary in present else 'is missing'
+                return [
+                    (
+                        f"mmcv's compiled operators, {binary}, cannot be used: the file {reason}.",
+                        'pip install --no-build-isolation --no-cache-dir --force-reinstall '
+                        f'--no-deps {name}=={version}, with MMCV_WITH_OPS=0 in front of it to do '
+                        'without compiled operators.',
+                    )
+                ]
+    return []
+
+
+def torchvision_problems(versions: Mapping[str, str], needed: bool) -> list[tuple[str, str]]:
+    """Whether torchvision is there and the one made for this torch.
+
+    Args:
+        versions: Distribution -> version of what is installed.
+        needed: Whether it is a problem if it is not there.
+    """
+    if 'torch' not in versions:
+        return []
+    remedy = torchvision_remedy(versions['torch'])
+    if 'torchvision' not in versions:
+        what = "torchvision is not installed; detection and mmcv's operators need it."
+        return [(what, remedy)] if needed else []
+    minor = '.'.join(versions['torchvision'].split('.')[:2])
+    if f'=={minor}.' in remedy:
+        return []
+    what = f'torchvision {versions["torchvision"]} was not made for torch {versions["torch"]}.'
+    return [(what, remedy)]

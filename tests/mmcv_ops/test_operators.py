@@ -1,0 +1,57 @@
+"""Every operator, in every case: against its definition, mmcv's kernels and what they once gave."""
+
+import pytest
+import torch
+
+from tests.mmcv_ops import focal_loss, nms, roi
+from tests.mmcv_ops.families import (
+    COMPILED_TOLERANCES,
+    TOLERANCES,
+    assert_same,
+    compiled,
+    stand_in,
+)
+
+FAMILIES = [family for module in (focal_loss, nms, roi) for family in module.FAMILIES]
+CASES = [
+    pytest.param(family, case, id=f'{family.name}-{case}')
+    for family in FAMILIES
+    for case in family.cases
+]
+DTYPES = pytest.mark.parametrize('dtype', TOLERANCES, ids=str)
+DEVICES = pytest.mark.parametrize('device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
+
+
+@DEVICES
+@DTYPES
+@pytest.mark.parametrize(('family', 'case'), CASES)
+def test_the_definition(family, case, dtype, device):
+    inputs = family.inputs(case, dtype, device)
+    expected = family.defined(inputs)
+    assert_same(family.call(stand_in(), inputs), expected, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(
+    ('family', 'case', 'dtype'),
+    [
+        pytest.param(family, case, dtype, id=f'{family.name}-{case}-{dtype}')
+        for family in FAMILIES
+        for case in family.cases
+        for dtype in family.on_cpu
+        if case not in family.undefined
+    ],
+)
+def test_the_kernels_of_mmcv(family, case, dtype):
+    inputs = family.inputs(case, dtype)
+    expected = family.call(compiled(), inputs)
+    assert_same(family.call(stand_in(), inputs), expected, COMPILED_TOLERANCES[dtype])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(('family', 'case'), CASES)
+def test_the_cuda_kernels_of_mmcv(family, case):
+    if case in family.undefined:
+        pytest.skip(family.undefined[case])
+    inputs = family.inputs(case, torch.float32, 'cuda')
+    expected = family.call(compiled('cuda'), inputs)
+    assert_same(family.call(stand_in(), inputs), expected, COMPILED_TOLERANCES[torch.float32])
