@@ -17,6 +17,8 @@ from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
 from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
+from overlock_mm.datasets.checks import DataError
+from overlock_mm.datasets.checks.report import log_report
 from overlock_mm.utils.cli import (
     add_common_arguments,
     leaves_process_group,
@@ -26,7 +28,6 @@ from overlock_mm.utils.cli import (
     unwrapped,
 )
 from overlock_mm.utils.config import innermost_dataset
-from overlock_mm.utils.data_checks import DataError
 from overlock_mm.utils.preflight import check_data, check_output_file, check_work_dir
 from overlock_mm.utils.runner import build_runner
 
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         cfg = load_run_config(args)
         weights = state_dict_of(read_checkpoint(args.checkpoint), args.checkpoint)
         check_work_dir(cfg.work_dir)
-        check_data(cfg, ('test',))
+        data_sets = check_data(cfg, ('test',))
         cfg.load_from = args.checkpoint
         if args.out is not None:
             check_output_file(args.out, ('.pkl', '.pickle'))
@@ -106,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         if args.tta:
             enable_tta(cfg)
         cfg.pop('runner_type', None)  # of a run that shards its model: for a test it is whole
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, data_sets)
+        if is_main_process():
+            log_report(data_sets, cfg.work_dir)
         check_compatible(unwrapped(runner.model), weights, args.checkpoint)
         del weights
     if args.out is not None:

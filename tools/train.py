@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -19,6 +20,8 @@ from overlock_mm.checkpoint import (
     read_checkpoint,
     state_dict_of,
 )
+from overlock_mm.datasets.checks import DataError
+from overlock_mm.datasets.checks.report import log_report
 from overlock_mm.utils.cli import (
     add_common_arguments,
     leaves_process_group,
@@ -27,7 +30,6 @@ from overlock_mm.utils.cli import (
     readable_errors,
     unwrapped,
 )
-from overlock_mm.utils.data_checks import DataError
 from overlock_mm.utils.preflight import (
     check_data,
     check_initial_weights,
@@ -132,14 +134,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_sharding(cfg)
         check_initial_weights(cfg)
         check_work_dir(cfg.work_dir)
-        check_data(cfg, ('train', 'val'))
+        data_sets = check_data(cfg, ('train', 'val'))
         if args.amp:
             enable_amp(cfg)
         if args.auto_scale_lr:
             enable_lr_scaling(cfg)
         apply_resume(cfg, args.resume)
         weights = read_starting_weights(cfg) if cfg.load_from else None
-        runner = build_runner(cfg)
+        runner = build_runner(cfg, data_sets)
+        if is_main_process():
+            log_report(data_sets, cfg.work_dir)
         # A FlexibleRunner has the model's settings only, until it trains.
         model = MODELS.build(runner.model) if isinstance(runner.model, dict) else runner.model
         if weights is not None:

@@ -26,6 +26,18 @@ _TRACEBACK = 'OVERLOCK_TRACEBACK'
 _USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, ConfigParsingError)
 
 
+class PathAwareAction(DictAction):
+    """mmengine's action, but an existing path stays whole: it may have blanks and commas."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        """Parse ``KEY=VALUE`` pairs."""
+        pairs = [value.partition('=') for value in values]
+        paths = {key: value for key, _, value in pairs if os.path.exists(value)}
+        rest = [key + sign + value for key, sign, value in pairs if key not in paths]
+        super().__call__(parser, namespace, rest, option_string)
+        getattr(namespace, self.dest).update(paths)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every run takes."""
     parser.add_argument(
@@ -36,7 +48,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=PathAwareAction,
         metavar='KEY=VALUE',
         help='change settings of the config, for example data_root=/data/coco '
         'train_dataloader.batch_size=4',

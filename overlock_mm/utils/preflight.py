@@ -8,36 +8,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
-from overlock_mm.utils.config import innermost_dataset
-from overlock_mm.utils.data_checks import check_contents, check_num_classes
+from overlock_mm.datasets.checks import DataSets, check_data_sets
+from overlock_mm.datasets.checks.report import leaf_configs
 
 
-def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Look for every data folder and annotation file that the splits name, and into them.
+def check_data(cfg: Config, splits: Sequence[str]) -> DataSets:
+    """Look for every path that the splits name, then build their data sets and ask them.
 
     Args:
         cfg: A full config.
         splits: Of ``'train'``, ``'val'`` and ``'test'``; one that the config lacks is left out.
+
+    Returns:
+        The data sets, for the runner.
 
     Raises:
         FileNotFoundError: Lists each missing path, the setting it comes from and how to set it.
         DataError: Annotations, categories, classes or files do not fit.
     """
     _check_paths(cfg, splits)
-    # Once for all processes of this run: the launchers number them.
-    if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) > 0:
-        return
-    checked: list[ConfigDict] = []
-    for split in splits:
-        for dataset in _leaf_datasets_of(cfg, split):
-            if dataset not in checked and '://' not in (dataset.get('data_root') or ''):
-                check_contents(dataset, cfg.default_scope, f'{split}_dataloader.dataset')
-                checked.append(dataset)
-            classes = (dataset.get('metainfo') or {}).get('classes')
-            if classes and not isinstance(classes, str):
-                check_num_classes(cfg.model, len(classes))
+    return check_data_sets(cfg, splits)
 
 
 def _check_paths(cfg: Config, splits: Sequence[str]) -> None:
@@ -161,7 +153,8 @@ def find_checkpoint_to_resume(work_dir: str | Path) -> Path | None:
 def _data_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
     """Pairs of a dotted setting and the path that follows from it."""
     where = f'{split}_dataloader.dataset'
-    for dataset in _leaf_datasets_of(cfg, split):
+    loader = cfg.get(f'{split}_dataloader')
+    for dataset in leaf_configs(loader.dataset) if loader is not None else ():
         root = dataset.get('data_root') or ''
         if root:
             yield f'{where}.data_root', root
@@ -172,7 +165,8 @@ def _data_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
             yield f'{where}.data_prefix', os.path.join(root, prefixes)
         else:
             for name, prefix in prefixes.items():
-                yield f'{where}.data_prefix.{name}', os.path.join(root, prefix)
+                if prefix is not None:
+                    yield f'{where}.data_prefix.{name}', os.path.join(root, prefix)
     evaluators: Any = cfg.get(f'{split}_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
         if evaluator.get('ann_file'):
@@ -189,18 +183,3 @@ def _pretrained(node: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(node, (list, tuple)):
         for index, value in enumerate(node):
             yield from _pretrained(value, f'{where}.{index}')
-
-
-def _leaf_datasets_of(cfg: Config, split: str) -> Iterator[ConfigDict]:
-    loader = cfg.get(f'{split}_dataloader')
-    if loader is not None:
-        yield from _leaf_datasets(loader.dataset)
-
-
-def _leaf_datasets(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    inner = innermost_dataset(dataset)
-    if 'datasets' in inner:
-        for part in inner.datasets:
-            yield from _leaf_datasets(part)
-    else:
-        yield inner

@@ -9,9 +9,9 @@ from mmengine.registry import DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from overlock_mm.datasets.checks import DataError, watch_files
 from overlock_mm.datasets.shapes import CLASSES, write_classification
 from overlock_mm.utils.config import load_config
-from overlock_mm.utils.data_checks import DataError, watch_files
 from overlock_mm.utils.preflight import check_data
 from tests.tools.conftest import DEMO, ROOT
 from tools import train as train_tool
