@@ -19,7 +19,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
-from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
+from overlock_mm.checkpoint import check_compatible, read_checkpoint
 from overlock_mm.export import ExportError, Normalised, check_request, export_onnx, exportable
 from overlock_mm.utils.cli import load_tensors_only, readable_errors
 from overlock_mm.utils.config import innermost_dataset, load_config
@@ -60,7 +60,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def build_model(cfg: Config, content: dict[str, Any], checkpoint: str) -> nn.Module:
     """The model of a config with the weights of a checkpoint, in deploy form."""
-    weights = state_dict_of(content, checkpoint)
+    weights = content['state_dict']
     model = MODELS.build(cfg.model)
     check_compatible(model, weights, checkpoint)
     model.load_state_dict(weights, strict=False)

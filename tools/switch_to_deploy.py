@@ -18,7 +18,7 @@ from pathlib import Path
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from overlock_mm.checkpoint import check_compatible, form_of, read_checkpoint, state_dict_of
+from overlock_mm.checkpoint import check_compatible, form_of, read_checkpoint
 from overlock_mm.models import OverLoCK
 from overlock_mm.models.deploy import fold_branches
 from overlock_mm.utils.checkpoint_hook import write_with_hash
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     with readable_errors():
         check_output_file(args.target, ('.pth',))
         content = read_checkpoint(args.source)
-        weights = state_dict_of(content, args.source)
+        weights = content['state_dict']
         model = trained_model(args.config, weights, args.source)
     model.backbone.switch_to_deploy(check=True)
     sibling = deploy_sibling(Path(args.config))

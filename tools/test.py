@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
+from torch import Tensor
 
-from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
+from overlock_mm.checkpoint import check_compatible, read_checkpoint
 from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.checks.report import log_report
 from overlock_mm.utils.cli import (
@@ -84,14 +87,25 @@ def results_writer(cfg: Config, path: str) -> DumpResults:
     return DumpResults(out_file_path=path)
 
 
+def plain(value: Any) -> Any:
+    """A metric as JSON has it: a number, or for metrics per class a list, nested for matrices."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    return value if value is None or isinstance(value, str) else float(value)
+
+
 @leaves_process_group()
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Test as the command line says; return the metrics."""
     args = parse_args(argv)
     load_tensors_only()
     with readable_errors():
         cfg = load_run_config(args)
-        weights = state_dict_of(read_checkpoint(args.checkpoint), args.checkpoint)
+        weights = read_checkpoint(args.checkpoint)['state_dict']
         check_work_dir(cfg.work_dir)
         data_sets = check_data(cfg, ('test',))
         cfg.load_from = args.checkpoint
@@ -115,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     if args.out is not None:
         runner.test_evaluator.metrics.append(results_writer(cfg, args.out))
     with readable_errors((DataError,)):
-        metrics = {name: float(value) for name, value in runner.test().items()}
+        metrics = {name: plain(value) for name, value in runner.test().items()}
     if is_main_process():
         dump(metrics, Path(cfg.work_dir, 'metrics.json'), indent=2)
     return metrics

@@ -18,7 +18,6 @@ from overlock_mm.checkpoint import (
     CheckpointError,
     check_compatible,
     read_checkpoint,
-    state_dict_of,
 )
 from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.checks.report import log_report
@@ -104,14 +103,14 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
 def read_starting_weights(cfg: Config) -> dict[str, Tensor]:
     """The weights in ``load_from``, after a look at whether a run can go on from it."""
     checkpoint = read_checkpoint(cfg.load_from)
-    parts = ('state_dict', 'optimizer', 'param_schedulers', 'message_hub', 'meta')
+    parts = ('optimizer', 'param_schedulers', 'message_hub')
     lacking = [part for part in parts if part not in checkpoint]
     if cfg.resume and lacking:
         raise CheckpointError(
             f'{cfg.load_from!r} cannot be resumed from: it lacks {", ".join(lacking)}. To start '
             f'from its weights alone, use --cfg-options load_from={cfg.load_from}.'
         )
-    return state_dict_of(checkpoint, cfg.load_from)
+    return checkpoint['state_dict']
 
 
 def check_starting_weights(model: nn.Module, weights: dict[str, Tensor], cfg: Config) -> None:

@@ -18,7 +18,6 @@ from overlock_mm.checkpoint import (
     check_compatible,
     load_pretrained,
     read_checkpoint,
-    state_dict_of,
 )
 from overlock_mm.models.arch import STAGES
 from overlock_mm.models.overlock import OverLoCK
@@ -81,7 +80,7 @@ def load_network(
         load_pretrained(model.backbone, checkpoint)
     elif checkpoint is not None:
         content = read_checkpoint(checkpoint)
-        weights = state_dict_of(content, checkpoint)
+        weights = content['state_dict']
         check_compatible(model, weights, str(checkpoint))
         model.load_state_dict(weights)
         meta = content.get('meta') or {}

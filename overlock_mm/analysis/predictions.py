@@ -15,13 +15,15 @@ from mmengine.registry import init_default_scope
 
 from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.analysis.views import task_of
-from overlock_mm.checkpoint import check_compatible, read_checkpoint, state_dict_of
+from overlock_mm.checkpoint import check_compatible, read_checkpoint
 from overlock_mm.utils.config import load_config
 from overlock_mm.utils.files import replacing
 
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 #: On smaller pictures, labels would hide what they name.
 _DRAWN_SIDE = 360
+#: Of an enlarged picture: a strip of one pixel would otherwise take gigabytes to draw.
+_LONGEST_DRAWN_SIDE = 2000
 
 
 class Predictor:
@@ -50,8 +52,7 @@ class Predictor:
             self.palette = [tuple(map(int, color)) for color in colors]
         self.inferencer = self._inferencer(cfg, str(checkpoint), device)
         # The libraries only warn of tensors that do not fit.
-        weights = state_dict_of(content, checkpoint)
-        check_compatible(self.inferencer.model, weights, str(checkpoint))
+        check_compatible(self.inferencer.model, content['state_dict'], str(checkpoint))
 
     @abstractmethod
     def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
@@ -290,4 +291,5 @@ def predict_video(predictor: Predictor, video: Any, out_file: str | Path) -> Ite
 
 def _enlarging_factor(image: np.ndarray) -> int:
     """How many times as large a picture is drawn: more than once if it is small."""
-    return max(1, round(_DRAWN_SIDE / min(image.shape[:2])))
+    short, long = sorted(image.shape[:2])
+    return max(1, min(round(_DRAWN_SIDE / short), _LONGEST_DRAWN_SIDE // long))

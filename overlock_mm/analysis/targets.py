@@ -248,9 +248,14 @@ def choose_target(network: Network, view: View, question: Question) -> Target:
 
 
 def segmentation_logits(model: Any, inputs: Tensor) -> Tensor:
-    """A segmentor's logits [B, K, H, W] in the size of its input [B, 3, H, W]."""
+    """A segmentor's logits [B, K, H, W] in the size of its input [B, 3, H, W].
+
+    A head with one output channel, whose sigmoid is the probability of class 1, gives two.
+    """
     shape = tuple(inputs.shape[-2:])
-    return model.encode_decode(inputs, [dict(img_shape=shape, pad_shape=shape)] * len(inputs))
+    logits = model.encode_decode(inputs, [dict(img_shape=shape, pad_shape=shape)] * len(inputs))
+    # Their softmax is the sigmoid of the one, and either class has a gradient.
+    return torch.cat((-logits / 2, logits / 2), 1) if logits.shape[1] == 1 else logits
 
 
 def _choose_class(model: Any, view: View, question: Question, label: int | None) -> Target:
@@ -275,7 +280,11 @@ def _choose_region(model: Any, view: View, question: Question, label: int | None
         region[min(int(point[1]), height - 1), min(int(point[0]), width - 1)] = True
     probabilities = segmentation_logits(model, view.inputs)[0].softmax(0)[:, region]
     if label is None:
-        label = int(probabilities.argmax(0).mode().values)
+        if model.decode_head.out_channels == 1:
+            labels = probabilities[1] > model.decode_head.threshold
+        else:
+            labels = probabilities.argmax(0)
+        label = int(labels.mode().values)
     confidence = float(probabilities[label].mean())
     return Target(RegionScore(model, label, region), label, confidence, box, point)
 

@@ -1,7 +1,12 @@
 """Reading checkpoints: official files and ours, safely and with a report."""
 
 from overlock_mm.checkpoint.errors import CheckpointError, CheckpointMismatchError
-from overlock_mm.checkpoint.io import SAFE_GLOBALS, read_checkpoint, state_dict_of
+from overlock_mm.checkpoint.io import (
+    SAFE_GLOBALS,
+    read_checkpoint,
+    read_everywhere,
+    state_dict_of,
+)
 from overlock_mm.checkpoint.loading import (
     FORMS,
     check_compatible,
@@ -26,5 +31,6 @@ __all__ = [
     'likely_variant',
     'load_pretrained',
     'read_checkpoint',
+    'read_everywhere',
     'state_dict_of',
 ]

@@ -8,7 +8,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from overlock_mm.checkpoint.errors import CheckpointMismatchError
-from overlock_mm.checkpoint.io import read_checkpoint, state_dict_of
+from overlock_mm.checkpoint.io import read_checkpoint
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
 from overlock_mm.models.arch import ARCHS
 from overlock_mm.models.deploy import fold_branches
@@ -146,7 +146,7 @@ def load_pretrained(backbone: OverLoCK, path: str | Path, prefix: str | None = N
         CheckpointMismatchError: It belongs to another variant or form.
     """
     source = str(path)
-    state_dict = state_dict_of(read_checkpoint(path), source)
+    state_dict = read_checkpoint(path)['state_dict']
     if is_official(state_dict):
         state_dict = convert_official(state_dict, official_task(state_dict))
     state_dict = _backbone_part(state_dict, prefix, source)

@@ -48,9 +48,16 @@ class ExportableClassifier(Exportable):
     task = 'classifier'
     output_names = ('scores',)
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        # By name: mmpretrain, of which the class is, is not needed to export other models.
+        families = {base.__name__ for base in type(self.model.head).__mro__}
+        self._multi_label = 'MultiLabelClsHead' in families
+
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] to probabilities [B, classes]."""
-        return self.model(image, mode='tensor').softmax(-1)
+        """[B, 3, H, W] to probabilities [B, classes]: of one class or, by sigmoid, of each."""
+        logits = self.model(image, mode='tensor')
+        return logits.sigmoid() if self._multi_label else logits.softmax(-1)
 
 
 class ExportableSegmentor(Exportable):

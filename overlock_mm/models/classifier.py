@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from overlock_mm.models.layers import ConvNorm, build_norm
+from overlock_mm.models.layers import ConvNorm, build_norm, initialise_projections
 
 
 @MODELS.register_module()
@@ -63,11 +63,7 @@ class OverLoCKClsHead(ClsHead):
             self.aux_fc = nn.Conv2d(overview, num_classes, 1)
         else:
             self._register_load_state_dict_pre_hook(_drop_auxiliary)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_projections(self)
 
     def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
         """Pooled features [B, hidden_channels] of the main classifier."""

@@ -13,7 +13,7 @@ from overlock_mm.models.arch import STAGES, OverLoCKArch
 from overlock_mm.models.base_net import BaseNet
 from overlock_mm.models.deploy import check_folding, fold
 from overlock_mm.models.focus_net import FocusNet
-from overlock_mm.models.layers import LayerNorm2d
+from overlock_mm.models.layers import LayerNorm2d, initialise_projections
 from overlock_mm.models.overview_net import ContextResidual, OverviewNet
 from overlock_mm.models.recompute import RecomputableBlock
 from overlock_mm.ops.contmix.backends import check_backend
@@ -154,7 +154,7 @@ class OverLoCK(BaseModule):
                 for module in part.modules():
                     if isinstance(module, RecomputableBlock):
                         module.with_cp = flag
-        self._init_parameters()
+        initialise_projections(self)
         for module in self._frozen_modules():
             module.requires_grad_(False)
         if deploy:
@@ -165,13 +165,6 @@ class OverLoCK(BaseModule):
         """Channels of each returned output."""
         widths = (*self.arch.pyramid_channels, self.arch.channels[3])
         return tuple(widths[i] for i in self.out_indices)
-
-    def _init_parameters(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
 
     def init_weights(self) -> None:
         """Load the weights that ``init_cfg`` names; without one keep those of the constructor.

@@ -18,7 +18,7 @@ from mmengine.config.utils import ConfigParsingError
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import distributed, nn
 
-from overlock_mm.checkpoint import SAFE_GLOBALS
+from overlock_mm.checkpoint import SAFE_GLOBALS, read_everywhere
 from overlock_mm.doctor import STACK
 from overlock_mm.utils.config import load_config
 
@@ -96,10 +96,12 @@ def load_tensors_only() -> None:
 
     mmengine reads checkpoints with ``torch.load`` and, in some versions, falls back to unpickling
     anything when the safe way fails. This makes the safe way the only one, and lets it accept what
-    mmengine's own training checkpoints contain.
+    mmengine's own training checkpoints contain. Checkpoints are read in one way only, so what a
+    tool has checked is what the libraries load (:func:`overlock_mm.checkpoint.read_everywhere`).
     """
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     torch.serialization.add_safe_globals(SAFE_GLOBALS)
+    read_everywhere()
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from overlock_mm.checkpoint import (
     likely_variant,
     load_pretrained,
     read_checkpoint,
-    state_dict_of,
 )
 from tests import official
 from tests.models.helpers import TINY, randomize_parameters
@@ -58,7 +57,7 @@ def test_pretrained_takes_official_files_of_every_task(official_files, source, c
     )
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
     model.init_weights()
-    content = state_dict_of(read_checkpoint(path), path)
+    content = read_checkpoint(path)['state_dict']
     task = official.TASK_NAMES[source[0]]
     loaded = {k.removeprefix('backbone.'): v for k, v in convert_official(content, task).items()}
     for name, value in model.state_dict().items():
@@ -233,7 +232,7 @@ def test_missing_file_and_file_without_tensors(tmp_path):
     path = tmp_path / 'meta.pth'
     torch.save({'meta': {'epoch': 3}}, path)
     with pytest.raises(CheckpointError, match='holds no tensors .* its keys are meta'):
-        state_dict_of(read_checkpoint(path), path)
+        read_checkpoint(path)
 
 
 def test_an_address_that_cannot_be_reached_names_the_place_for_the_file(tmp_path, monkeypatch):
@@ -242,4 +241,4 @@ def test_an_address_that_cannot_be_reached_names_the_place_for_the_file(tmp_path
         read_checkpoint('http://127.0.0.1:9/none.pth')
     # A file that is already there is used without the network.
     torch.save({'a': torch.ones(1)}, tmp_path / 'checkpoints' / 'none.pth')
-    assert read_checkpoint('http://127.0.0.1:9/none.pth')['a'] == 1
+    assert read_checkpoint('http://127.0.0.1:9/none.pth')['state_dict']['a'] == 1

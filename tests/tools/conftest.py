@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import CheckpointLoader
 from torch import distributed
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO, write_shapes
@@ -24,6 +25,7 @@ def tools_leave_no_trace(monkeypatch):
     """Undo what a tool sets for its process; here a process is many tests."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
 
 
 @pytest.fixture(scope='session')

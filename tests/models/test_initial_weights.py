@@ -1,0 +1,38 @@
+"""Initial weights stay within a few standard deviations."""
+
+import pytest
+import torch
+from torch import nn
+
+from overlock_mm.models import OverLoCK
+from overlock_mm.models.layers import initialise_projections
+
+STD, BOUND = 0.02, 0.12001  # in float32, 6 * 0.02 is a little more
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_no_weight_of_a_hundred_standard_deviations(seed):
+    """Of 2^24 draws one is an end point on average: 2.0 with the default bounds."""
+    torch.manual_seed(seed)
+    layer = nn.Linear(4096, 4096)
+    initialise_projections(layer)
+    assert layer.weight.abs().max() <= BOUND
+    # Standard errors: 3.5e-6 and 5e-6.
+    assert abs(layer.weight.std().item() - STD) < 2e-5
+    assert abs(layer.weight.mean().item()) < 3e-5
+
+
+def test_every_other_weight_is_that_of_the_default_bounds():
+    layer = nn.Linear(2048, 2048)
+    torch.manual_seed(0)
+    initialise_projections(layer)
+    torch.manual_seed(0)
+    published = nn.init.trunc_normal_(torch.empty(2048, 2048), std=STD)
+    assert torch.equal(layer.weight, published.clamp(-6 * STD, 6 * STD))
+
+
+def test_network():
+    torch.manual_seed(0)
+    for name, weight in OverLoCK('t').named_parameters():
+        if weight.dim() > 1 and 'scale' not in name and weight.unique().numel() > 1:
+            assert weight.abs().max() <= BOUND or 'rel' in name, name
