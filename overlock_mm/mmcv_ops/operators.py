@@ -1,8 +1,10 @@
 """All operators of the stand-in; importing the families enters them in the table."""
 
 from overlock_mm.mmcv_ops import (  # noqa: F401
+    deform_conv,
     focal_loss,
     info,
+    ms_deform_attn,
     nms,
     roi_align,
     roi_pool,

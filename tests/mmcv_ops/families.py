@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-import mmcv.ops  # noqa: F401
 import pytest
 import torch
-from mmcv import _ext as installed
 
-import overlock_mm
 from overlock_mm.mmcv_ops.finder import EXTENSION, _StandInLoader, is_stand_in
+
+# isort: split
+# After overlock_mm, or else there may be no mmcv._ext.
+import mmcv.ops  # noqa: F401
+from mmcv import _ext as installed
 
 Inputs = dict[str, Any]
 Outputs = dict[str, Any]
-
-assert overlock_mm  # or else there may be no mmcv._ext
 
 #: Off by so much of the largest value at most, from a definition in float64.
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 4e-3}
