@@ -38,8 +38,8 @@ class PathAwareAction(DictAction):
         getattr(namespace, self.dest).update(paths)
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every run takes."""
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change a config."""
     parser.add_argument(
         '--work-dir',
         help='folder for logs, checkpoints and results; default: the `work_dir` of the config, '
@@ -53,6 +53,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='change settings of the config, for example data_root=/data/coco '
         'train_dataloader.batch_size=4',
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every run takes."""
+    add_config_arguments(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm'],

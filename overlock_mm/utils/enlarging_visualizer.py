@@ -1,6 +1,7 @@
 """Pictures of detections on small images."""
 
 import torch.nn.functional as F
+from mmdet.structures.bbox import get_box_tensor
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData
@@ -18,7 +19,7 @@ class EnlargingDetVisualizer(EnlargingMixin, DetLocalVisualizer):
     def _enlarge(self, instances: InstanceData) -> InstanceData:
         enlarged = instances.clone()
         if 'bboxes' in instances:
-            enlarged.bboxes = instances.bboxes * self.factor
+            enlarged.bboxes = get_box_tensor(instances.bboxes) * self.factor
         if 'masks' in instances:
             masks = instances.masks
             if isinstance(masks, Tensor):

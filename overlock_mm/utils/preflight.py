@@ -11,15 +11,16 @@ from typing import Any
 from mmengine.config import Config
 
 from overlock_mm.datasets.checks import DataSets, check_data_sets
-from overlock_mm.datasets.checks.report import leaf_configs
+from overlock_mm.datasets.checks.report import SAMPLE, leaf_configs
 
 
-def check_data(cfg: Config, splits: Sequence[str]) -> DataSets:
+def check_data(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) -> DataSets:
     """Look for every path that the splits name, then build their data sets and ask them.
 
     Args:
         cfg: A full config.
         splits: Of ``'train'``, ``'val'`` and ``'test'``; one that the config lacks is left out.
+        sample: How many files of each data set are decoded; None decodes all.
 
     Returns:
         The data sets, for the runner.
@@ -29,7 +30,7 @@ def check_data(cfg: Config, splits: Sequence[str]) -> DataSets:
         DataError: Annotations, categories, classes or files do not fit.
     """
     _check_paths(cfg, splits)
-    return check_data_sets(cfg, splits)
+    return check_data_sets(cfg, splits, sample)
 
 
 def _check_paths(cfg: Config, splits: Sequence[str]) -> None:

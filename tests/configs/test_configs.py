@@ -85,6 +85,24 @@ def test_deploy_differs_from_its_parent_in_form_alone(name, load):
     assert deploy == cfg
 
 
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith('_boxes_only.py')])
+def test_boxes_only_differs_from_its_parent_by_the_masks(name, load):
+    boxes = load(name).to_dict()
+    parent = load(name.replace('_boxes_only', '')).to_dict()
+    assert boxes['model']['roi_head'].pop('mask_head') is None
+    assert boxes['model']['roi_head'].pop('mask_roi_extractor') is None
+    for part in ('mask_head', 'mask_roi_extractor'):
+        del parent['model']['roi_head'][part]
+    for split in ('val', 'test'):
+        assert boxes[f'{split}_evaluator']['metric'] == ['bbox']
+        parent[f'{split}_evaluator']['metric'] = ['bbox']
+        parent[f'{split}_dataloader']['dataset']['pipeline'][2]['with_mask'] = False
+    parent['test_pipeline'][2]['with_mask'] = False
+    parent['train_pipeline'][1]['with_mask'] = False
+    parent['train_dataloader']['dataset']['pipeline'][1]['with_mask'] = False
+    assert boxes == parent
+
+
 @pytest.mark.parametrize(
     ('demo', 'parent'),
     [

@@ -116,6 +116,22 @@ def test_annotation_file(coco, case):
     assert expected in message(DEMO, coco(change, splits))
 
 
+def test_boxes_without_masks_have_a_config(coco):
+    cfg = load_config(
+        ROOT / 'configs/detection/cascade_overlock_t_boxes_only.py',
+        {'data_root': str(coco(each('annotations', lambda a: a.pop('segmentation'))))},
+    )
+    for head in cfg.model.roi_head.bbox_head:
+        head.num_classes = len(CLASSES)
+    loaders = cfg.train_dataloader, cfg.val_dataloader
+    for loader in loaders:
+        loader.dataset.metainfo = dict(classes=CLASSES)
+    data_sets = check_data(cfg, BOTH)
+    for loader in loaders:
+        sample = data_sets.get(loader.dataset)[0]['data_samples']
+        assert len(sample.gt_instances.bboxes) > 0 and 'masks' not in sample.gt_instances
+
+
 def test_classes_in_another_order_than_the_file(shapes_root):
     told = message(DEMO, shapes_root, **for_both('metainfo.classes', CLASSES[::-1]))
     assert 'another order' in told and str(tuple(CLASSES)) in told
@@ -124,6 +140,17 @@ def test_classes_in_another_order_than_the_file(shapes_root):
 def test_annotation_id_0_is_a_warning(coco):
     lines = check(DEMO, coco(lambda content: content['annotations'][0].update(id=0)))
     assert any(line.startswith('warning') and 'id 0' in line for line in lines)
+
+
+def to_corners(annotation):
+    x, y, width, height = annotation['bbox']
+    annotation['bbox'] = [x, y, x + width, y + height]
+
+
+def test_boxes_given_by_their_corners_are_a_warning(coco, shapes_root):
+    lines = check(DEMO, coco(each('annotations', to_corners)))
+    assert sum('boxes look like [x1, y1, x2, y2]' in line for line in lines) == 2
+    assert not any('look like' in line for line in check(DEMO, shapes_root))
 
 
 def test_report(shapes_root):

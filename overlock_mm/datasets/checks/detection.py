@@ -136,6 +136,11 @@ def _check_objects(
             f'({reasons}). Boxes must be [x, y, width, height] in pixels of the image.'
         )
     odd = []
+    if _look_like_corners(annotations, sizes):
+        odd.append(
+            f'{head}: boxes look like [x1, y1, x2, y2], and COCO has [x, y, width, height]. '
+            'tools/check_data.py draws them.'
+        )
     if dropped:
         odd.append(f'{head}: {sum(dropped.values())} objects are dropped: {reasons}.')
     unused = {names[a['category_id']] for a in annotations} - classes
@@ -163,6 +168,18 @@ def _reason_to_drop(annotation: dict, size: tuple[float, float] | None) -> str |
     return None
 
 
+def _look_like_corners(annotations: list[dict], sizes: dict[Any, tuple[float, float]]) -> bool:
+    """Whether no box is narrower than its distance from the origin, and some leave their image."""
+    leaves = False
+    for annotation in annotations:
+        x, y, width, height = annotation['bbox']
+        if width < x or height < y:
+            return False
+        limits = sizes.get(annotation['image_id'], (float('inf'), float('inf')))
+        leaves |= x + width > limits[0] + 1 or y + height > limits[1] + 1
+    return leaves
+
+
 def check_built(dataset: Any, where: str, sample: list[int]) -> list[str]:
     """Ask a built detection data set about labels, masks and the sizes of its images.
 
@@ -177,10 +194,10 @@ def check_built(dataset: Any, where: str, sample: list[int]) -> list[str]:
         if any('mask' not in instance for instance in info['instances']):
             raise DataError(
                 f'{dataset.ann_file} ({where}.ann_file): an object of {info["img_path"]} has no '
-                'segmentation, but the config learns masks. Without masks, take a '
-                'config of boxes only: model.roi_head.mask_head=None, '
-                'model.roi_head.mask_roi_extractor=None, LoadAnnotations without with_mask, and '
-                "metric=['bbox']."
+                'segmentation, but the config learns masks. Without masks, take '
+                'configs/detection/cascade_overlock_*_boxes_only.py, or leave them out as it does: '
+                'model.roi_head.mask_head=None, model.roi_head.mask_roi_extractor=None, '
+                "LoadAnnotations without with_mask, and metric=['bbox']."
             )
     for index in sample:
         info = dataset.get_data_info(index)
