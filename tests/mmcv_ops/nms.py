@@ -1,4 +1,4 @@
-"""NMS, soft-NMS, nms_match and NMS of lanes, by loops over pairs."""
+"""NMS, soft-NMS, nms_match, NMS of lanes and overlaps of boxes, by loops over pairs."""
 
 import math
 
@@ -205,6 +205,61 @@ def call_lane_nms(ext, inputs):
     return {'keep': keep[: int(number)], 'parent': parent}
 
 
+def two_lists(first, second, mode, aligned, offset=0):
+    return lambda generator: {
+        'first': boxes(generator, first),
+        'second': boxes(generator, second),
+        'mode': mode,
+        'aligned': aligned,
+        'offset': offset,
+    }
+
+
+OVERLAPS = {
+    'over union': two_lists(7, 9, 0, False),
+    'over the first': two_lists(7, 9, 1, False),
+    'row by row': two_lists(8, 8, 0, True),
+    'row by row over the first': two_lists(8, 8, 1, True),
+    'pixels': two_lists(7, 9, 0, False, offset=1),
+    'degenerate': lambda generator: (
+        two_lists(4, 4, 0, False)(generator)
+        | {'first': degenerate(generator)['boxes'], 'second': degenerate(generator)['boxes']}
+    ),
+}
+
+
+def define_overlaps(inputs):
+    first, second, offset = inputs['first'].tolist(), inputs['second'].tolist(), inputs['offset']
+
+    def overlap(one, other):
+        sides = [
+            max(0, min(one[i + 2], other[i + 2]) - max(one[i], other[i]) + offset) for i in (0, 1)
+        ]
+        area, other_area = ((b[2] - b[0] + offset) * (b[3] - b[1] + offset) for b in (one, other))
+        inter = sides[0] * sides[1]
+        base = area if inputs['mode'] else area + other_area - inter
+        return inter / base if base else math.nan
+
+    if inputs['aligned']:
+        table = [overlap(*pair) for pair in zip(first, second, strict=True)]
+    else:
+        table = [[overlap(one, other) for other in second] for one in first]
+    return numbers_and_nans(torch.tensor(table, dtype=torch.float64))
+
+
+def call_overlaps(ext, inputs):
+    first, second = inputs['first'], inputs['second']
+    shape = (len(first),) if inputs['aligned'] else (len(first), len(second))
+    table = first.new_zeros(shape)
+    settings = {name: inputs[name] for name in ('mode', 'aligned', 'offset')}
+    ext.bbox_overlaps(first, second, table, **settings)
+    return numbers_and_nans(table)
+
+
+def numbers_and_nans(table):
+    return {'overlaps': table.nan_to_num(), 'nan': table.isnan()}
+
+
 FLOAT = (torch.float32,)
 FAMILIES = [
     Family('nms', call_nms, define_nms, CASES, FLOAT, UNSTABLE),
@@ -234,5 +289,12 @@ FAMILIES = [
         define_lane_nms,
         {'lanes': lanes},
         undefined={'lanes': "mmcv's kernel takes 77 columns and mixes sorted with unsorted lanes"},
+    ),
+    Family(
+        'bbox_overlaps',
+        call_overlaps,
+        define_overlaps,
+        OVERLAPS,
+        (torch.float32, torch.float64),
     ),
 ]

@@ -64,8 +64,9 @@ def at(feature, y, x):
         return 0.0 * feature[0, 0]
     y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
     value = 0.0
-    for row in (math.floor(y), math.floor(y) + 1):
-        for column in (math.floor(x), math.floor(x) + 1):
+    top, left = (math.floor(v.item() if isinstance(v, torch.Tensor) else v) for v in (y, x))
+    for row in (top, top + 1):
+        for column in (left, left + 1):
             share = (1 - abs(y - row)) * (1 - abs(x - column))
             if share > 0:
                 value = value + share * feature[row, column]
@@ -169,6 +170,71 @@ def call_pool(ext, inputs):
     return {'output': output, 'grad': grad}
 
 
+def shifted(number, **settings):
+    def make(generator):
+        inputs = random_rois(number, **settings)(generator)
+        offset = torch.randn(number, 2, *SIZE, generator=generator, dtype=torch.float64)
+        return inputs | {'offset': offset if settings.get('shifts', True) else torch.zeros(0)}
+
+    return make
+
+
+DEFORM_CASES = {
+    'random': shifted(3),
+    'two points': shifted(3, ratio=2),
+    'no offset': shifted(3, shifts=False),
+    'empty': shifted(0),
+}
+
+
+def define_deform(inputs):
+    features, offset = inputs['features'].requires_grad_(), inputs['offset'].requires_grad_()
+    pooled = []
+    for index, (image, *edges) in enumerate(inputs['rois'].tolist()):
+        left, top, right, bottom = (edge * inputs['scale'] - 0.5 for edge in edges)
+        bins = [(bottom - top) / SIZE[0], (right - left) / SIZE[1]]
+        points = [inputs['ratio'] or math.ceil(side) for side in bins]
+        for feature in features[int(image)]:
+            for row in range(SIZE[0]):
+                for column in range(SIZE[1]):
+                    x, y = offset[index, :, row, column] * 0.1 if offset.numel() else (0, 0)
+                    y, x = y * (bottom - top) + top, x * (right - left) + left
+                    values = [
+                        at(
+                            feature,
+                            y + (row + (i + 0.5) / points[0]) * bins[0],
+                            x + (column + (j + 0.5) / points[1]) * bins[1],
+                        )
+                        for i in range(points[0])
+                        for j in range(points[1])
+                    ]
+                    pooled.append(sum(values) / len(values) + 0 * features[0, 0, 0, 0])
+    output = torch.stack(pooled) if pooled else features.sum() * 0 * torch.zeros(0)
+    output = output.view(inputs['grad'].shape)
+    grads = torch.autograd.grad(
+        output, [features, offset], inputs['grad'], materialize_grads=True, allow_unused=True
+    )
+    return {'output': output, 'by input': grads[0], 'by offset': grads[1]}
+
+
+def call_deform(ext, inputs):
+    features, offset = inputs['features'], inputs['offset']
+    output = torch.full_like(inputs['grad'], torch.nan)
+    by_input, by_offset = torch.zeros_like(features), torch.zeros_like(offset)
+    settings = {
+        'pooled_height': SIZE[0],
+        'pooled_width': SIZE[1],
+        'spatial_scale': inputs['scale'],
+        'sampling_ratio': inputs['ratio'],
+        'gamma': 0.1,
+    }
+    ext.deform_roi_pool_forward(features, inputs['rois'], offset, output, **settings)
+    ext.deform_roi_pool_backward(
+        inputs['grad'], features, inputs['rois'], offset, by_input, by_offset, **settings
+    )
+    return {'output': output, 'by input': by_input, 'by offset': by_offset}
+
+
 ALL = (torch.float32, torch.float64, torch.float16)
 FAMILIES = [
     Family('roi_align, averages', call_align(1), define_align(1), CASES, ALL),
@@ -189,5 +255,15 @@ FAMILIES = [
         call_pool,
         define_pool,
         CASES | {'less than no area': LESS_THAN_NO_AREA},
+    ),
+    Family(
+        'deform_roi_pool',
+        call_deform,
+        define_deform,
+        DEFORM_CASES,
+        undefined=dict.fromkeys(
+            ('random', 'two points'),
+            "mmcv's kernels give points at the border a derivative by the offset",
+        ),
     ),
 ]

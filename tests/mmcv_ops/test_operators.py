@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.mmcv_ops import deform, focal_loss, nms, roi
+from tests.mmcv_ops import deform, focal_loss, nms, roi, sync_bn, windows
 from tests.mmcv_ops.families import (
     COMPILED_TOLERANCES,
     TOLERANCES,
@@ -12,7 +12,11 @@ from tests.mmcv_ops.families import (
     stand_in,
 )
 
-FAMILIES = [family for module in (deform, focal_loss, nms, roi) for family in module.FAMILIES]
+FAMILIES = [
+    family
+    for module in (deform, focal_loss, nms, roi, sync_bn, windows)
+    for family in module.FAMILIES
+]
 CASES = [
     pytest.param(family, case, id=f'{family.name}-{case}')
     for family in FAMILIES
