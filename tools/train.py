@@ -55,7 +55,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='mixed precision on a GPU; the published runs left it off because of NaNs',
+        help='mixed precision on a GPU; published detectors and segmentors were trained without',
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -56,7 +56,8 @@ def _checked_with_cp(with_cp: bool | Sequence[bool]) -> tuple[bool, ...]:
 
 def _drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Per stage and block: from 0 to ``rate``, linear over all blocks of the network."""
-    rates = torch.linspace(0, rate, sum(depths), dtype=torch.float64).tolist()
+    # On the CPU also where the network is built on the meta device.
+    rates = torch.linspace(0, rate, sum(depths), dtype=torch.float64, device='cpu').tolist()
     ends = list(accumulate(depths))
     return [rates[end - depth : end] for end, depth in zip(ends, depths, strict=True)]
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from overlock_mm.models import OverLoCK
 from overlock_mm.models.arch import STAGES
+from overlock_mm.optim.groups import merge_groups
 
 # Where a stage's blocks are, and what leads into its first one.
 _BLOCKS = {
@@ -101,7 +102,7 @@ class OverLoCKLayerDecayConstructor(DefaultOptimWrapperConstructor):
     def add_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
-        """Add a group for each parameter of ``module``, as mmengine does, and scale its rate."""
+        """Add the parameters of ``module``, as mmengine does, with their rates scaled."""
         super().add_params(params, module, prefix=prefix, **kwargs)
         if prefix:  # called by the parent for its children
             return
@@ -120,3 +121,4 @@ class OverLoCKLayerDecayConstructor(DefaultOptimWrapperConstructor):
             distance = distances.get(id(group['params'][0]), 0)
             scale = self.paramwise_cfg['decay_rate'] ** distance
             group['lr'] = group.get('lr', self.base_lr) * scale
+        params[:] = merge_groups(params)

@@ -27,10 +27,9 @@ def inherit(tmp_path, parent, setting, *lines):
     return Config.fromfile(path)
 
 
-def decays(model, optimizer):
-    """Name -> weight decay."""
+def groups_by_name(model, optimizer):
     names = {id(p): name for name, p in model.named_parameters()}
-    return {names[id(g['params'][0])]: g['weight_decay'] for g in optimizer.param_groups}
+    return {names[id(p)]: group for group in optimizer.param_groups for p in group['params']}
 
 
 @pytest.mark.parametrize('parent', PARENTS)
@@ -40,7 +39,8 @@ def test_no_decay_spares_what_it_says_and_nothing_else(parent, tmp_path, build):
     )
     cfg.model.backbone.arch, cfg.model.backbone.init_cfg = 'xt', None
     model = build(cfg)
-    found = decays(model, build_optim_wrapper(model, cfg.optim_wrapper).optimizer)
+    groups = groups_by_name(model, build_optim_wrapper(model, cfg.optim_wrapper).optimizer)
+    found = {name: group['weight_decay'] for name, group in groups.items()}
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, GRN, LayerScale)
     spared = {
         f'{prefix}.{name}'
@@ -54,6 +54,37 @@ def test_no_decay_spares_what_it_says_and_nothing_else(parent, tmp_path, build):
     }
     for key in cfg.paramwise_cfg.custom_keys:
         assert any(key in name for name in found), key
+
+
+@pytest.mark.parametrize(
+    'constructor', ['GroupedOptimWrapperConstructor', 'OverLoCKLayerDecayConstructor']
+)
+def test_parameters_of_equal_settings_share_a_group(constructor):
+    model = nn.Module()
+    model.backbone, model.head = OverLoCK(TINY), nn.Linear(2, 2)
+    cfg = dict(
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
+        constructor=constructor,
+        paramwise_cfg=dict(
+            decay_rate=1.0,
+            bias_decay_mult=0.0,
+            custom_keys={'head': dict(lr_mult=2.0), 'norm3': dict(decay_mult=0.0, eps=1e-5)},
+        ),
+    )
+    optimizer = build_optim_wrapper(model, cfg).optimizer
+    settings = {
+        name: (group['lr'], group['weight_decay'], group['eps'])
+        for name, group in groups_by_name(model, optimizer).items()
+    }
+    assert len(optimizer.param_groups) == len(set(settings.values())) == 4
+    for name, found in settings.items():
+        if name.startswith('head.'):
+            expected = (2.0, 0.5, 1e-8)
+        elif 'norm3' in name:
+            expected = (1.0, 0.0, 1e-5)
+        else:
+            expected = (1.0, 0.0 if name.endswith('.bias') else 0.5, 1e-8)
+        assert found == expected, name
 
 
 def test_layer_of_counts_the_blocks_in_the_order_of_execution():
@@ -89,9 +120,8 @@ def test_layer_decay_multiplies_the_other_settings():
         ),
     )
     optimizer = build_optim_wrapper(model, cfg).optimizer
-    names = {id(p): name for name, p in model.named_parameters()}
-    groups = {names[id(g['params'][0])]: g for g in optimizer.param_groups}
-    assert len(groups) == len(names)
+    groups = groups_by_name(model, optimizer)
+    assert len(groups) == len(list(model.parameters()))
     top = sum(TINY_DEPTHS) + 1
     assert groups['backbone.base_net.downsamples.0.0.conv.weight']['lr'] == 0.5**top
     assert groups['backbone.base_net.stages.0.0.norm.weight']['lr'] == 0.5 ** (top - 1)

@@ -46,6 +46,8 @@ model = dict(
         ],
     ),
     train_cfg=dict(
+        # Its peers leave out anchors that cross the border.
+        rpn=dict(allowed_border=0),
         rpn_proposal=dict(max_per_img=2000),
         rcnn=[
             dict(

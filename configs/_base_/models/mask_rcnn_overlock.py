@@ -94,7 +94,8 @@ model = dict(
                 neg_pos_ub=-1,
                 add_gt_as_proposals=False,
             ),
-            allowed_border=0,
+            # mmdet's default, which the published configs left: anchors beyond the image are used.
+            allowed_border=-1,
             pos_weight=-1,
             debug=False,
         ),

@@ -1,5 +1,6 @@
-# No weight decay for norms, biases, LayerScale and position biases. The published runs decayed
-# them all; this is what their exclusion list meant. A child takes it up with
+# No weight decay for norms, biases, LayerScale and position biases, which is not what the published
+# runs did: each task decayed some of them (published_dense.py, ../schedules/adamw_300e.py). A child
+# takes it up with
 #
 #     _base_ = ['../segmentation/upernet_overlock_t.py', '../_base_/paramwise/no_decay.py']
 #     optim_wrapper = dict(paramwise_cfg={{_base_.paramwise_cfg}})

@@ -1,12 +1,11 @@
 # 160 000 iterations of AdamW, as published for UperNet on ADE20K.
+_base_ = '../paramwise/published_dense.py'
+
 max_iters = 160000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
-# No paramwise_cfg: every parameter is decayed, norms, biases, LayerScale and position biases too.
-# The published runs did so, because their exclusion list named parameters that do not exist.
-# ../paramwise has the alternatives.
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
@@ -15,7 +14,8 @@ optim_wrapper = dict(
 # The decay runs from the first iteration on, beneath the warm-up: so it was in the 1.x
 # generation, with which the published runs were made.
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    # The full rate is reached after 1500 iterations; `end` is the first one beyond the warm-up.
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1501),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
 ]
 
