@@ -15,7 +15,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from overlock_mm.mmcv_ops.report import LITE, operator_lines, operator_problems
+from overlock_mm.mmcv_ops.remedies import LITE, compile_mmcv, do_without
+from overlock_mm.mmcv_ops.report import operator_lines, operator_problems
 
 #: Import name -> its original and its maintained distribution.
 STACK = {
@@ -79,10 +80,11 @@ def stack_problems(versions: Mapping[str, str]) -> list[Problem]:
         lite = module == 'mmcv' and LITE in versions
         if original not in versions and maintained not in versions and not lite:
             need = f'needed for {OPTIONAL[module]}' if module in OPTIONAL else 'always needed'
+            pure = LITE if module == 'mmcv' else original
             problems.append(
                 Problem(
                     f'{module} is not installed; it is {need}.',
-                    f'pip install {maintained} (maintained) or {original} (original), like the '
+                    f'pip install {maintained} (maintained) or {pure} (original), like the '
                     'rest of the stack.',
                 )
             )
@@ -102,7 +104,7 @@ def stack_problems(versions: Mapping[str, str]) -> list[Problem]:
         problems.append(
             Problem(
                 f'{" and ".join(opencvs)} write over each other.',
-                f'pip uninstall {" ".join(opencvs)}, then pip install opencv-python-headless.',
+                f'pip uninstall -y {" ".join(opencvs)}, then pip install opencv-python-headless.',
             )
         )
     if 'onedl-mmdetection' in versions and 'faster-coco-eval' not in versions:
@@ -120,9 +122,7 @@ def import_problems() -> list[Problem]:
     """Installed packages that cannot be imported, compiled parts included."""
     remedies = {
         'torchvision': 'Install the torchvision that was made for this torch.',
-        'mmcv._ext': 'Build mmcv against this torch: pip install --no-build-isolation '
-        '--no-cache-dir --force-reinstall --no-deps, with the name and version of the mmcv above; '
-        'with MMCV_WITH_OPS=0 in front, to use the operators of overlock_mm instead.',
+        'mmcv._ext': f'{do_without()}; or, against this torch, {compile_mmcv()}.',
     }
     problems = []
     for module in ('torch', 'torchvision', *STACK, 'mmcv._ext'):

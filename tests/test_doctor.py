@@ -46,7 +46,7 @@ def test_a_whole_stack_of_either_kind_is_fine(versions):
         (
             MAINTAINED | {'opencv-python': '4', 'opencv-python-headless': '4'},
             'opencv-python and opencv-python-headless write over each other',
-            'pip uninstall opencv-python opencv-python-headless',
+            'pip uninstall -y opencv-python opencv-python-headless',
         ),
         (
             without(MAINTAINED, 'faster-coco-eval'),

@@ -43,13 +43,12 @@ def _missing_operator(name: str) -> Callable[..., NoReturn]:
         raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
 
     def missing(*args: Any, **kwargs: Any) -> NoReturn:
+        from overlock_mm.mmcv_ops.remedies import about
+
         raise NotImplementedError(
-            f"mmcv's operator {name!r} was called. This mmcv has no compiled operators, and the "
-            'stand-in of overlock_mm has only those that mmdet, mmseg and mmpretrain use. '
-            'Remedies: use a compiled mmcv (pip uninstall mmcv-lite, then pip install '
-            '--no-build-isolation --no-cache-dir onedl-mmcv, or mmcv for the original '
-            'distributions, with a C++ compiler at hand); or set up the environment of the '
-            'overlock_mm repository with `make env MMCV=compiled`.'
+            f"mmcv's operator {name!r} was called. This mmcv has no compiled operators, and those "
+            'that overlock_mm offers in their place are what mmdet, mmseg and mmpretrain use. '
+            + about(name)
         )
 
     missing.__name__ = missing.__qualname__ = name

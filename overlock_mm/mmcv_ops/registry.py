@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -11,6 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from mmengine.logging import print_log
 from torch import Tensor
+
+from overlock_mm.mmcv_ops.remedies import torchvision_for
 
 P = ParamSpec('P')
 R = TypeVar('R')
@@ -86,20 +89,9 @@ def _torchvision_namespace() -> Any:
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         raise RuntimeError(
             f"mmcv's operators need torchvision's, which do not work here: {error}. "
-            f'Remedy: {torchvision_remedy(torch.__version__)}'
+            f'Remedy: {torchvision_for(importlib.metadata.version("torch"))}'
         ) from error
     return torch.ops.torchvision
-
-
-def torchvision_remedy(torch_version: str) -> str:
-    """The command that installs the torchvision made for this torch.
-
-    Args:
-        torch_version: Such as '2.11.0+cu130'. Since torch 2.0 and torchvision 0.15 the minor
-            versions of both go up together.
-    """
-    minor = int(torch_version.split('.')[1])
-    return f'pip install --force-reinstall --no-deps "torchvision==0.{minor + 15}.*"'
 
 
 def widened(*tensors: Tensor) -> tuple[Tensor, ...]:

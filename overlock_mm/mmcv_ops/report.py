@@ -6,16 +6,20 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from overlock_mm.mmcv_ops.finder import EXTENSION, is_stand_in
-from overlock_mm.mmcv_ops.registry import OPERATORS, torchvision_remedy
-
-#: Distributions of mmcv: with compiled operators, unless built without, and never with them.
-COMPILED = ('mmcv', 'onedl-mmcv')
-LITE = 'mmcv-lite'
+from overlock_mm.mmcv_ops.registry import OPERATORS
+from overlock_mm.mmcv_ops.remedies import (
+    COMPILED,
+    LITE,
+    compile_mmcv,
+    do_without,
+    too_new_for_mmcv,
+    torchvision_for,
+)
 
 
 def operator_lines() -> list[str]:
@@ -34,10 +38,13 @@ def operator_lines() -> list[str]:
             continue
         base = re.split('_(?:forward|backward)', name)[0]
         by_library.setdefault(operator.library, set()).add(base)
-    return [
+    lines = [
         "overlock_mm's, because this mmcv has none that are compiled; others raise an error",
         *(f'  by {library}: {", ".join(sorted(names))}' for library, names in by_library.items()),
     ]
+    if too_new_for_mmcv():
+        lines.append(f'  A compiled mmcv is not needed, but can be had: {compile_mmcv()}.')
+    return lines
 
 
 def operator_problems(versions: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -58,28 +65,28 @@ def operator_problems(versions: Mapping[str, str]) -> list[tuple[str, str]]:
     spec = importlib.util.find_spec('mmcv')
     if spec is not None:
         (folder, *_) = spec.submodule_search_locations or ['mmcv']
-        problems += half_installed(Path(folder), {name: versions[name] for name in names})
+        problems += half_installed(Path(folder), names)
     return problems
 
 
-def half_installed(folder: Path, installed: Mapping[str, str]) -> list[tuple[str, str]]:
+def half_installed(folder: Path, names: Sequence[str]) -> list[tuple[str, str]]:
     """Parts that mmcv's folder lacks, and binaries that this Python does not look at.
 
     Args:
         folder: That of the package ``mmcv``.
-        installed: Distribution of mmcv -> its version.
+        names: Distributions of mmcv that are installed.
     """
     if not ((folder / '__init__.py').exists() and (folder / 'ops' / '__init__.py').exists()):
         return [
             (
                 f'{folder} is only a part of mmcv; an installation or its removal ended early.',
-                f'Delete that folder, pip uninstall -y {" ".join(installed) or "mmcv"}, then '
+                f'Delete that folder, pip uninstall -y {" ".join(names) or "mmcv"}, then '
                 'install mmcv again.',
             )
         ]
     if any((folder / f'_ext{suffix}').exists() for suffix in EXTENSION_SUFFIXES):
         return []
-    for name, version in installed.items():
+    for name in names:
         recorded = [file.name for file in importlib.metadata.files(name) or ()]
         present = [file.name for file in folder.glob('_ext.*')]
         for binary in {*recorded, *present}:
@@ -88,9 +95,7 @@ def half_installed(folder: Path, installed: Mapping[str, str]) -> list[tuple[str
                 return [
                     (
                         f"mmcv's compiled operators, {binary}, cannot be used: the file {reason}.",
-                        'pip install --no-build-isolation --no-cache-dir --force-reinstall '
-                        f'--no-deps {name}=={version}, with MMCV_WITH_OPS=0 in front of it to do '
-                        'without compiled operators.',
+                        f'{do_without()}; or {compile_mmcv()}.',
                     )
                 ]
     return []
@@ -105,7 +110,7 @@ def torchvision_problems(versions: Mapping[str, str], needed: bool) -> list[tupl
     """
     if 'torch' not in versions:
         return []
-    remedy = torchvision_remedy(versions['torch'])
+    remedy = torchvision_for(versions['torch'])
     if 'torchvision' not in versions:
         what = "torchvision is not installed; detection and mmcv's operators need it."
         return [(what, remedy)] if needed else []
