@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, widened
+from overlock_mm.mmcv_ops.registry import Family, widened
+
+_FAMILY = Family(('bbox_overlaps',), 'torch')
 
 #: ``mode`` in mmcv: 0 divides by the union, 1 by the area of the first box.
 _IOU = 0
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def bbox_overlaps(
     bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, aligned: bool, offset: int
 ) -> None:

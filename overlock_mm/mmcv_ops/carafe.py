@@ -13,10 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, widened
+from overlock_mm.mmcv_ops.registry import Family, widened
+
+_CARAFE = Family(('CARAFE', 'CARAFEPack', 'carafe'), 'torch')
+_NAIVE = Family(('CARAFENaive', 'carafe_naive'), 'torch')
 
 
-@operator(library='torch')
+@_CARAFE.operator
 def carafe_forward(
     features: Tensor,
     masks: Tensor,
@@ -45,7 +48,7 @@ def carafe_forward(
     output.copy_(_reassemble(features, masks, kernel_size, group_size, scale_factor))
 
 
-@operator(library='torch')
+@_CARAFE.operator
 def carafe_backward(
     top_grad: Tensor,
     rfeatures: Tensor,
@@ -80,7 +83,7 @@ def carafe_backward(
     _differentiate(top_grad, rfeatures, masks, bottom_grad, mask_grad, *settings)
 
 
-@operator(library='torch')
+@_NAIVE.operator
 def carafe_naive_forward(
     features: Tensor,
     masks: Tensor,
@@ -93,7 +96,7 @@ def carafe_naive_forward(
     output.copy_(_reassemble(features, masks, kernel_size, group_size, scale_factor))
 
 
-@operator(library='torch')
+@_NAIVE.operator
 def carafe_naive_backward(
     top_grad: Tensor,
     features: Tensor,

@@ -12,10 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, torchvision_operator, widened
+from overlock_mm.mmcv_ops.registry import Family, torchvision_operator, widened
+
+_PLAIN = Family(('DeformConv2d', 'DeformConv2dPack', 'SAConv2d', 'deform_conv2d'), 'torchvision')
+_MODULATED = Family(
+    ('ModulatedDeformConv2d', 'ModulatedDeformConv2dPack', 'modulated_deform_conv2d'),
+    'torchvision',
+)
 
 
-@operator(library='torchvision')
+@_PLAIN.operator
 def deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -41,7 +47,7 @@ def deform_conv_forward(
     output.copy_(_convolve(input, weight, offset, None, None, _geometry(**geometry)))
 
 
-@operator(library='torchvision')
+@_PLAIN.operator
 def deform_conv_backward_input(
     input: Tensor,
     offset: Tensor,
@@ -75,7 +81,7 @@ def deform_conv_backward_input(
     columns.resize_(weight.shape).copy_(by_weight)
 
 
-@operator(library='torchvision')
+@_PLAIN.operator
 def deform_conv_backward_parameters(
     input: Tensor,
     offset: Tensor,
@@ -108,7 +114,7 @@ def deform_conv_backward_parameters(
     gradWeight.copy_(by_weight).mul_(scale)
 
 
-@operator(library='torchvision')
+@_MODULATED.operator
 def modulated_deform_conv_forward(
     input: Tensor,
     weight: Tensor,
@@ -142,7 +148,7 @@ def modulated_deform_conv_forward(
     output.copy_(_convolve(input, weight, offset, mask, shift, _modulated_geometry(**geometry)))
 
 
-@operator(library='torchvision')
+@_MODULATED.operator
 def modulated_deform_conv_backward(
     input: Tensor,
     weight: Tensor,

@@ -7,10 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overlock_mm.mmcv_ops.bilinear import corners
-from overlock_mm.mmcv_ops.registry import operator, widened
+from overlock_mm.mmcv_ops.registry import Family, widened
+
+_FAMILY = Family(
+    ('DeformRoIPool', 'DeformRoIPoolPack', 'ModulatedDeformRoIPoolPack'),
+    'torch',
+    'Points drawn to the border of the map, whose values do not change with the offset, have no '
+    'derivative by it.',
+)
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def deform_roi_pool_forward(
     input: Tensor,
     rois: Tensor,
@@ -41,7 +48,7 @@ def deform_roi_pool_forward(
     output.copy_(_pool(features, boxes, shifts, (pooled_height, pooled_width), *settings))
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def deform_roi_pool_backward(
     grad_output: Tensor,
     input: Tensor,
@@ -56,9 +63,6 @@ def deform_roi_pool_backward(
     gamma: float,
 ) -> None:
     """Derivatives of :func:`deform_roi_pool_forward`.
-
-    mmcv's kernels let points that are drawn to the border of the map have a derivative by the
-    offset, although their values do not change with it.
 
     Args:
         grad_output: (R, C, pooled_height, pooled_width).

@@ -21,7 +21,7 @@ class _StandInLoader(Loader):
 
         module.__doc__ = 'Operators of mmcv by torchvision and PyTorch, see overlock_mm.mmcv_ops.'
         for name, operator in OPERATORS.items():
-            setattr(module, name, operator.run)
+            setattr(module, name, operator)
         # mmcv asks, when imported, for each of its operators with `hasattr`.
         module.__getattr__ = _missing_operator  # type: ignore[method-assign]
 

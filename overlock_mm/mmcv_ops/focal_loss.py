@@ -1,8 +1,4 @@
-"""Focal loss (Lin et al., ICCV 2017) of logits and of softmax probabilities.
-
-mmcv's own kernels take the logarithm of a rounded probability, and lose it where that is 0; here
-it is taken of the logit.
-"""
+"""Focal loss (Lin et al., ICCV 2017) of logits and of softmax probabilities."""
 
 from __future__ import annotations
 
@@ -10,10 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, widened
+from overlock_mm.mmcv_ops.registry import Family, widened
+
+_SIGMOID = Family(
+    ('SigmoidFocalLoss', 'sigmoid_focal_loss'),
+    'torch',
+    'Stays exact for large logits, where mmcv takes the logarithm of a probability rounded to 0.',
+)
+_SOFTMAX = Family(('SoftmaxFocalLoss', 'softmax_focal_loss'), 'torch')
 
 
-@operator(library='torch')
+@_SIGMOID.operator
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -35,7 +38,7 @@ def sigmoid_focal_loss_forward(
     output.copy_(loss * _class_weight(target, weight, logit)[:, None])
 
 
-@operator(library='torch')
+@_SIGMOID.operator
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -48,7 +51,7 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(grad * _class_weight(target, weight, logit)[:, None])
 
 
-@operator(library='torch')
+@_SOFTMAX.operator
 def softmax_focal_loss_forward(
     softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
@@ -68,7 +71,7 @@ def softmax_focal_loss_forward(
     output.copy_(torch.where(target >= 0, loss, 0))
 
 
-@operator(library='torch')
+@_SOFTMAX.operator
 def softmax_focal_loss_backward(
     softmax: Tensor,
     target: Tensor,

@@ -1,6 +1,6 @@
 """What ``mmcv.utils.collect_env`` reports. Asking is no use of an operator, and logs nothing."""
 
-from overlock_mm.mmcv_ops.registry import OPERATORS, Operator
+from overlock_mm.mmcv_ops.registry import OPERATORS
 
 
 def get_compiler_version() -> str:
@@ -14,4 +14,4 @@ def get_compiling_cuda_version() -> str:
 
 
 for _function in (get_compiler_version, get_compiling_cuda_version):
-    OPERATORS[_function.__name__] = Operator(_function, 'torch')
+    OPERATORS[_function.__name__] = _function

@@ -6,10 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator
+from overlock_mm.mmcv_ops.registry import Family
+
+_FAMILY = Family(('MaskedConv2d',), 'torch')
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def masked_im2col_forward(
     im: Tensor,
     mask_h_idx: Tensor,
@@ -38,7 +40,7 @@ def masked_im2col_forward(
     col.copy_(padded[:, rows, columns].flatten(0, 2))
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def masked_col2im_forward(
     col: Tensor,
     mask_h_idx: Tensor,

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, widened
+from overlock_mm.mmcv_ops.registry import Family, widened
+
+_FAMILY = Family(('MultiScaleDeformableAttention',), 'torch')
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def ms_deform_attn_forward(
     value: Tensor,
     value_spatial_shapes: Tensor,
@@ -47,7 +49,7 @@ def ms_deform_attn_forward(
     return output.to(value.dtype).contiguous()
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def ms_deform_attn_backward(
     value: Tensor,
     value_spatial_shapes: Tensor,

@@ -11,10 +11,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, torchvision_operator, widened
+from overlock_mm.mmcv_ops.registry import Family, torchvision_operator, widened
+
+_NMS = Family(
+    ('batched_nms', 'nms'),
+    'torchvision',
+    'Boxes of equal scores keep their order, which mmcv on the CPU does not.',
+)
+_SOFT = Family(
+    ('soft_nms',),
+    'torch',
+    'Equal scores as in nms. Two boxes without an area have an IoU of 0, not NaN.',
+)
+_MATCH = Family(
+    ('nms_match',),
+    'torch',
+    'Equal scores as in nms.',
+)
+_LINE = Family(
+    ('line_nms',),
+    'torch',
+    'Lanes are compared in sorted order; mmcv mixes it with the order of the input.',
+)
 
 
-@operator(library='torchvision')
+@_NMS.operator
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices of the boxes that are kept, best score first, int64.
 
@@ -28,7 +49,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return torchvision_operator('nms')(boxes, scores, threshold)
 
 
-@operator(library='torch')
+@_SOFT.operator
 def softnms(
     boxes: Tensor,
     scores: Tensor,
@@ -79,7 +100,7 @@ def softnms(
     return keep
 
 
-@operator(library='torch')
+@_MATCH.operator
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """Groups of boxes: each kept one, followed by those that it suppresses, by falling score.
 
@@ -103,7 +124,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     return groups
 
 
-@operator(library='torch')
+@_LINE.operator
 def line_nms_forward(
     boxes: Tensor, scores: Tensor, overlap: float, top_k: int
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,6 @@ from overlock_mm.mmcv_ops import (  # noqa: F401
     roi_pool,
     sync_bn,
 )
-from overlock_mm.mmcv_ops.registry import OPERATORS
+from overlock_mm.mmcv_ops.registry import FAMILIES, OPERATORS
 
-__all__ = ['OPERATORS']
+__all__ = ['FAMILIES', 'OPERATORS']

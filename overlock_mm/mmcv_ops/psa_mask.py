@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator
+from overlock_mm.mmcv_ops.registry import Family
+
+_FAMILY = Family(('PSAMask',), 'torch')
 
 #: ``psa_type`` in mmcv: 0 collects, 1 distributes.
 _COLLECT = 0
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def psamask_forward(
     input: Tensor,
     output: Tensor,
@@ -50,7 +52,7 @@ def psamask_forward(
     output.copy_(by_place.flatten(1, 2))
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def psamask_backward(
     grad_output: Tensor,
     grad_input: Tensor,

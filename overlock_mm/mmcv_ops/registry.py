@@ -19,31 +19,33 @@ P = ParamSpec('P')
 R = TypeVar('R')
 
 
+#: All operators by name, complete once :mod:`overlock_mm.mmcv_ops.operators` is imported.
+OPERATORS: dict[str, Callable[..., Any]] = {}
+#: What they belong to, by name.
+FAMILIES: dict[str, Family] = {}
+
+
 @dataclass(frozen=True)
-class Operator:
-    """A function that stands in for one of mmcv's.
+class Family:
+    """Operators that serve the same functions and layers of ``mmcv.ops``.
 
     Attributes:
-        run: With mmcv's name and signature.
+        serves: Names of these.
         library: 'torchvision' if its kernels do the work, else 'torch'.
+        differs: Where results part from those of mmcv's kernels; empty if nowhere.
     """
 
-    run: Callable[..., Any]
+    serves: tuple[str, ...]
     library: str
+    differs: str = ''
 
+    def operator(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Enter a function, with mmcv's name and signature, in :data:`OPERATORS`.
 
-#: All of them, by name; complete once :mod:`overlock_mm.mmcv_ops.operators` is imported.
-OPERATORS: dict[str, Operator] = {}
+        Like compiled code it then runs without autograd, which mmcv defines around its operators,
+        and without autocast: its dtypes are those of its arguments.
+        """
 
-
-def operator(library: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Enter a function in :data:`OPERATORS`.
-
-    Like compiled code it then runs without autograd, which mmcv defines around its operators, and
-    without autocast: its dtypes are those of its arguments.
-    """
-
-    def enter(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             _say_once()
@@ -55,10 +57,9 @@ def operator(library: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                             return function(*args, **kwargs)
                 return function(*args, **kwargs)
 
-        OPERATORS[function.__name__] = Operator(run, library)
+        OPERATORS[function.__name__] = run
+        FAMILIES[function.__name__] = self
         return run
-
-    return enter
 
 
 @functools.cache

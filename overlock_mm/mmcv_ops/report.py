@@ -11,7 +11,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from overlock_mm.mmcv_ops.finder import EXTENSION, is_stand_in
-from overlock_mm.mmcv_ops.registry import OPERATORS
+from overlock_mm.mmcv_ops.registry import FAMILIES
 from overlock_mm.mmcv_ops.remedies import (
     COMPILED,
     LITE,
@@ -33,18 +33,29 @@ def operator_lines() -> list[str]:
     if not is_stand_in(module):
         return [f'compiled with mmcv: {module.__file__}']
     by_library: dict[str, set[str]] = {}
-    for name, operator in OPERATORS.items():
-        if name.startswith('get_'):  # what collect_env reports
-            continue
-        base = re.split('_(?:forward|backward)', name)[0]
-        by_library.setdefault(operator.library, set()).add(base)
+    for family in FAMILIES.values():
+        by_library.setdefault(family.library, set()).update(family.serves)
     lines = [
         "overlock_mm's, because this mmcv has none that are compiled; others raise an error",
-        *(f'  by {library}: {", ".join(sorted(names))}' for library, names in by_library.items()),
+        *(
+            f'  by {library}: {", ".join(sorted(names, key=str.lower))}'
+            for library, names in by_library.items()
+        ),
     ]
     if too_new_for_mmcv():
         lines.append(f'  A compiled mmcv is not needed, but can be had: {compile_mmcv()}.')
     return lines
+
+
+def table() -> str:
+    """The families of operators in Markdown, for docs/mmcv_operators.md."""
+    rows = [
+        (', '.join(f'`{name}`' for name in family.serves), family.library, family.differs)
+        for family in set(FAMILIES.values())
+    ]
+    head = ('in `mmcv.ops`', 'computed by', "differs from mmcv's kernels"), ('---',) * 3
+    lines = [*head, *sorted(rows, key=lambda row: row[0].lower())]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
 
 
 def operator_problems(versions: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -119,3 +130,8 @@ def torchvision_problems(versions: Mapping[str, str], needed: bool) -> list[tupl
         return []
     what = f'torchvision {versions["torchvision"]} was not made for torch {versions["torch"]}.'
     return [(what, remedy)]
+
+
+if __name__ == '__main__':
+    importlib.import_module('overlock_mm.mmcv_ops.operators')
+    print(table(), end='')

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from overlock_mm.mmcv_ops.bilinear import accumulate, corners, sample
-from overlock_mm.mmcv_ops.registry import operator, torchvision_operator, widened
+from overlock_mm.mmcv_ops.registry import Family, torchvision_operator, widened
+
+_FAMILY = Family(
+    ('RoIAlign', 'roi_align'),
+    'torchvision',
+    'Maxima only: a bin without a sampling point is 0, not -10000; a maximum in row -1 has a '
+    'gradient; in float16 the maximum is that of float32.',
+)
 
 #: ``pool_mode`` in mmcv: 0 is the maximum, 1 the average.
 _MAXIMUM = 0
@@ -20,7 +27,7 @@ _MAXIMUM = 0
 _NOWHERE = -2
 
 
-@operator(library='torchvision')
+@_FAMILY.operator
 def roi_align_forward(
     input: Tensor,
     rois: Tensor,
@@ -82,7 +89,7 @@ def roi_align_forward(
         argmax_x[index] = grid_x.expand_as(values).gather(-1, where[..., None])[..., 0]
 
 
-@operator(library='torchvision')
+@_FAMILY.operator
 def roi_align_backward(
     grad_output: Tensor,
     rois: Tensor,

@@ -9,13 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, widened
+from overlock_mm.mmcv_ops.registry import Family, widened
+
+_FAMILY = Family(('RoIPool', 'roi_pool'), 'torch')
 
 #: Values that are looked at together at most, of 4 bytes each.
 _CHUNK = 2**24
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def roi_pool_forward(
     input: Tensor,
     rois: Tensor,
@@ -57,7 +59,7 @@ def roi_pool_forward(
         argmax[part] = pixel.masked_fill(empty, -1).to(argmax.dtype)
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def roi_pool_backward(
     grad_output: Tensor,
     rois: Tensor,

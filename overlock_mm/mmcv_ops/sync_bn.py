@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from overlock_mm.mmcv_ops.registry import operator, widened
+from overlock_mm.mmcv_ops.registry import Family, widened
+
+_FAMILY = Family(('SyncBatchNorm',), 'torch')
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
     """Mean of each channel, into ``mean``."""
     mean.copy_(widened(input)[0].mean((0, 2)))
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
     """Mean square distance of each channel from ``mean``, into ``var``."""
     var.copy_((widened(input)[0] - mean[:, None]).square().mean((0, 2)))
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def sync_bn_forward_output(
     input: Tensor,
     mean: Tensor,
@@ -64,7 +66,7 @@ def sync_bn_forward_output(
     running_var.copy_(momentum * unbiased + (1 - momentum) * running_var)
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def sync_bn_backward_param(
     grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor
 ) -> None:
@@ -74,7 +76,7 @@ def sync_bn_backward_param(
     grad_bias.copy_(grad.sum((0, 2)))
 
 
-@operator(library='torch')
+@_FAMILY.operator
 def sync_bn_backward_data(
     grad_output: Tensor,
     weight: Tensor,

@@ -1,6 +1,6 @@
 """What the doctor says about mmcv's operators."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -27,13 +27,14 @@ def test_this_environment():
 def test_each_operator_is_listed_with_its_library(monkeypatch):
     monkeypatch.setattr(report.importlib, 'import_module', lambda name: stand_in())
     monkeypatch.setattr(report, 'is_stand_in', lambda module: True)
+    monkeypatch.setattr(report, 'too_new_for_mmcv', lambda: '')
     first, *libraries = report.operator_lines()
     assert 'none that are compiled' in first
     by_torchvision, by_torch = sorted(libraries, reverse=True)
     assert by_torchvision.startswith('  by torchvision: ')
-    for name in ('nms', 'roi_align'):
+    for name in ('nms', 'roi_align', 'DeformConv2d'):
         assert name in by_torchvision
-    for name in ('softnms', 'roi_pool', 'sigmoid_focal_loss'):
+    for name in ('soft_nms', 'roi_pool', 'CARAFEPack'):
         assert name in by_torch
 
 
@@ -93,3 +94,9 @@ def test_compiled_operators_of_another_python(folder, monkeypatch):
     (folder / '_ext.cpython-38-x86_64-linux-gnu.so').touch()
     ((what, _),) = report.half_installed(folder, ['mmcv'])
     assert 'for another Python' in what
+
+
+def test_the_page_has_the_table_of_the_code():
+    page = Path(__file__).parents[2] / 'docs' / 'mmcv_operators.md'
+    remedy = 'python -m overlock_mm.mmcv_ops.report prints the table that belongs there.'
+    assert report.table() in page.read_text(), remedy
