@@ -73,6 +73,15 @@ def enable_amp(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
+def disable_amp_without_gpu(cfg: Config) -> None:
+    """Train in full precision where the config asks for mixed precision and no GPU is visible."""
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        print('No GPU is visible: training is in full precision, where the config has mixed.')
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        for setting in ('loss_scale', 'dtype', 'use_fsdp'):
+            cfg.optim_wrapper.pop(setting, None)
+
+
 def enable_lr_scaling(cfg: Config) -> None:
     """Switch on mmengine's linear scaling of the learning rate."""
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
@@ -136,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data_sets = check_data(cfg, ('train', 'val'))
         if args.amp:
             enable_amp(cfg)
+        disable_amp_without_gpu(cfg)
         if args.auto_scale_lr:
             enable_lr_scaling(cfg)
         apply_resume(cfg, args.resume)

@@ -11,10 +11,15 @@ custom_imports = dict(
     allow_failed_imports=False,
 )
 
-default_hooks = dict(visualization=dict(type='VisualizationHook', enable=False))
+default_hooks = dict(
+    # Of the averaged weights, which are the ones that are validated.
+    checkpoint=dict(save_best='accuracy/top1'),
+    visualization=dict(type='VisualizationHook', enable=False),
+)
 visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
 
-# The published weights are an average with decay 0.9999, batch-norm statistics included.
+# The published runs kept an average with decay 0.9999, batch-norm statistics included, from the
+# first step on, beside the raw weights. Which of the two the released files hold is not said.
 custom_hooks = [
     dict(
         type='EMAHook',

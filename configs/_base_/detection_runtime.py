@@ -11,7 +11,10 @@ custom_imports = dict(
     allow_failed_imports=False,
 )
 
-default_hooks = dict(visualization=dict(type='DetVisualizationHook'))
+default_hooks = dict(
+    checkpoint=dict(save_best='coco/bbox_mAP'),
+    visualization=dict(type='DetVisualizationHook'),
+)
 visualizer = dict(
     type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer'
 )

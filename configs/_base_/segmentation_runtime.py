@@ -5,7 +5,7 @@ default_scope = 'mmseg'
 
 default_hooks = dict(
     logger=dict(log_metric_by_epoch=False),
-    checkpoint=dict(by_epoch=False, interval=16000),
+    checkpoint=dict(by_epoch=False, interval=16000, save_best='mIoU'),
     visualization=dict(type='SegVisualizationHook'),
 )
 visualizer = dict(

@@ -46,6 +46,8 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=0,
     persistent_workers=False,
+    # There may be fewer images than in a batch.
+    drop_last=False,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )
 val_dataloader = dict(
@@ -63,8 +65,11 @@ test_evaluator = val_evaluator
 
 max_epochs = 6
 train_cfg = dict(max_epochs=max_epochs)
-# From random weights, in hundreds of steps.
-optim_wrapper = dict(optimizer=dict(lr=2e-3))
+optim_wrapper = dict(
+    type='OptimWrapper',
+    # From random weights, in hundreds of steps.
+    optimizer=dict(lr=2e-3),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, T_max=max_epochs, convert_to_iter_based=True),

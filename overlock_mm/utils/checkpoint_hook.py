@@ -65,8 +65,9 @@ def write_with_hash(content: dict[str, Any], target: Path) -> Path:
 class AtomicCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook``, safe against a kill or a full disk at any moment.
 
-    It differs in two ways: a checkpoint is written beside its final name and renamed when complete,
-    and an outdated one is removed only after its successor is on the disk.
+    It differs in three ways: a checkpoint is written beside its final name and renamed when
+    complete; an outdated one is removed only after its successor is on the disk; and a validation
+    without the metric that ``save_best`` names is a warning and not the end of the run.
 
     Args:
         backend_args: Storage of the checkpoints as in the parent; None is the local disk.
@@ -85,6 +86,15 @@ class AtomicCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        wanted = getattr(self, 'key_indicators', None) or ()
+        lacking = [key for key in wanted if key != 'auto' and key not in metrics]
+        if lacking:
+            runner.logger.warning(
+                f'No best checkpoint is chosen: this validation gave no {", ".join(lacking)}, only '
+                f"{', '.join(metrics)}. If that is another metric's name, set "
+                'default_hooks.checkpoint.save_best to it, or to None.'
+            )
+            return
         with self._removing_afterwards():
             super()._save_best_checkpoint(runner, metrics)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from overlock_mm.datasets.checks import DataSets, check_data_sets
+from overlock_mm.datasets.checks import DataError, DataSets, check_data_sets
 from overlock_mm.datasets.checks.report import SAMPLE, leaf_configs
 
 
@@ -30,7 +30,27 @@ def check_data(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) 
         DataError: Annotations, categories, classes or files do not fit.
     """
     _check_paths(cfg, splits)
-    return check_data_sets(cfg, splits, sample)
+    data_sets = check_data_sets(cfg, splits, sample)
+    if 'train' in splits:
+        _check_full_batch(cfg, data_sets)
+    return data_sets
+
+
+def _check_full_batch(cfg: Config, data_sets: DataSets) -> None:
+    """Demand a full batch for each process where incomplete ones are left out."""
+    loader = cfg.get('train_dataloader') or {}
+    data_set = data_sets.get(loader['dataset']) if loader.get('drop_last') else None
+    if data_set is None:
+        return
+    launched = cfg.get('launcher', 'none') != 'none'
+    names = ('WORLD_SIZE', 'SLURM_NTASKS') if launched else ()
+    processes = next((int(os.environ[name]) for name in names if name in os.environ), 1)
+    if -(-len(data_set) // processes) < loader['batch_size']:
+        raise DataError(
+            f'An epoch would have no step: {len(data_set)} images make no batch of '
+            f'{loader["batch_size"]} for each of {processes} processes, and incomplete batches are '
+            'left out. Lower train_dataloader.batch_size, or set train_dataloader.drop_last=False.'
+        )
 
 
 def _check_paths(cfg: Config, splits: Sequence[str]) -> None:

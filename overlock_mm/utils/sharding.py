@@ -56,6 +56,12 @@ class BlockFSDPStrategy(FSDPStrategy):
             **kwargs,
         )
 
+    def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> Any:
+        """Build it as mmengine does; mixed precision with a scale that all processes share."""
+        if isinstance(optim_wrapper, dict) and optim_wrapper.get('type') == 'AmpOptimWrapper':
+            optim_wrapper = {'use_fsdp': True, **optim_wrapper}
+        return super().build_optim_wrapper(optim_wrapper, model)
+
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Gather the state from all processes; the first one writes it."""
         incomplete = f'{filename}.tmp'

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from overlock_mm.utils.config import load_config
@@ -33,6 +34,11 @@ def build(monkeypatch):
             return MODELS.build(cfg.model)
 
     return build_model
+
+
+def build_optimizer(model, cfg):
+    """The optimizer of a config, without mixed precision: its wrapper needs a GPU."""
+    return build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper')).optimizer
 
 
 @cache

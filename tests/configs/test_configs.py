@@ -2,10 +2,9 @@
 
 import pytest
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
-from tests.configs.conftest import CONFIGS, ROOT
+from tests.configs.conftest import CONFIGS, ROOT, build_optimizer
 
 
 @pytest.fixture(params=CONFIGS)
@@ -42,7 +41,7 @@ def test_model_builds_and_its_parts_fit(cfg, build):
         assert auxiliary.in_channels == widths[auxiliary.in_index]
     else:
         assert list(cfg.model.head.in_channels) == widths
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    optimizer = build_optimizer(model, cfg)
     optimized = [p for group in optimizer.param_groups for p in group['params']]
     # Those of the deploy form are constants.
     assert len(optimized) == sum(p.requires_grad for p in model.parameters()) > 0

@@ -9,7 +9,7 @@ from torch import nn
 from overlock_mm import OverLoCK
 from overlock_mm.models.layers import GRN, LayerScale
 from overlock_mm.optim import layer_of
-from tests.configs.conftest import ROOT
+from tests.configs.conftest import ROOT, build_optimizer
 from tests.models.helpers import TINY
 
 PARENTS = (
@@ -39,7 +39,7 @@ def test_no_decay_spares_what_it_says_and_nothing_else(parent, tmp_path, build):
     )
     cfg.model.backbone.arch, cfg.model.backbone.init_cfg = 'xt', None
     model = build(cfg)
-    groups = groups_by_name(model, build_optim_wrapper(model, cfg.optim_wrapper).optimizer)
+    groups = groups_by_name(model, build_optimizer(model, cfg))
     found = {name: group['weight_decay'] for name, group in groups.items()}
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, GRN, LayerScale)
     spared = {
@@ -141,7 +141,7 @@ def test_layer_decay_setting(tmp_path, build):
     )
     cfg.model.backbone.init_cfg = None
     model = build(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    optimizer = build_optimizer(model, cfg)
     rates = [group['lr'] for group in optimizer.param_groups]
     assert max(rates) == 2e-4
     assert min(rates) == pytest.approx(2e-4 * 0.95**31)

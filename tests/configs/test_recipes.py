@@ -6,6 +6,7 @@ learning rate of every step.
 """
 
 import pytest
+from mmengine.registry import HOOKS
 
 from overlock_mm.models.deploy import fold_branches
 
@@ -72,6 +73,14 @@ def check_optimizer(cfg, lr, weight_decay, batch, per_gpu):
     assert cfg.train_dataloader.batch_size == per_gpu
 
 
+def best_of(cfg):
+    """The metric whose best checkpoint is kept, by the name that mmengine gives its file."""
+    hook = HOOKS.build(dict(cfg.default_hooks.checkpoint))
+    assert hook.rules == ['greater']
+    (metric,) = hook.key_indicators
+    return metric
+
+
 @pytest.mark.parametrize(('name', 'recipe', 'variant'), DETECTORS)
 def test_detection(name, recipe, variant, load):
     cfg = load(f'detection/{name}.py')
@@ -84,6 +93,9 @@ def test_detection(name, recipe, variant, load):
     check_optimizer(cfg, published['lr'], published['weight_decay'], published['batch'], 2)
     assert cfg.train_cfg.max_epochs == published['epochs']
     assert cfg.model.train_cfg.rpn.allowed_border == published['allowed_border']
+    # The authors "may meet NaN" with less.
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert (cfg.train_cfg.val_interval, best_of(cfg)) == (1, 'coco/bbox_mAP')
     resize = the_step(cfg.test_pipeline, 'Resize')
     assert (resize.scale, resize.keep_ratio) == ((1333, 800), True)
     assert the_step(cfg.train_pipeline, 'RandomFlip').prob == 0.5
@@ -129,7 +141,9 @@ def test_segmentation(variant, load):
     assert auxiliary.in_channels == numbers['widths'][2]
     assert (auxiliary.num_classes, auxiliary.loss_decode.loss_weight) == (150, 0.4)
     check_optimizer(cfg, 6e-5, 0.01, batch=16, per_gpu=2)
-    assert cfg.train_cfg.max_iters == 160_000
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (160_000, 8000)
+    assert best_of(cfg) == 'mIoU'
     assert the_step(cfg.train_pipeline, 'RandomCrop').crop_size == (512, 512)
     resize = the_step(cfg.train_pipeline, 'RandomResize')
     assert (resize.scale, resize.ratio_range) == ((2048, 512), (0.5, 2.0))
@@ -159,6 +173,10 @@ def test_classification(variant, load, build):
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
     # 300 and ten of cooldown.
     assert cfg.train_cfg.max_epochs == 310
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.get('loss_scale', 'dynamic') == 'dynamic'
+    assert best_of(cfg) == 'accuracy/top1'
+    assert cfg.train_dataloader.drop_last
     (ema,) = cfg.custom_hooks
     assert (ema.type, ema.ema_type) == ('EMAHook', 'ExponentialMovingAverage')
     assert 1 - ema.momentum == pytest.approx(0.9999, abs=1e-12)

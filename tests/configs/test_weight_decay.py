@@ -6,10 +6,10 @@ leads from these to ours.
 
 import pytest
 import torch
-from mmengine.optim import build_optim_wrapper
 
 from overlock_mm.checkpoint import convert_official
 from tests import official
+from tests.configs.conftest import build_optimizer
 
 BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
 #: Spared tensors of the backbone, and for ImageNet of the whole classifier, counted in the
@@ -70,7 +70,7 @@ def test_every_parameter_is_decayed_as_published(task, name, variant, load, buil
     cfg = load(f'{name}.py')
     with torch.device('meta'):  # without memory
         model = build(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    optimizer = build_optimizer(model, cfg)
     ours = decays_of(model, optimizer)
     # Necks and heads of the first generation had the same names, none of them with "norm".
     expected = dict.fromkeys(ours, True) | published_decays(task, variant)

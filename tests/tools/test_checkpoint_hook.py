@@ -92,6 +92,20 @@ def test_best_checkpoint_saved_again_under_its_name_stays(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_validation_without_the_metric_of_the_best_goes_on(tmp_path):
+    runner = _runner(tmp_path, 1, save_best='coco/bbox_mAP')
+    warnings = []
+    runner.logger.warning = warnings.append
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
+    hook.before_train(runner)
+    hook.after_val_epoch(runner, {'pascal_voc/mAP': 0.5, 'pascal_voc/AP50': 0.6})
+    (warning,) = warnings
+    assert 'no coco/bbox_mAP, only pascal_voc/mAP, pascal_voc/AP50' in warning
+    assert 'default_hooks.checkpoint.save_best' in warning
+    hook.after_val_epoch(runner, {'coco/bbox_mAP': 0.5})
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['best_coco_bbox_mAP_epoch_0.pth']
+
+
 def test_killed_while_writing(tmp_path):
     """SIGKILL while a checkpoint is half written: the one before is whole and resumes."""
     child = subprocess.Popen(

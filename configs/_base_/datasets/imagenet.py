@@ -60,6 +60,8 @@ train_dataloader = dict(
     batch_size=256,
     num_workers=8,
     persistent_workers=True,
+    # The incomplete last batch: 625 steps for an epoch of 8 processes.
+    drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='ImageNet',

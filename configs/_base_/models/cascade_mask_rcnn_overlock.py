@@ -1,7 +1,7 @@
 # Cascade Mask R-CNN on OverLoCK-T with the heads that its peers (ConvNeXt, Swin, MogaNet) use:
 # four convolutions and one fully connected layer per box head, GIoU loss on decoded boxes.
 # A child changes `backbone.arch` and `neck.in_channels` together.
-_base_ = './mask_rcnn_overlock.py'
+_base_ = './two_stage_overlock.py'
 
 # Per cascade stage: IoU from which a proposal is positive, and spread of the box targets.
 iou_thresholds = (0.5, 0.6, 0.7)

@@ -23,6 +23,9 @@ model = dict(
     ),
     decode_head=dict(
         type='UPerHead',
+        # The published runs never called `init_weights()`, which mmengine does: the heads kept what
+        # their constructors drew.
+        init_cfg=None,
         in_channels=[64, 128, 384, 640],
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
@@ -35,6 +38,7 @@ model = dict(
     ),
     auxiliary_head=dict(
         type='FCNHead',
+        init_cfg=None,
         in_channels=384,
         in_index=2,
         channels=256,

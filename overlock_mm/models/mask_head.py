@@ -1,0 +1,22 @@
+"""Mask head for mmdet's ``StandardRoIHead``.
+
+Named by the detection configs alone: the backbone does not need mmdet.
+"""
+
+from mmdet.models import FCNMaskHead
+from mmdet.registry import MODELS
+
+
+@MODELS.register_module()
+class ConstructorInitMaskHead(FCNMaskHead):
+    """mmdet's ``FCNMaskHead``, whose initial weights are those that its constructor draws.
+
+    mmdet's class accepts no ``init_cfg``, and its ``init_weights`` draws the last two layers from
+    other distributions. The published runs never called it.
+
+    Args:
+        **kwargs: Of ``FCNMaskHead``.
+    """
+
+    def init_weights(self) -> None:
+        """Keep the weights as they are."""
