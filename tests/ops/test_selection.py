@@ -79,6 +79,21 @@ def test_an_extension_without_cuda_kernels_says_how_to_get_them(monkeypatch):
     assert 'compiled without CUDA. Remedy: reinstall with FORCE_CUDA=1' in reasons
 
 
+@needs_extension
+def test_an_extension_without_code_for_the_card_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'current_device', lambda: 0)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (12, 0))
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Card')
+    monkeypatch.setattr(extension, 'has_kernels', lambda key: True)
+    monkeypatch.setattr(extension, 'has_cuda_code', lambda index: False)
+    (reason,) = cuda_backend.why_not(CUDA_CALL)
+    assert 'no code for compute capability 12.0 of Card' in reason
+    assert 'TORCH_CUDA_ARCH_LIST=12.0' in reason
+    monkeypatch.setattr(extension, 'has_cuda_code', lambda index: True)
+    assert cuda_backend.why_not(CUDA_CALL) == []
+
+
 def test_an_extension_of_another_torch_is_reported(monkeypatch):
     def broken(name):
         raise ImportError('undefined symbol: torch')

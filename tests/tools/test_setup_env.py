@@ -1,10 +1,10 @@
-import os
+"""tools/setup_env.sh with a uv and a Python that download nothing but note what they were asked."""
+
 import re
 import signal
 import subprocess
-import sys
 import time
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from shutil import copy, copytree, which
 
@@ -13,49 +13,91 @@ import pytest
 from tests.conftest import maintained_stack
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tools'))
-checks = import_module('setup_checks')
-setup_env = import_module('setup_env')
-sys.path.remove(str(ROOT / 'tools'))
 
 maintained = pytest.mark.skipif(
-    not maintained_stack(), reason='In this checkout the pins are those of the original stack.'
+    not maintained_stack(), reason='In this checkout the pins are those of another stack.'
 )
 
-# An interpreter that answers as one of another version would, and a pip that downloads
-# nothing: it writes down what it was asked for. FAKE_FAIL and FAKE_HANG hold a word of the
-# command that fails, or that lasts as long as the set-up lives.
-FAKE_PYTHON = """#!{python}
-import ensurepip, os, pathlib, sys, sysconfig, time, venv
-arguments = sys.argv[1:]
-line = ' '.join(arguments)
-here = pathlib.Path(sys.argv[0])
-if arguments[0] == '-c' and 'sys.implementation' in line:
-    sys.version_info, sys.executable, sys.prefix = {version}, str(here), str(here.parents[1])
-    sysconfig.get_paths = lambda *_: dict(include={include!r})
-    exec(arguments[1])
-    sys.exit()
-if arguments[0] == '-c':
-    print('2.11.0+cu130' if 'torch' in line else '')
-    sys.exit()
-with open(os.environ['FAKE_RECORD'], 'a') as record:
-    record.write(line + '\\n')
-if os.environ.get('FAKE_FAIL', 'nothing') in line:
-    sys.exit('no route to the index')
-parent = os.getppid()
-while os.environ.get('FAKE_HANG', 'nothing') in line and os.getppid() == parent:
-    time.sleep(0.02)
-if arguments[1] == 'venv':
-    inner = pathlib.Path(arguments[2], 'bin', 'python')
-    inner.parent.mkdir(parents=True, exist_ok=True)
-    inner.write_text(here.read_text())
-    inner.chmod(0o755)
-    version = '.'.join(str(part) for part in {version})
-    pathlib.Path(arguments[2], 'pyvenv.cfg').write_text('version = ' + version)
-if arguments[1:3] == ['pip', 'wheel']:
-    folder = pathlib.Path(arguments[arguments.index('-w') + 1])
-    (folder / '{mmcv}-cp311-cp311-linux_{machine}.whl').touch()
+# FAKE_FAIL and FAKE_HANG hold a word of the command that fails, or that lasts until the file
+# `release` exists.
+COMMON = """#!/bin/sh
+echo "$(basename "$0") $*" >>"$FAKE_RECORD"
+case "$*" in *"${FAKE_FAIL:-nothing at all}"*) echo 'no route to the index'; exit 3;; esac
+case "$*" in *"${FAKE_HANG:-nothing at all}"*)
+    while [ ! -e "$FAKE_RECORD.release" ]; do sleep 0.02; done;;
+esac
 """
+
+UV = (
+    COMMON
+    + r"""
+case "$1 $2" in
+"python find") echo "/usr/bin/python-for-$3" ;;
+"venv "*)
+    for folder; do :; done
+    mkdir -p "$folder/bin"
+    cp "$FAKE_INNER" "$folder/bin/python" ;;
+esac
+"""
+)
+
+# The interpreter of the environment.
+INNER = (
+    COMMON
+    + r"""
+value() { # NAME ARGUMENT...: what stands behind the option NAME
+    wanted=$1; shift
+    while [ "$1" != "$wanted" ]; do shift; done
+    echo "$2"
+}
+case "$*" in
+*torch.__version__\)) echo "${FAKE_TORCH:-2.11.0+cu130}" ;;
+*TorchVersion*) case "${FAKE_TORCH:-2.11.0}" in 2.14*) ;; *) exit 1 ;; esac ;;
+*version_info*) echo cp311 ;;
+*"pip download"*)
+    folder=$(value -d "$@")
+    mkdir "$folder/mmcv-1"
+    echo "extra_compile_args = ['-std=c++17']" >"$folder/mmcv-1/setup.py"
+    tar -czf "$folder/mmcv-1.tar.gz" -C "$folder" mmcv-1 ;;
+*"pip wheel"*)
+    for source; do :; done
+    cat "$source/setup.py" >>"$FAKE_RECORD"
+    touch "$(value -w "$@")/onedl_mmcv-1-cp311.whl" ;;
+*"-e ."*) echo '  overlock_mm is compiled without CUDA kernels: no nvcc.' ;;
+esac
+"""
+)
+
+PROGRAMS = [
+    'awk',
+    'basename',
+    'cat',
+    'cksum',
+    'cp',
+    'date',
+    'df',
+    'dirname',
+    'find',
+    'flock',
+    'getconf',
+    'grep',
+    'gzip',
+    'head',
+    'mkdir',
+    'mktemp',
+    'mv',
+    'rm',
+    'sed',
+    'sh',
+    'sleep',
+    'sort',
+    'tail',
+    'tar',
+    'touch',
+    'tr',
+    'uname',
+    'xargs',
+]
 
 
 class Machine:
@@ -64,16 +106,19 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.project = folder / 'project'
         copytree(ROOT / 'requirements', self.project / 'requirements')
-        (self.project / 'tools').mkdir()
-        for path in (ROOT / 'tools').glob('setup_*.py'):
-            copy(path, self.project / 'tools')
-        copy(ROOT / 'setup.py', self.project)
+        for name in ('tools/setup_env.sh', 'setup.py', 'pyproject.toml'):
+            (self.project / name).parent.mkdir(exist_ok=True)
+            copy(ROOT / name, self.project / name)
+        self.kernel = self.project / 'overlock_mm' / 'ops' / 'csrc' / 'kernel.cpp'
+        self.kernel.parent.mkdir(parents=True)
+        self.kernel.touch()
         self.venv = self.project / '.venv'
+        self.log = self.venv / 'setup.log'
         self.path = folder / 'path'
         self.path.mkdir()
-        self.headers = folder / 'include'
-        self.headers.mkdir()
-        (self.headers / 'Python.h').touch()
+        for name in PROGRAMS:
+            (self.path / name).symlink_to(which(name))
+        self.program('uv', UV)
         self.cache = folder / 'cache'
         self.record = folder / 'record'
         self.environ = {
@@ -81,51 +126,38 @@ class Machine:
             'HOME': str(folder),
             'OVERLOCK_CACHE': str(self.cache),
             'FAKE_RECORD': str(self.record),
+            'FAKE_INNER': str(self.program('inner', INNER)),
         }
 
     def program(self, name: str, text: str) -> Path:
         path = self.path / name
+        path.unlink(missing_ok=True)
         path.write_text(text)
         path.chmod(0o755)
         return path
 
-    def python(self, name: str, version: tuple = (3, 11, 7), include: Path | None = None) -> Path:
-        text = FAKE_PYTHON.format(
-            python=sys.executable,
-            version=version,
-            include=str(include or self.headers),
-            mmcv='-'.join(setup_env.first_pin('mmcv.txt')).replace('onedl-', 'onedl_'),
-            machine=os.uname().machine,
-        )
-        return self.program(name, text)
-
-    def compiler(self, text: str = 'exit 0') -> None:
-        self.program('c++', f'#!/bin/sh\n{text}\n')
-
     def start(self, **environ: str) -> subprocess.Popen:
-        command = [sys.executable, str(self.project / 'tools' / 'setup_env.py')]
-        pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-        environ = {**self.environ, **environ}
-        return subprocess.Popen(command, env=environ, **pipes)
+        return subprocess.Popen(
+            [str(self.project / 'tools' / 'setup_env.sh')],
+            env={**self.environ, **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def set_up(self, **environ: str) -> tuple[int, str, list[str]]:
         """Exit code, all output, and the commands that were run."""
         self.record.write_text('')
         process = self.start(**environ)
-        out, err = process.communicate(timeout=300)
-        assert 'Traceback' not in err, err
-        return process.returncode, out + err, self.record.read_text().splitlines()
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output, self.record.read_text().splitlines()
 
-    def stopped_while(self, word: str, how: signal.Signals) -> tuple[int, str]:
-        """Signal the set-up in the midst of a command; exit code and errors."""
-        self.record.write_text('')
-        process = self.start(FAKE_HANG=word)
-        while process.poll() is None and word not in self.record.read_text():
+    def wait_for(self, word: str) -> None:
+        """Return when a command with `word` has begun."""
+        end = time.monotonic() + 60
+        while word not in self.record.read_text():
+            assert time.monotonic() < end
             time.sleep(0.02)
-        process.send_signal(how)
-        _, err = process.communicate(timeout=300)
-        assert word in self.record.read_text(), err
-        return process.returncode, err
 
 
 @pytest.fixture
@@ -133,224 +165,170 @@ def machine(tmp_path):
     return Machine(tmp_path)
 
 
-@pytest.fixture
-def good_machine(machine):
-    machine.python('python3')
-    machine.compiler()
-    return machine
-
-
-@maintained
-def test_first_run_installs_in_order_and_second_run_does_nothing(good_machine):
-    code, output, commands = good_machine.set_up()
+def test_first_run_installs_in_order_and_second_run_does_nothing(machine):
+    code, output, commands = machine.set_up()
     assert code == 0, output
-    asked = [re.sub(r'^-m (pip install --progress-bar off )?', '', line) for line in commands]
-    assert asked[0].startswith('venv ')
-    assert asked[1] == '-r requirements/torch.txt'
-    assert asked[2].startswith('-r requirements/build.txt')
-    assert asked[3].startswith('pip wheel') and '--no-cache-dir' in asked[3]
-    assert 'onedl_mmcv' in asked[4]
-    assert '-r requirements/runtime.txt' in asked[5]
-    assert asked[6] == '--no-deps --no-build-isolation -r requirements/openmmlab.txt'
-    assert asked[7] == '--no-deps --no-build-isolation -e .'
-    assert '[7/7]' in output and 'done in' in output
+    kinds = [re.sub(r'--python \S+ |-r requirements/|/\S*/', '', line) for line in commands]
+    admitted = (ROOT / 'requirements' / 'python.txt').read_text().strip()
+    assert kinds == [
+        f'uv python find {admitted}',
+        'uv venv --allow-existing --seed .venv',
+        'uv pip install torch.txt build.txt runtime.txt dev.txt',
+        'uv pip install --no-deps openmmlab.txt',
+        'uv pip install --no-deps mmcv.txt',
+        'python -m pip install -v --no-deps --no-build-isolation -e .',
+        'python -c import overlock_mm, mmcv.ops, mmdet.datasets, mmseg.models, mmpretrain.models',
+    ]
+    assert '[5/5]' in output and 'done in 0:0' in output
 
-    code, output, commands = good_machine.set_up()
+    code, output, commands = machine.set_up()
     assert (code, output, commands) == (0, '', [])
 
 
-@maintained
-def test_wheel_is_kept_by_python_and_torch_version_and_used_by_the_next_checkout(good_machine):
-    good_machine.set_up()
-    folder = good_machine.cache / 'wheels' / 'cp311-torch2.11.0+cu130'
-    assert [path.suffix for path in folder.iterdir()] == ['.whl']
+def test_what_the_compilation_left_out_is_said(machine):
+    _, output, _ = machine.set_up()
+    assert 'overlock_mm is compiled without CUDA kernels: no nvcc.' in output
 
-    good_machine.venv.rename(good_machine.project / 'gone')
-    (good_machine.path / 'c++').unlink()
-    code, output, commands = good_machine.set_up()
+
+def test_changed_pin_makes_the_environment_from_scratch(machine):
+    machine.set_up()
+    with open(machine.project / 'requirements' / 'dev.txt', 'a') as pins:
+        pins.write('pytest-cov\n')
+    code, output, commands = machine.set_up()
+    assert code == 0, output
+    assert any(line.startswith('uv venv') for line in commands)
+
+
+def test_changed_kernel_compiles_only_the_package(machine):
+    machine.set_up()
+    machine.kernel.write_text('// changed')
+    code, output, commands = machine.set_up()
+    assert code == 0 and 'Completing' in output
+    assert len(commands) == 2 and commands[0].endswith('-e .')
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'), [({}, {'MMCV': 'compiled'}), ({}, {'PYTHON': '3.12'})], ids=str
+)
+def test_another_choice_makes_the_environment_from_scratch(machine, first, second):
+    machine.set_up(**first)
+    code, output, commands = machine.set_up(**second)
+    assert code == 0, output
+    assert any(line.startswith('uv venv') for line in commands)
+
+
+@pytest.mark.parametrize(
+    ('torch', 'standard'), [('2.11.0+cu130', 'c++17'), ('2.14.1+cu130', 'c++20')]
+)
+def test_compiled_mmcv_gets_the_standard_of_torch_and_is_kept_by_its_version(
+    machine, torch, standard
+):
+    code, output, commands = machine.set_up(MMCV='compiled', FAKE_TORCH=torch)
+    assert code == 0, output
+    assert f"extra_compile_args = ['-std={standard}']" in commands
+    folder = machine.cache / 'wheels' / f'cp311-torch{torch}'
+    assert [path.name for path in folder.iterdir()] == ['onedl_mmcv-1-cp311.whl']
+    assert f'install --python {machine.venv}/bin/python --no-deps {folder}' in '\n'.join(commands)
+
+    machine.venv.rename(machine.project / 'gone')
+    code, output, commands = machine.set_up(MMCV='compiled', FAKE_TORCH=torch)
     assert code == 0, output
     assert not any('pip wheel' in line for line in commands)
-    assert any(str(folder) in line for line in commands)
+    assert f'--no-deps {folder}' in '\n'.join(commands)
 
 
-def test_wheel_of_another_torch_or_python_is_not_used(good_machine):
-    for name in ('cp311-torch2.10.0+cu128', 'cp312-torch2.11.0+cu130'):
-        folder = good_machine.cache / 'wheels' / name
-        folder.mkdir(parents=True)
-        (folder / f'onedl_mmcv-2.3.6-cp311-cp311-linux_{os.uname().machine}.whl').touch()
-    code, output, commands = good_machine.set_up()
-    assert code == 0, output
-    assert any('pip wheel' in line for line in commands)
+def test_failed_compilation_leaves_nothing_in_the_cache(machine):
+    code, output, _ = machine.set_up(MMCV='compiled', FAKE_FAIL='pip wheel')
+    assert code == 1 and 'no route to the index' in output
+    assert list((machine.cache / 'wheels' / 'cp311-torch2.11.0+cu130').iterdir()) == []
 
 
-def test_changed_pin_completes_the_same_environment(good_machine):
-    good_machine.set_up()
-    with open(good_machine.project / 'requirements' / 'dev.txt', 'a') as pins:
-        pins.write('pytest-xdist\n')
-    code, output, commands = good_machine.set_up()
-    assert code == 0, output
-    assert commands and not any(line.startswith('-m venv') for line in commands)
+def test_unknown_kind_of_mmcv_is_refused(machine):
+    code, output, commands = machine.set_up(MMCV='full')
+    assert code == 1 and commands == []
+    assert 'MMCV is "full"' in output and 'make env MMCV=compiled' in output
 
 
-def test_first_fitting_python_is_taken(machine):
-    machine.compiler()
-    machine.python('python3', version=(3, 9, 18))
-    machine.program('python3.12', '#!/bin/sh\necho "pyenv: command not found" >&2; exit 127\n')
-    machine.python('python3.11', include=machine.headers / 'nowhere')
-    machine.python('python3.10', version=(3, 10, 13))
+def test_no_fitting_python_stops_before_anything_is_made(machine):
+    code, output, commands = machine.set_up(PYTHON='3.9', FAKE_FAIL='python find')
+    assert code == 1 and len(commands) == 1
+    assert 'No fitting Python: 3.9 is needed' in output and 'make env PYTHON=' in output
+    assert not machine.venv.exists()
+
+
+def test_small_disk_stops_before_anything_is_made(machine):
+    machine.program('df', '#!/bin/sh\necho header\necho "/dev/x 9 9 3000000 1% /"\n')
     code, output, _ = machine.set_up()
-    assert code == 0, output
-    assert f'with {machine.path}/python3.10:' in output
-
-
-def test_no_fitting_python_names_each_and_the_remedy(machine):
-    machine.compiler()
-    machine.python('python3', version=(3, 13, 0))
-    machine.python('python3.11', include=machine.headers / 'nowhere')
-    code, output, commands = machine.set_up()
-    assert code == 1 and commands == []
-    assert 'python3: is Python 3.13.0' in output
-    assert 'python3.12: not found, or it does not run' in output
-    assert re.search(r'python3.11: has no C headers .*nowhere', output)
-    assert 'Remedy:' in output and 'PYTHON=' in output
-    assert not machine.venv.exists()
-
-
-def test_wished_python_is_refused_rather_than_replaced(good_machine):
-    wish = good_machine.python('python3.9', version=(3, 9, 18))
-    code, output, _ = good_machine.set_up(PYTHON=str(wish))
     assert code == 1
-    assert f'{wish}: is Python 3.9.18' in output
-
-
-def test_another_wished_python_makes_the_environment_anew(good_machine):
-    good_machine.set_up()
-    wish = good_machine.python('python3.12', version=(3, 12, 1))
-    code, output, commands = good_machine.set_up(PYTHON=str(wish))
-    assert code == 0, output
-    assert 'made anew: it has Python 3.11.7' in output
-    assert commands[0].startswith('-m venv')
-
-
-def test_python_without_venv_or_of_the_environment_itself_is_refused(tmp_path):
-    facts = checks.probe(sys.executable)
-    venv = Path(facts['prefix'])
-    assert checks.interpreter_faults(dict(facts, prefix='/usr'), venv, lambda _: True) == []
-    faults = checks.interpreter_faults(dict(facts, can_make_venv=False), venv, lambda _: True)
-    assert len(faults) == 2
-    assert 'venv and ensurepip' in faults[0] and 'very environment' in faults[1]
-
-
-def test_missing_compiler_is_told_before_anything_is_made(machine):
-    machine.python('python3')
-    code, output, commands = machine.set_up()
-    assert code == 1 and commands == []
-    assert 'No C++ compiler: c++ is not on PATH' in output and 'build-essential' in output
+    assert '3 GB free, 8 GB needed' in output
     assert not machine.venv.exists()
 
 
-def test_compiler_that_cannot_compile_is_quoted(machine):
-    machine.python('python3')
-    machine.compiler('echo "<stdin>:2: fatal error: vector: No such file" >&2; exit 1')
-    code, output, commands = machine.set_up()
-    assert code == 1 and commands == []
-    assert 'c++ cannot compile C++17: <stdin>:2: fatal error: vector' in output
-
-
-def test_unwritable_cache_is_told(good_machine, tmp_path):
-    (tmp_path / 'file').touch()
-    code, output, commands = good_machine.set_up(OVERLOCK_CACHE=str(tmp_path / 'file' / 'cache'))
-    assert code == 1 and commands == []
-    assert 'file/cache/wheels is not writable' in output and 'set OVERLOCK_CACHE' in output
-
-
-def test_disk_needs_are_added_up_by_file_system(tmp_path):
-    needs = [(tmp_path / 'not' / 'yet', 6 * checks.GB, '.venv'), (tmp_path, checks.GB, 'the rest')]
-    checks.check_disk(needs, free=lambda _: 7 * checks.GB)
-    with pytest.raises(checks.SetupError, match=r'6\.9 GB free, 7 GB needed .*\.venv 6 GB, the re'):
-        checks.check_disk(needs, free=lambda _: 6.9 * checks.GB)
-
-
-def test_cache_folder_follows_the_environment_variables():
-    def folder(**environ):
-        return setup_env.cache_root(environ, 'OVERLOCK_CACHE', 'overlock_mm')
-
-    assert folder(OVERLOCK_CACHE='/a', XDG_CACHE_HOME='/b') == Path('/a')
-    assert folder(XDG_CACHE_HOME='/b') == Path('/b/overlock_mm')
-    assert folder() == Path.home() / '.cache' / 'overlock_mm'
-
-
-def test_failing_command_is_quoted_and_the_next_run_resumes(good_machine):
-    code, output, _ = good_machine.set_up(FAKE_FAIL='runtime.txt')
+def test_failing_command_is_quoted_and_the_next_run_starts_over(machine):
+    code, output, _ = machine.set_up(FAKE_FAIL='openmmlab.txt')
     assert code == 1
     assert '| no route to the index' in output and 'Remedy:' in output
-    assert str(good_machine.venv / 'setup.log') in output
+    assert str(machine.log) in output
+    assert 'mmcv.txt' not in machine.record.read_text()
 
-    code, output, commands = good_machine.set_up()
+    code, output, commands = machine.set_up()
     assert code == 0, output
-    assert not any(line.startswith(('-m venv', '-m pip wheel')) for line in commands)
+    assert any(line.startswith('uv venv') for line in commands)
 
 
-def test_killed_install_is_made_anew(good_machine):
-    good_machine.stopped_while('torch.txt', signal.SIGKILL)
-    code, output, commands = good_machine.set_up()
+def test_killed_set_up_is_continued(machine):
+    machine.record.write_text('')
+    process = machine.start(FAKE_HANG='torch.txt')
+    machine.wait_for('torch.txt')
+    process.send_signal(signal.SIGKILL)
+    machine.record.with_name('record.release').touch()
+    process.communicate(timeout=60)
+    code, output, commands = machine.set_up()
     assert code == 0, output
-    assert 'made anew: an earlier set-up was stopped while running -m pip install' in output
-    assert commands[0].startswith('-m venv')
+    assert any(line.startswith('uv venv') for line in commands)
 
 
-def test_killed_build_leaves_no_wheel_and_keeps_the_environment(good_machine):
-    good_machine.stopped_while('pip wheel', signal.SIGKILL)
-    folder = good_machine.cache / 'wheels' / 'cp311-torch2.11.0+cu130'
-    assert [path.suffix for path in folder.iterdir()] == ['']  # the folder it was building in
-    code, output, commands = good_machine.set_up()
-    assert code == 0, output
-    assert [path.suffix for path in folder.iterdir()] == ['.whl']
-    assert not any(line.startswith('-m venv') for line in commands)
+def test_interrupt_says_how_to_continue(machine):
+    machine.record.write_text('')
+    process = machine.start(FAKE_HANG='torch.txt')
+    machine.wait_for('torch.txt')
+    process.send_signal(signal.SIGTERM)
+    machine.record.with_name('record.release').touch()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'the same command continues it' in output
 
 
-def test_environment_whose_python_is_gone_is_made_anew(good_machine):
-    good_machine.set_up()
-    inner = good_machine.venv / 'bin' / 'python'
-    inner.unlink()
-    inner.symlink_to('/nowhere/python3')
-    code, output, _ = good_machine.set_up()
-    assert code == 0, output
-    assert f'made anew: {inner} does not run' in output
+def test_second_set_up_waits_for_the_first(machine):
+    machine.record.write_text('')
+    first = machine.start(FAKE_HANG='torch.txt')
+    machine.wait_for('torch.txt')
+    second = machine.start()
+    assert 'waiting for it' in second.stdout.readline()
+    machine.record.with_name('record.release').touch()
+    assert [first.wait(60), second.wait(60)] == [0, 0]
+    assert machine.record.read_text().count('uv venv') == 1
 
 
-def test_interrupt_says_how_to_continue(good_machine):
-    code, err = good_machine.stopped_while('torch.txt', signal.SIGTERM)
-    assert code == 130
-    assert 'the same command continues it' in err and 'Traceback' not in err
-
-
-def test_second_set_up_waits_for_the_first(good_machine):
-    good_machine.record.write_text('')
-    runs = [good_machine.start() for _ in range(2)]
-    outputs = [run.communicate(timeout=300)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0]
-    assert good_machine.record.read_text().count('-m venv') == 1
-    assert any('waiting for it' in output for output in outputs)
-
-
-def test_other_systems_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'platform', 'darwin')
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        assert setup_env.main() == 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert 'This is darwin; the set-up knows Linux only' in capsys.readouterr().err
-
-
-def test_make_without_any_python_says_so(tmp_path):
-    make = which('make')
-    done = subprocess.run(
-        [make, '-C', str(ROOT), 'env'], env={'PATH': str(tmp_path)}, capture_output=True, text=True
+def test_uv_is_installed_beside_the_environment_where_the_machine_has_none(machine):
+    (machine.path / 'uv').unlink()
+    python = COMMON + (
+        'case "$*" in *"-m venv"*) mkdir -p .uv/bin; cp "$0" .uv/bin/python;;'
+        ' *"pip install"*) cp "$FAKE_UV" .uv/bin/uv;; esac\n'
     )
-    assert done.returncode != 0
-    assert 'Remedy: install Python 3.10, 3.11 or 3.12' in done.stderr
+    machine.program('python3', python)
+    machine.environ['FAKE_UV'] = str(machine.program('a-uv', UV))
+    code, output, commands = machine.set_up()
+    assert code == 0, output
+    assert 'python -m pip install -q --disable-pip-version-check uv' in commands
+    assert (machine.project / '.uv' / 'bin' / 'uv').exists()
+
+
+def test_machine_without_uv_and_python_is_told_what_to_install(machine):
+    (machine.path / 'uv').unlink()
+    code, output, _ = machine.set_up()
+    assert code == 1
+    assert 'Neither uv nor a Python' in output and 'apt install python3' in output
 
 
 def test_package_requires_no_distribution_of_the_openmmlab_stack():
@@ -369,3 +347,9 @@ def test_maintained_stack_of_the_package_is_the_one_that_is_pinned():
     text = '\n'.join((ROOT / 'requirements' / file).read_text() for file in files)
     pins = dict(re.findall(r'^((?:onedl|faster)[\w-]+)==(\S+)$', text, re.M))
     assert wanted == pins
+
+
+def test_every_stack_replaces_the_files_that_differ():
+    names = {path.name for path in (ROOT / 'requirements').glob('*.txt')}
+    for stack in (path for path in (ROOT / 'requirements').iterdir() if path.is_dir()):
+        assert {path.name for path in stack.iterdir()} <= names, stack

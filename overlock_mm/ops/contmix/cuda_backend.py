@@ -43,7 +43,19 @@ def why_not_here(call: AnyCall) -> list[str]:
             'overlock_mm._C was compiled without CUDA. Remedy: reinstall with FORCE_CUDA=1, '
             'a CUDA build of torch and nvcc (CUDA_HOME).'
         )
+    elif not reasons and not extension.has_cuda_code(device_index(call.device)):
+        major, minor = torch.cuda.get_device_capability(call.device)
+        reasons.append(
+            f'overlock_mm._C holds no code for compute capability {major}.{minor} of '
+            f'{torch.cuda.get_device_name(call.device)}. Remedy: reinstall with FORCE_CUDA=1 and '
+            f'TORCH_CUDA_ARCH_LIST={major}.{minor}.'
+        )
     return reasons
+
+
+def device_index(device: torch.device) -> int:
+    """The number of a CUDA device; ``cuda`` without one is the current device."""
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def why_not(call: Call) -> list[str]:

@@ -38,6 +38,12 @@ def has_kernels(dispatch_key: str) -> bool:
     )
 
 
+@cache
+def has_cuda_code(device_index: int) -> bool:
+    """Whether the CUDA kernels were compiled for the architecture of this device."""
+    return torch.ops.overlock_mm_C.has_cuda_code(device_index)
+
+
 def contmix_forward(*args: Any) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp."""
     return torch.ops.overlock_mm_C.contmix_forward(*args)

@@ -50,6 +50,7 @@ TORCH_LIBRARY(overlock_mm_C, m) {
   m.def(
       "depthwise_conv2d_stats(Tensor x, Tensor weight, Tensor? bias, Tensor? input_bias, "
       "Tensor? addend, bool gelu_input, str stat) -> (Tensor, Tensor)");
+  m.def("has_cuda_code(int device) -> bool");
   m.def("border_rule(int size, int kernel_size, int dilation) -> Tensor", &border_rule);
 }
 

@@ -214,7 +214,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
           d_rpb.sum(0).to(rpb.scalar_type())};
 }
 
+// Whether this binary holds code that the device can run: all kernels are compiled for the same
+// architectures, so one answers for all. A missing image would only be an error at the launch.
+bool has_cuda_code(int64_t device) {
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, forward_kernel<16, float>);
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+      error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetLastError();  // or the next call would report it
+    return false;
+  }
+  C10_CUDA_CHECK(error);
+  return true;
+}
+
 }  // namespace
+
+TORCH_LIBRARY_IMPL(overlock_mm_C, CompositeImplicitAutograd, m) {
+  m.impl("has_cuda_code", &has_cuda_code);
+}
 
 TORCH_LIBRARY_IMPL(overlock_mm_C, CUDA, m) {
   m.impl("contmix_forward", &contmix_forward);
