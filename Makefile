@@ -13,7 +13,7 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest --numprocesses=auto --dist=worksteal --d
 CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo gallery test test-fast test-newest test-upstream test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
+.PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-newest test-upstream: test-%:
 	python3 tools/stack_checkout.py $*
 	$(MAKE) -C .$* env
 	cd .$* && $(CPU) $(PYTEST)
+
+test-install: env ## The README's installation, run as it stands in a new virtual environment: 5 min
+	$(CPU) OVERLOCK_TEST_INSTALL=1 $(PY) -m pytest -s tests/docs/test_installation.py
 
 test-gpu: env ## Tests that need a GPU, also under compute-sanitizer where it is installed
 	$(PY) -m pytest -m gpu
