@@ -4,7 +4,13 @@ Importing the package registers the backbone ``OverLoCK`` and the constructor of
 learning rates in mmengine's root registries, where mmdet, mmseg and mmpretrain find them by their
 bare names, lets configs inherit ours as ``overlock_mm::detection/cascade_overlock_s.py``, and
 offers mmcv's operators where mmcv was installed without its compiled ones.
+
+Without mmengine the operators (:mod:`overlock_mm.ops`), :class:`ContMix` and
+:class:`ContMixBlock` work; they need only torch.
 """
+
+import importlib.util
+from typing import Any
 
 import torch
 
@@ -13,12 +19,32 @@ from overlock_mm.version import __version__, check_torch
 check_torch(torch.__version__)  # before anything that an older one would break
 
 # ruff: noqa: E402
-from overlock_mm.configs import allow_package_bases
-from overlock_mm.mmcv_ops import offer_operators
-from overlock_mm.models import ARCHS, OverLoCK, OverLoCKArch
-from overlock_mm.optim import OverLoCKLayerDecayConstructor
+from overlock_mm.models import ARCHS, ContMix, ContMixBlock, OverLoCKArch
 
-allow_package_bases()
-offer_operators()
+if importlib.util.find_spec('mmengine') is not None:
+    from overlock_mm.configs import allow_package_bases
+    from overlock_mm.mmcv_ops import offer_operators
+    from overlock_mm.models.overlock import OverLoCK
+    from overlock_mm.optim import OverLoCKLayerDecayConstructor
 
-__all__ = ['ARCHS', 'OverLoCK', 'OverLoCKArch', 'OverLoCKLayerDecayConstructor', '__version__']
+    allow_package_bases()
+    offer_operators()
+
+__all__ = [
+    'ARCHS',
+    'ContMix',
+    'ContMixBlock',
+    'OverLoCK',
+    'OverLoCKArch',
+    'OverLoCKLayerDecayConstructor',
+    '__version__',
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        raise ImportError(
+            f'overlock_mm.{name} needs mmengine, which is not installed. Remedy: '
+            'pip install onedl-mmengine.'
+        )
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

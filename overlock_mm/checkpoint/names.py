@@ -4,73 +4,25 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from overlock_mm.models.official_names import (
+    BASIC_BLOCK,
+    DYNAMIC_BLOCK,
+    lookup,
+    rename_in_block,
+)
+
 Value = TypeVar('Value')
 
 #: Tasks of the published checkpoints.
 TASKS = ('classification', 'detection', 'segmentation')
 
-# The tables map modules, official to ours; the parameter's own name (weight, bias,
-# running_mean, ...) stays.
-_REPARAM = {'lk_origin': 'conv', 'origin_bn': 'norm'}
-_DILATED_BRANCH = re.compile(r'dil_(?P<part>conv|bn)_k(?P<size>\d+)_(?P<dilation>\d+)')
-
-_BASIC_BLOCK = {
-    'dwconv': 'dwconv',
-    'proj.0': 'norm',
-    'proj.1': 'large_conv',
-    'proj.2': 'large_norm',
-    'proj.3.proj.1': 'se.squeeze',
-    'proj.3.proj.3': 'se.excite',
-    'proj.4': 'mlp.expand',
-    'proj.6': 'mlp.dwconv',
-    'proj.7': 'mlp.grn',
-    'proj.8': 'mlp.reduce',
-    'ls': 'layer_scale',
-}
-
-_DYNAMIC_BLOCK = {
-    'x_scale': 'context_scale',
-    'h_scale': 'prior_scale',
-    'dwconv1': 'dwconv1',
-    'norm1': 'norm1',
-    'fusion.0': 'fusion.dwconv',
-    'fusion.1': 'fusion.norm',
-    'fusion.3': 'fusion.proj',
-    'fusion.4': 'fusion.grn',
-    'gate.0': 'gate.conv',
-    'gate.1': 'gate.norm',
-    'lepe.0': 'local_conv',
-    'lepe.1': 'local_norm',
-    'weight_query.0': 'contmix.query.conv',
-    'weight_query.1': 'contmix.query.norm',
-    'weight_key.1': 'contmix.key.conv',
-    'weight_key.2': 'contmix.key.norm',
-    'weight_proj': 'contmix.kernel_proj',
-    'rpb1': 'contmix.rpb_small',
-    'rpb2': 'contmix.rpb_large',
-    'dyconv_proj.0': 'contmix.out_proj',
-    'dyconv_proj.1': 'contmix.out_norm',
-    'se_layer.proj.1': 'se.squeeze',
-    'se_layer.proj.3': 'se.excite',
-    'proj.0': 'out_norm',
-    'proj.1': 'out_proj',
-    'ls1': 'layer_scale1',
-    'dwconv2': 'dwconv2',
-    'norm2': 'norm2',
-    'mlp.0': 'mlp.expand',
-    'mlp.2': 'mlp.dwconv',
-    'mlp.3': 'mlp.grn',
-    'mlp.4': 'mlp.reduce',
-    'ls2': 'layer_scale2',
-}
-
 _STAGES = {
-    'blocks1': ('base_net.stages.0', _BASIC_BLOCK),
-    'blocks2': ('base_net.stages.1', _BASIC_BLOCK),
-    'blocks3': ('base_net.stages.2', _BASIC_BLOCK),
-    'blocks4': ('overview_net.blocks', _BASIC_BLOCK),
-    'sub_blocks3': ('focus_net.stages.0', _DYNAMIC_BLOCK),
-    'sub_blocks4': ('focus_net.stages.1', _DYNAMIC_BLOCK),
+    'blocks1': ('base_net.stages.0', BASIC_BLOCK),
+    'blocks2': ('base_net.stages.1', BASIC_BLOCK),
+    'blocks3': ('base_net.stages.2', BASIC_BLOCK),
+    'blocks4': ('overview_net.blocks', BASIC_BLOCK),
+    'sub_blocks3': ('focus_net.stages.0', DYNAMIC_BLOCK),
+    'sub_blocks4': ('focus_net.stages.1', DYNAMIC_BLOCK),
 }
 _BLOCK = re.compile(r'(?P<stage>blocks[1-4]|sub_blocks[34])\.(?P<index>\d+)\.(?P<rest>.+)')
 
@@ -119,43 +71,16 @@ _TASK_PARTS: dict[str, dict[str, str]] = {
 }
 
 
-def _lookup(name: str, table: Mapping[str, str]) -> str | None:
-    """Translate a parameter or the module that owns it."""
-    if name in table:
-        return table[name]
-    module, _, parameter = name.rpartition('.')
-    return f'{table[module]}.{parameter}' if module in table else None
-
-
-def _rename_in_reparam(name: str) -> str | None:
-    """A parameter of an official re-parameterised convolution."""
-    module, _, parameter = name.rpartition('.')
-    branch = _DILATED_BRANCH.fullmatch(module)
-    if branch:
-        part = 'norm' if branch['part'] == 'bn' else 'conv'
-        return f'branches.k{branch["size"]}_d{branch["dilation"]}.{part}.{parameter}'
-    return _lookup(name, _REPARAM)
-
-
-def _rename_in_block(name: str, table: Mapping[str, str]) -> str | None:
-    for reparam in ('proj.1.', 'lepe.0.'):
-        if name.startswith(reparam):
-            inner = _rename_in_reparam(name.removeprefix(reparam))
-            if inner:
-                return f'{table[reparam[:-1]]}.{inner}'
-    return _lookup(name, table)
-
-
 def _rename(name: str, task: str) -> str | None:
     """Our name of an official one, or None if the task's network has no such tensor."""
     block = _BLOCK.fullmatch(name)
     if block:
         prefix, table = _STAGES[block['stage']]
-        inner = _rename_in_block(block['rest'], table)
+        inner = rename_in_block(block['rest'], table)
         return inner and f'backbone.{prefix}.{block["index"]}.{inner}'
-    if task == 'classification' and (head := _lookup(name, _HEAD)):
+    if task == 'classification' and (head := lookup(name, _HEAD)):
         return head
-    ours = _lookup(name, {**_BACKBONE, **_TASK_PARTS[task]})
+    ours = lookup(name, {**_BACKBONE, **_TASK_PARTS[task]})
     return ours and f'backbone.{ours}'
 
 

@@ -7,6 +7,7 @@ from typing import Any
 #: Dilated branches (kernel, dilation) beside the K x K depthwise convolution of
 #: a re-parameterised layer, by K (supplement of the paper; RepLKNet's successor UniRepLKNet).
 DILATED_BRANCHES: dict[int, tuple[tuple[int, int], ...]] = {
+    19: ((5, 1), (7, 1), (9, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
     17: ((5, 1), (7, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
     15: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
     13: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 4), (3, 5)),

@@ -103,15 +103,25 @@ class ContMix(nn.Module):
         Returns:
             [B, D, H, W].
         """
-        height, width = value.shape[-2:]
-        query, key, value = self.enlarged(query, key, value)
+        return self.mix(*self.enlarged(query, key, value), size=value.shape[-2:])
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, size: torch.Size) -> Tensor:
+        """As :meth:`forward`, of maps that :meth:`enlarged` has resized where needed.
+
+        Args:
+            query: [B, query_channels, H', W'].
+            key: [B, key_channels, H', W'].
+            value: [B, D, H', W'].
+            size: H and W.
+
+        Returns:
+            [B, D, H, W].
+        """
         halves = self._mix(*self.project(query, key), value)
 
         def join(*halves: Tensor) -> Tensor:
             out = torch.cat(halves, 1)
-            if out.shape[-2:] != (height, width):
-                out = F.adaptive_avg_pool2d(out, (height, width))
-            return out
+            return out if out.shape[-2:] == size else F.adaptive_avg_pool2d(out, size)
 
         return self.out_norm(lean(halves, join, self.out_proj))
 

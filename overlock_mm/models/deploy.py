@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from overlock_mm.models.base_net import Stem
 from overlock_mm.models.blocks import BasicBlock
-from overlock_mm.models.contmix import ContMix
 from overlock_mm.models.focus_net import DynamicBlock, Fusion
 from overlock_mm.models.folded_layers import (
     ChannelGate,
@@ -22,6 +21,7 @@ from overlock_mm.models.folded_layers import (
     SkipNorm,
     bias_of,
     constant,
+    fold_contmix,
     fuse_bn_pointwise,
 )
 from overlock_mm.models.layers import ConvNorm
@@ -115,22 +115,6 @@ def fold_context_residual(module: ContextResidual) -> nn.Sequential:
     proj.bias = constant(bias_of(proj) * scale.weight.flatten() + scale.bias)
     proj.weight = constant(proj.weight * scale.weight)
     return nn.Sequential(module.norm, proj)
-
-
-def fold_contmix(contmix: ContMix) -> ContMix:
-    """The same module without batch norms and without a scale."""
-    query, key = contmix.query, contmix.key
-    weight, bias = fuse_conv_bn(query.conv.weight, None, query.norm)
-    parts = {
-        'query': Pointwise(weight * contmix.scale, bias * contmix.scale),
-        'key': Pointwise(*fuse_conv_bn(key.conv.weight, None, key.norm)),
-        'out_proj': Pointwise(*fuse_conv_bn(contmix.out_proj.weight, None, contmix.out_norm)),
-        'out_norm': nn.Identity(),
-    }
-    for name, part in parts.items():
-        contmix.add_module(name, part)
-    contmix.scale = 1.0
-    return contmix
 
 
 def _fold_local_conv(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overlock_mm.models.contmix import ContMix
 from overlock_mm.models.layers import (
     GRN,
     ConvMLP,
@@ -230,6 +231,22 @@ class SkipNorm(nn.Module):
             skip_weight=self.skip_weight,
             skip_bias=self.skip_bias,
         )
+
+
+def fold_contmix(contmix: ContMix) -> ContMix:
+    """The same module without batch norms and without a scale."""
+    query, key = contmix.query, contmix.key
+    weight, bias = fuse_conv_bn(query.conv.weight, None, query.norm)
+    parts = {
+        'query': Pointwise(weight * contmix.scale, bias * contmix.scale),
+        'key': Pointwise(*fuse_conv_bn(key.conv.weight, None, key.norm)),
+        'out_proj': Pointwise(*fuse_conv_bn(contmix.out_proj.weight, None, contmix.out_norm)),
+        'out_norm': nn.Identity(),
+    }
+    for name, part in parts.items():
+        contmix.add_module(name, part)
+    contmix.scale = 1.0
+    return contmix
 
 
 class ChannelGate(nn.Module):

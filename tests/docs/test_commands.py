@@ -30,6 +30,7 @@ PAGES = (
     'evaluation',
     'conversion',
     'inheritance',
+    'contmix_block',
     'paper_map',
     'analysis',
     'explorer',
@@ -44,7 +45,7 @@ GIVEN = {
     'export': 'trained',
 }
 #: Pages without a command.
-PYTHON_ONLY = ('inheritance', 'paper_map')
+PYTHON_ONLY = ('inheritance', 'contmix_block', 'paper_map')
 TIMEOUT = 900  # for a machine that is busy with other things; alone, a command takes seconds
 
 
