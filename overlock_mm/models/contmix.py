@@ -103,9 +103,11 @@ class ContMix(nn.Module):
         Returns:
             [B, D, H, W].
         """
-        return self.mix(*self.enlarged(query, key, value), size=value.shape[-2:])
+        height, width = value.shape[-2:]
+        query, key, value = self.enlarged(query, key, value)
+        return self.mix(query, key, value, (height, width))
 
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, size: torch.Size) -> Tensor:
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
         """As :meth:`forward`, of maps that :meth:`enlarged` has resized where needed.
 
         Args:

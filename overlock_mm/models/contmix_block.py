@@ -85,7 +85,7 @@ class ContMixBlock(RecomputableBlock):
         res_scale: bool = False,
         ls_init_value: float | None = None,
         drop_path: float = 0,
-        norm_layer: Callable[[int], nn.Module] = LayerNorm2d,
+        norm_layer: Callable[[int], Any] = LayerNorm2d,
         use_gemm: bool = False,
         deploy: bool = False,
         use_checkpoint: bool = False,
@@ -131,7 +131,8 @@ class ContMixBlock(RecomputableBlock):
         gate = self.gate.conv(z)
         local = self.local_conv(z)
         (enlarged,) = self.contmix.enlarged(z)
-        mixed = self.contmix.mix(enlarged, enlarged, self.value(enlarged), size=x.shape[-2:])
+        height, width = x.shape[-2:]
+        mixed = self.contmix.mix(enlarged, enlarged, self.value(enlarged), (height, width))
         y = lean((mixed, local, gate), self._gated, self.out_norm, self.out_proj)
         x = self._add(x, y, self.layer_scale1)
 
@@ -211,7 +212,8 @@ class FoldedContMixBlock(nn.Module):
         """[B, dim, H, W] to the same shape."""
         skip, z = self.skip_norm1(x)
         (enlarged,) = self.contmix.enlarged(z)
-        mixed = self.contmix.mix(enlarged, enlarged, self.value(enlarged), size=x.shape[-2:])
+        height, width = x.shape[-2:]
+        mixed = self.contmix.mix(enlarged, enlarged, self.value(enlarged), (height, width))
         y, mean = self.local_conv.with_mean(z, mixed)
         y = y * F.silu(self.gate(z), inplace=True)
         skip, z = self.skip_norm2(self.out_proj(skip, y, self.se(mean)))
