@@ -107,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         cfg = load_run_config(args)
         weights = read_checkpoint(args.checkpoint)['state_dict']
         check_work_dir(cfg.work_dir)
+        if args.tta:
+            enable_tta(cfg)  # before the data set is built, which takes over its pipeline
         data_sets = check_data(cfg, ('test',))
         cfg.load_from = args.checkpoint
         if args.out is not None:
@@ -118,8 +120,6 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                     'of an image. Run it once with each.'
                 )
             enable_drawing(cfg, args.show_dir)
-        if args.tta:
-            enable_tta(cfg)
         cfg.pop('runner_type', None)  # of a run that shards its model: for a test it is whole
         runner = build_runner(cfg, data_sets)
         if is_main_process():
