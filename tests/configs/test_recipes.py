@@ -168,8 +168,8 @@ def test_classification(variant, load, build):
     assert head.in_channels == [numbers['widths'][3], numbers['overview']]
     assert (head.num_classes, head.auxiliary_loss_weight) == (1000, 0.4)
     assert (head.loss.type, head.loss.label_smooth_val) == ('LabelSmoothLoss', 0.1)
-    batch = 2048
-    check_optimizer(cfg, 1e-3 * batch / 1024, 0.05, batch, per_gpu=256)
+    size = 2048
+    check_optimizer(cfg, 1e-3 * size / 1024, 0.05, size, per_gpu=256)
     assert cfg.optim_wrapper.clip_grad == dict(max_norm=5.0)
     # 300 and ten of cooldown.
     assert cfg.train_cfg.max_epochs == 310
@@ -180,19 +180,27 @@ def test_classification(variant, load, build):
     (ema,) = cfg.custom_hooks
     assert (ema.type, ema.ema_type) == ('EMAHook', 'ExponentialMovingAverage')
     assert 1 - ema.momentum == pytest.approx(0.9999, abs=1e-12)
-    mixes = {mix.type: mix.alpha for mix in cfg.model.train_cfg.augments}
+    batch = cfg.model.train_cfg.augments
+    assert batch.type.endswith('.MixThenErase')
+    assert batch.erase_prob == 0.25
+    mixes = {mix.type: mix.alpha for mix in batch.augments}
     assert mixes == {'Mixup': 0.8, 'CutMix': 1.0}
 
     augment = the_step(cfg.train_pipeline, 'RandAugment')
-    assert augment.policies == 'timm_increasing'  # inc1
     assert (augment.num_policies, augment.magnitude_level, augment.magnitude_std) == (2, 9, 0.5)
-    erase = the_step(cfg.train_pipeline, 'RandomErasing')
-    assert (erase.erase_prob, erase.mode) == (0.25, 'rand')
     choices = the_step(cfg.train_pipeline, 'RandomChoice').transforms
     assert [choice[0].interpolation for choice in choices] == ['bilinear', 'bicubic']
     assert {choice[0].scale for choice in choices} == {224}
     # 0.4 in the published command; timm, which ran it, leaves it out beside RandAugment.
     assert not steps_of(cfg.train_pipeline, 'ColorJitter')
+    # On the mixed batch, not on single images.
+    assert not steps_of(cfg.train_pipeline, 'RandomErasing')
+    for pipeline in (cfg.train_pipeline, cfg.test_pipeline, cfg.tta_pipeline):
+        loading = the_step(pipeline, 'LoadImageFromFile')
+        assert (loading.imdecode_backend, loading.color_type) == (
+            'pillow',
+            'color_ignore_orientation',
+        )
 
     resize = the_step(cfg.test_pipeline, 'ResizeEdge')
     assert (resize.edge, resize.interpolation) == ('short', 'bicubic')

@@ -1,5 +1,6 @@
 # Cascade Mask R-CNN on OverLoCK-T with the heads that its peers (ConvNeXt, Swin, MogaNet) use:
 # four convolutions and one fully connected layer per box head, GIoU loss on decoded boxes.
+# Initial weights of neck and heads are mmdet's own, as theirs.
 # A child changes `backbone.arch` and `neck.in_channels` together.
 _base_ = './two_stage_overlock.py'
 

@@ -29,6 +29,12 @@ model = dict(
         norm_cfg=norm_cfg,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
-    # One of the two for each batch, with equal chances.
-    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
+    # One of the two for each batch, with equal chances; then timm's erasing, mode "pixel".
+    train_cfg=dict(
+        augments=dict(
+            type='overlock_mm.models.batch_augments.MixThenErase',
+            augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)],
+            erase_prob=0.25,
+        )
+    ),
 )
