@@ -1,0 +1,3 @@
+"""Whatever a test imports first, mmcv then has its operators."""
+
+import overlock_mm  # noqa: F401

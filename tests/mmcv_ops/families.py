@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import mmcv.ops  # noqa: F401
 import pytest
 import torch
+from mmcv import _ext as installed
 
 from overlock_mm.mmcv_ops.finder import EXTENSION, _StandInLoader, is_stand_in
-
-# isort: split
-# After overlock_mm, or else there may be no mmcv._ext.
-import mmcv.ops  # noqa: F401
-from mmcv import _ext as installed
 
 Inputs = dict[str, Any]
 Outputs = dict[str, Any]
