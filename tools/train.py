@@ -110,7 +110,11 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
 
 
 def read_starting_weights(cfg: Config) -> dict[str, Tensor]:
-    """The weights in ``load_from``, after a look at whether a run can go on from it."""
+    """The weights in ``load_from``, after a look at whether a run can go on from it.
+
+    A run that goes on gets the seed of the one before it: the order of images follows from it, and
+    mmengine has fixed that order by the time it reads the checkpoint.
+    """
     checkpoint = read_checkpoint(cfg.load_from)
     parts = ('optimizer', 'param_schedulers', 'message_hub')
     lacking = [part for part in parts if part not in checkpoint]
@@ -119,6 +123,9 @@ def read_starting_weights(cfg: Config) -> dict[str, Tensor]:
             f'{cfg.load_from!r} cannot be resumed from: it lacks {", ".join(lacking)}. To start '
             f'from its weights alone, use --cfg-options load_from={cfg.load_from}.'
         )
+    seed = checkpoint.get('message_hub', {}).get('runtime_info', {}).get('seed')
+    if cfg.resume and seed is not None:
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     return checkpoint['state_dict']
 
 

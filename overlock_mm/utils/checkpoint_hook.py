@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 ATOMIC_BACKEND = 'overlock_atomic'
+#: Checkpoint of a run that was signalled to stop; the next one replaces it.
+INTERRUPTED = 'interrupted.pth'
 _HASH_DIGITS = 8
 
 
@@ -42,7 +44,9 @@ class AtomicLocalBackend(LocalBackend):
                 os.fsync(file.fileno())
             os.replace(temporary, target)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            # A file system that is gone refuses this too, with an error that says less.
+            with suppress(OSError):
+                temporary.unlink()
             raise
 
 

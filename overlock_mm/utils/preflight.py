@@ -12,6 +12,7 @@ from mmengine.config import Config
 
 from overlock_mm.datasets.checks import DataError, DataSets, check_data_sets
 from overlock_mm.datasets.checks.report import SAMPLE, leaf_configs
+from overlock_mm.utils.checkpoint_hook import INTERRUPTED
 
 
 def check_data(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) -> DataSets:
@@ -167,7 +168,8 @@ def find_checkpoint_to_resume(work_dir: str | Path) -> Path | None:
         for candidate in (Path(named), work_dir / Path(named).name):
             if named and candidate.is_file():
                 return candidate
-    saved = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
+    patterns = ('epoch_*.pth', 'iter_*.pth', INTERRUPTED)
+    saved = [file for pattern in patterns for file in work_dir.glob(pattern)]
     return max(saved, key=lambda file: file.stat().st_mtime, default=None)
 
 

@@ -1,22 +1,30 @@
-"""The runner of a config, whose data sets tell what is wrong with a file."""
+"""The runner of a config: its data sets tell what is wrong with a file, and it resumes exactly."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import get_rank, get_world_size
 from mmengine.registry import RUNNERS
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from overlock_mm.datasets.checks import DataSets, watch_files
+from overlock_mm.utils.resumable_loader import ResumableLoader
+from overlock_mm.utils.resume_hook import ResumeHook
+from overlock_mm.utils.stop_signal_hook import StopSignalHook
 
 
-class _WatchesFiles:
+class _RunnerOfTools:
     """What is put before a runner class of mmengine."""
 
     data_sets: DataSets
+    resume_hook: ResumeHook
+    seed: int
+    _train_dataloader: Any
 
     def build_dataloader(self, dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
+        trains = dataloader is self._train_dataloader
         if isinstance(dataloader, dict):
             built = self.data_sets.get(dataloader['dataset'])
             if built is not None:
@@ -25,20 +33,33 @@ class _WatchesFiles:
         loader = super().build_dataloader(dataloader, *args, **kwargs)  # type: ignore[misc]
         # Here and not in a hook: a loop may start its workers as soon as it has its loader.
         watch_files(loader.dataset)
+        if trains and not isinstance(loader.dataset, IterableDataset):
+            return ResumableLoader(loader, self.seed, get_rank(), get_world_size())
         return loader
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        # In every process; mmengine's method does nothing in all but the first.
+        self.resume_hook.gather(self)
+        super().save_checkpoint(*args, **kwargs)  # type: ignore[misc]
 
 
 def build_runner(cfg: Config, data_sets: DataSets | None = None) -> Any:
     """The runner that ``runner_type`` names, mmengine's ``Runner`` by default.
 
     Its data sets raise :class:`~overlock_mm.datasets.checks.DataError` at a truncated image or a
-    label out of range. The config stays as it is.
+    label out of range. A resumed run goes on as if it had not been interrupted
+    (:class:`~overlock_mm.utils.resume_hook.ResumeHook`), and a signal to stop lets it save first
+    (:class:`~overlock_mm.utils.stop_signal_hook.StopSignalHook`). The config stays as it is.
 
     Args:
         cfg: The full config.
         data_sets: Data sets that were built before; the others are built from the config.
     """
     base = RUNNERS.get(cfg.get('runner_type', 'Runner'))
-    members = {'data_sets': data_sets or DataSets()}
-    watching: Any = type(base.__name__, (_WatchesFiles, base), members)
-    return watching.from_cfg(cfg)
+    hook = ResumeHook()
+    members = {'data_sets': data_sets or DataSets(), 'resume_hook': hook}
+    extended: Any = type(base.__name__, (_RunnerOfTools, base), members)
+    runner = extended.from_cfg(cfg)
+    runner.register_hook(hook)
+    runner.register_hook(StopSignalHook())
+    return runner
