@@ -93,7 +93,7 @@ def test_segmentation(load, tmp_path):
         6e-5 * (1 - step / 160_000) * first_generation_warm_up(step, 1500, 1e-6)
         for step in range(1700)
     ]
-    assert rates == pytest.approx(expected, rel=2e-7)
+    assert rates == pytest.approx(expected, rel=1e-10)
 
 
 def timm_cosine(epoch):

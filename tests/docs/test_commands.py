@@ -60,7 +60,7 @@ class Shell:
         self.rules = (
             (r'python tools/make_shapes\.py ', self.draw),
             (r'python tools/train\.py .*--amp ', self.needs_gpu),
-            (r'python tools/(train|test|get_flops|check_data)\.py ', self.run_tool),
+            (r'python tools/(train|test|print_recipe|get_flops|check_data)\.py ', self.run_tool),
             (r'python tools/(convert_checkpoint|switch_to_deploy)\.py ', self.run_tool),
             (r'python tools/(demo|receptive_field|activation_maps)\.py ', self.run_tool),
             (r'python tools/(explore_contmix|export_onnx)\.py ', self.run_tool),

@@ -16,7 +16,7 @@ optim_wrapper = dict(
 param_scheduler = [
     # The full rate is reached after 1500 iterations; `end` is the first one beyond the warm-up.
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1501),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters + 1),
 ]
 
 # The rate above is for 16 images a step (8 GPUs x 2); --auto-scale-lr fits it to other sizes.
