@@ -1,7 +1,9 @@
 """Parameter groups by setting, not one for each parameter."""
 
+import logging
 from typing import Any
 
+from mmengine.logging import MMLogger
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
@@ -32,8 +34,9 @@ def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's constructor, with one parameter group for all parameters of equal settings.
 
-    mmengine makes a group of each parameter, a thousand for OverLoCK-T. torch updates the tensors
-    of a group together, so that groups of one cost it a launch of every kernel for every tensor.
+    mmengine makes a group of each parameter, a thousand for OverLoCK-T, and logs a line or more for
+    each. torch updates the tensors of a group together, so that groups of one cost it a launch of
+    every kernel for every tensor. Here each group of many is logged in one line.
 
     Args:
         optim_wrapper_cfg: As in mmengine.
@@ -44,6 +47,29 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any
     ) -> None:
         """Add the parameters of ``module``, as mmengine does, and merge what is equal."""
-        super().add_params(params, module, prefix=prefix, **kwargs)
-        if not prefix:  # with one, called by the parent for its children
-            params[:] = merge_groups(params)
+        if prefix:  # called by the parent for its children
+            super().add_params(params, module, prefix=prefix, **kwargs)
+            return
+        logger = MMLogger.get_current_instance()
+        level = logger.level
+        logger.setLevel(max(level, logging.WARNING))
+        try:
+            super().add_params(params, module, **kwargs)
+        finally:
+            logger.setLevel(level)
+        self.adjust(params, module)
+        params[:] = merge_groups(params)
+        for group in params:
+            logger.info(
+                f'Parameter group: {len(group["params"])} tensors, '
+                f'lr {group.get("lr", self.base_lr):.4g}, '
+                f'weight decay {group.get("weight_decay", self.base_wd or 0):.4g}'
+            )
+
+    def adjust(self, params: list[dict[str, Any]], module: nn.Module) -> None:
+        """Change the groups in place while each holds one parameter; for children of this class.
+
+        Args:
+            params: Groups, as mmengine has made them.
+            module: The model.
+        """

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from overlock_mm.models import OverLoCK
 from overlock_mm.models.arch import STAGES
-from overlock_mm.optim.groups import merge_groups
+from overlock_mm.optim.groups import GroupedOptimWrapperConstructor
 
 # Where a stage's blocks are, and what leads into its first one.
 _BLOCKS = {
@@ -64,7 +63,7 @@ def layer_of(name: str, depths: Sequence[int]) -> int:
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
-class OverLoCKLayerDecayConstructor(DefaultOptimWrapperConstructor):
+class OverLoCKLayerDecayConstructor(GroupedOptimWrapperConstructor):
     """mmengine's constructor, with the learning rate lowered from block to block.
 
     A parameter at depth d (see :func:`layer_of`) of a backbone of N blocks learns at
@@ -99,13 +98,8 @@ class OverLoCKLayerDecayConstructor(DefaultOptimWrapperConstructor):
                 'out the constructor.'
             )
 
-    def add_params(
-        self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', **kwargs: Any
-    ) -> None:
-        """Add the parameters of ``module``, as mmengine does, with their rates scaled."""
-        super().add_params(params, module, prefix=prefix, **kwargs)
-        if prefix:  # called by the parent for its children
-            return
+    def adjust(self, params: list[dict[str, Any]], module: nn.Module) -> None:
+        """Scale the rates of the backbone's parameters."""
         backbone = getattr(module, 'backbone', None)
         if not isinstance(backbone, OverLoCK):
             raise ValueError(
@@ -121,4 +115,3 @@ class OverLoCKLayerDecayConstructor(DefaultOptimWrapperConstructor):
             distance = distances.get(id(group['params'][0]), 0)
             scale = self.paramwise_cfg['decay_rate'] ** distance
             group['lr'] = group.get('lr', self.base_lr) * scale
-        params[:] = merge_groups(params)

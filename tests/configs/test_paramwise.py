@@ -1,8 +1,11 @@
 """Weight decay by parameter, and learning rates by depth."""
 
+import logging
+
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
@@ -85,6 +88,21 @@ def test_parameters_of_equal_settings_share_a_group(constructor):
         else:
             expected = (1.0, 0.0 if name.endswith('.bias') else 0.5, 1e-8)
         assert found == expected, name
+
+
+def test_a_group_is_logged_in_one_line(caplog):
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    cfg = dict(
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.5),
+        constructor='GroupedOptimWrapperConstructor',
+        paramwise_cfg=dict(bias_decay_mult=0.0),
+    )
+    build_optim_wrapper(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), cfg)
+    assert [record.message for record in caplog.records if record.levelno >= logging.INFO] == [
+        'Parameter group: 2 tensors, lr 1, weight decay 0.5',
+        'Parameter group: 2 tensors, lr 1, weight decay 0',
+    ]
 
 
 def test_layer_of_counts_the_blocks_in_the_order_of_execution():
