@@ -21,11 +21,14 @@ from rich.progress import track
 from overlock_mm.analysis.predictions import (
     VIDEO_SUFFIXES,
     load_predictor,
+    loads_common_images,
     open_video,
     predict_images,
     predict_video,
 )
+from overlock_mm.datasets.checks import DataError
 from overlock_mm.utils.cli import load_tensors_only, readable_errors
+from overlock_mm.utils.config import load_config
 from overlock_mm.utils.files import write_json
 from overlock_mm.utils.images import find_images, output_stems
 from overlock_mm.utils.preflight import check_out_dir
@@ -57,10 +60,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if not 0 <= args.score_thr < 1:
             raise ValueError(f'--score-thr must be in [0, 1), got {args.score_thr}.')
         video = open_video(source) if is_video else None
-        paths = [] if is_video else find_images(source)
+        cfg = load_config(args.config)
+        paths = [] if is_video else find_images(source, verified=loads_common_images(cfg))
         names = output_stems(paths)
         check_out_dir(args.out_dir)
-        predictor = load_predictor(args.config, args.checkpoint, args.device, args.score_thr)
+        predictor = load_predictor(cfg, args.checkpoint, args.device, args.score_thr)
     content: dict[str, Any] = {'config': args.config, 'checkpoint': args.checkpoint}
     bar: dict[str, Any] = dict(console=console, transient=True)
     if video is not None:
@@ -71,10 +75,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         console.print(f'{len(predictions)} frames in {out_file}')
     else:
         pictures = predict_images(predictor, paths, names, args.out_dir)
-        content['pictures'] = {
-            str(path): prediction
-            for path, prediction in track(pictures, 'Pictures', total=len(paths), **bar)
-        }
+        with readable_errors((DataError,)):
+            content['pictures'] = {
+                str(path): prediction
+                for path, prediction in track(pictures, 'Pictures', total=len(paths), **bar)
+            }
         console.print(f'{len(paths)} drawn pictures in {args.out_dir}')
     write_json(Path(args.out_dir, 'predictions.json'), content)
     console.print(f'Predictions: {Path(args.out_dir, "predictions.json")}')

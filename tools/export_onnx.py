@@ -81,13 +81,17 @@ def class_names(cfg: Config, content: dict[str, Any]) -> Sequence[str] | None:
 def metadata_of(cfg: Config, content: dict[str, Any], config: str, raw: bool) -> dict[str, str]:
     """What a user of the file needs to know, as text."""
     preprocessor = cfg.model.data_preprocessor
-    metadata = {
-        'overlock_mm': __version__,
-        'config': Path(config).stem,
-        'input': 'RGB, 0 to 255' if raw else 'RGB, (value - mean) / std of values in 0 to 255',
-        'mean': json.dumps(list(preprocessor['mean'])),
-        'std': json.dumps(list(preprocessor['std'])),
-    }
+    channels = cfg.model.backbone.get('in_channels', 3)
+    image = 'RGB' if channels == 3 else f'{channels} channels'
+    metadata = {'overlock_mm': __version__, 'config': Path(config).stem}
+    if preprocessor.get('mean') is None:  # mmdet and mmseg normalise one or three channels only
+        metadata['input'] = f'{image}, as the test pipeline of the config leaves them'
+    else:
+        metadata['input'] = (
+            f'{image}, 0 to 255' if raw else f'{image}, (value - mean) / std of values in 0 to 255'
+        )
+        metadata['mean'] = json.dumps(list(preprocessor['mean']))
+        metadata['std'] = json.dumps(list(preprocessor['std']))
     classes = class_names(cfg, content)
     if classes is not None:
         metadata['classes'] = json.dumps(list(classes))
@@ -106,6 +110,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if shape is None and not args.dynamic:
             shape = DEFAULT_SHAPES[cfg.default_scope]
         content = read_checkpoint(args.checkpoint)
+        if args.with_preprocessing and cfg.model.data_preprocessor.get('mean') is None:
+            raise ValueError(
+                '--with-preprocessing needs data_preprocessor.mean and std in the config.'
+            )
         init_default_scope(cfg.default_scope)
         part = exportable(build_model(cfg, content, args.checkpoint))
         metadata = metadata_of(cfg, content, args.config, args.with_preprocessing)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from overlock_mm import ops
+from overlock_mm.models.overlock import image_channels
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ def measure_complexity(
 
     Args:
         module: Its parameters are counted.
-        forward: Calls the copy with an image [1, 3, H, W].
+        forward: Calls the copy with an image [1, C, H, W], of as many channels as it takes.
         shape: H and W.
     """
     copy = deepcopy(module).to('meta').eval()
-    image = torch.empty(1, 3, *shape, device='meta')
+    image = torch.empty(1, image_channels(module), *shape, device='meta')
     counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     with torch.no_grad(), _counting_contmix() as counts, counter:
         forward(copy, image)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from overlock_mm.models.overlock import image_channels
+
 
 @dataclass(frozen=True)
 class ActivationMemory:
@@ -42,7 +44,7 @@ def measure_activation_memory(
 
     Args:
         module: Counted as it is, except that it is put into training mode.
-        forward: Calls the copy with images [batch_size, 3, H, W].
+        forward: Calls the copy with images [batch_size, C, H, W], of as many channels as it takes.
         shape: H and W.
         batch_size: Number of images; the bytes are those of all.
 
@@ -54,7 +56,8 @@ def measure_activation_memory(
     """
     copy = deepcopy(module).to('meta').train()
     dtype = next((p.dtype for p in copy.parameters()), torch.get_default_dtype())
-    images = torch.empty(batch_size, 3, *shape, device='meta', dtype=dtype)
+    channels = image_channels(module)
+    images = torch.empty(batch_size, channels, *shape, device='meta', dtype=dtype)
     storages = {t.untyped_storage()._cdata for t in (*copy.parameters(), *copy.buffers())}
     by_module: Counter[str] = Counter()
     alive = []  # a storage that were freed could hand its address to the next

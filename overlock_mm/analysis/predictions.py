@@ -11,12 +11,13 @@ import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import TRANSFORMS, init_default_scope
 
 from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.analysis.views import task_of
 from overlock_mm.checkpoint import check_compatible, read_checkpoint
-from overlock_mm.utils.config import load_config
+from overlock_mm.datasets.checks.loading import load_with_name
+from overlock_mm.utils.config import innermost_dataset, load_config
 from overlock_mm.utils.files import replacing
 
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
@@ -50,9 +51,22 @@ class Predictor:
             shape = (len(self.classes), 3)
             colors = np.random.default_rng(0).integers(40, 230, shape)
             self.palette = [tuple(map(int, color)) for color in colors]
+        # Before the inferencer changes the pipeline.
+        self.load = None if loads_common_images(cfg) else TRANSFORMS.build(_first_transform(cfg))
         self.inferencer = self._inferencer(cfg, str(checkpoint), device)
         # The libraries only warn of tensors that do not fit.
         check_compatible(self.inferencer.model, content['state_dict'], str(checkpoint))
+
+    def read(self, path: Path) -> np.ndarray:
+        """A picture as the model takes it, [H, W, C]: uint8 BGR, or as its pipeline loads it.
+
+        Raises:
+            DataError: It cannot be loaded.
+        """
+        if self.load is None:
+            return mmcv.imread(str(path))
+        image = load_with_name(self.load, {'img_path': str(path)})['img']
+        return image if image.ndim == 3 else image[..., None]
 
     @abstractmethod
     def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
@@ -63,7 +77,7 @@ class Predictor:
         """What the model sees in a picture.
 
         Args:
-            image: uint8 BGR [H, W, 3].
+            image: As :meth:`read` gives it.
 
         Returns:
             Plain data for JSON, and the picture with the prediction drawn in, uint8 RGB, maybe
@@ -111,7 +125,7 @@ class DetectionPredictor(Predictor):
                 objects.append(entry)
         self.inferencer.visualizer.add_datasample(
             'prediction',
-            image[..., ::-1],
+            as_rgb(image),
             sample,
             draw_gt=False,
             pred_score_thr=self.score_threshold,
@@ -150,7 +164,7 @@ class SegmentationPredictor(Predictor):
         )
         visualizer = self.inferencer.visualizer
         visualizer.factor = _enlarging_factor(image)
-        visualizer.add_datasample('prediction', image[..., ::-1], sample, draw_gt=False)
+        visualizer.add_datasample('prediction', as_rgb(image), sample, draw_gt=False)
         return {name: round(share, 4) for share, name in reversed(shares)}, visualizer.get_image()
 
 
@@ -176,7 +190,7 @@ class ClassificationPredictor(Predictor):
         best = sample.pred_score.topk(min(5, len(sample.pred_score)))
         visualizer = self.inferencer.visualizer
         visualizer.visualize_cls(
-            np.ascontiguousarray(image[..., ::-1]),
+            as_rgb(image),
             sample,
             classes=self.classes or None,
             draw_gt=False,
@@ -189,13 +203,44 @@ class ClassificationPredictor(Predictor):
         return classes, visualizer.get_image()
 
 
+def loads_common_images(cfg: Config) -> bool:
+    """Whether the test pipeline of a config loads pictures of three channels, as is usual."""
+    first = _first_transform(cfg)
+    plain = str(first.get('type')).rpartition('.')[2].startswith('LoadImageFromFile')
+    usual = dict(color_type='color', imdecode_backend='cv2')
+    changed = any(first.get(key) not in (None, value) for key, value in usual.items())
+    return not first or (plain and not changed)
+
+
+def _first_transform(cfg: Config) -> Any:
+    loader = cfg.get('test_dataloader')
+    return innermost_dataset(loader.dataset).pipeline[0] if loader else {}
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """A picture to draw on, uint8 [H, W, 3].
+
+    Args:
+        image: [H, W, C]; three channels are blue, green and red, of more the first three count.
+            What is not uint8 is scaled to its range.
+    """
+    image = image[..., 2::-1] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    if image.dtype != np.uint8:
+        image = image.astype(np.float32)
+        image = (image - image.min()) / max(float(np.ptp(image)), 1e-12) * 255
+    return np.ascontiguousarray(image.astype(np.uint8))
+
+
 def load_predictor(
-    config: str | Path, checkpoint: str | Path, device: str = 'cpu', score_threshold: float = 0.3
+    config: str | Path | Config,
+    checkpoint: str | Path,
+    device: str = 'cpu',
+    score_threshold: float = 0.3,
 ) -> Predictor:
     """The predictor for the task of a config.
 
     Args:
-        config: A config file of a detector, segmentor or classifier.
+        config: Of a detector, segmentor or classifier: a file, or what it holds.
         checkpoint: Of just this model.
         device: Where it runs.
         score_threshold: Of detections.
@@ -206,7 +251,7 @@ def load_predictor(
         CheckpointError: The checkpoint cannot be read.
         CheckpointMismatchError: It belongs to another model.
     """
-    cfg = load_config(config)
+    cfg = config if isinstance(config, Config) else load_config(config)
     task = task_of(cfg)
     # That of an earlier predictor may be in force; mmpretrain's inferencer does not look.
     init_default_scope(cfg.default_scope)
@@ -231,7 +276,7 @@ def predict_images(
         The path and its prediction.
     """
     for path, name in zip(paths, names, strict=True):
-        prediction, drawn = predictor.predict(mmcv.imread(str(path)))
+        prediction, drawn = predictor.predict(predictor.read(path))
         with replacing(Path(out_dir, f'{name}.png')) as partial:
             mmcv.imwrite(drawn[..., ::-1], str(partial))
         yield path, prediction

@@ -14,6 +14,7 @@ A config of another project inherits one of them in any of these ways::
 from __future__ import annotations
 
 import difflib
+import importlib.util
 from pathlib import Path
 
 from mmengine.config import Config
@@ -53,9 +54,12 @@ def config_path(name: str) -> str:
 def allow_package_bases() -> None:
     """Let ``_base_`` name a config as ``overlock_mm::FOLDER/NAME.py``; called on import.
 
-    mmengine knows such names for a fixed list of packages alone. An entry in that list would not
+    mmengine knows such names for a fixed list of packages only. An entry in that list would not
     do: it also makes the package's name the registry scope of all that is inherited, and the parts
     of our configs are those of mmdet, mmseg and mmpretrain.
+
+    Names such as ``mmseg::...`` are found, too, where mmengine looks for a distribution of another
+    name (``mmsegmentation`` instead of ``onedl-mmsegmentation``).
     """
     resolve = Config._get_cfg_path
     if getattr(resolve, 'knows_overlock_mm', False):
@@ -64,7 +68,24 @@ def allow_package_bases() -> None:
     def resolve_ours(cfg_path: str, filename: str) -> tuple[str, str | None]:
         if cfg_path.startswith(_PREFIX):
             return config_path(cfg_path.removeprefix(_PREFIX)), None
-        return resolve(cfg_path, filename)
+        try:
+            return resolve(cfg_path, filename)
+        except ModuleNotFoundError:
+            scope, _, name = cfg_path.partition('::')
+            path = _installed_config(scope, name)
+            if path is None:
+                raise
+            return path, scope
 
     resolve_ours.knows_overlock_mm = True  # type: ignore[attr-defined]
     Config._get_cfg_path = staticmethod(resolve_ours)
+
+
+def _installed_config(module: str, name: str) -> str | None:
+    """Path of a config that an installed package brings along."""
+    spec = importlib.util.find_spec(module)
+    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+        path = Path(folder, '.mim', 'configs', name)
+        if path.is_file():
+            return str(path)
+    return None

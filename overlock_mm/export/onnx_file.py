@@ -14,7 +14,7 @@ from torch import Tensor
 
 from overlock_mm.export.parts import Exportable
 from overlock_mm.export.standard_ops import StandardOperators
-from overlock_mm.models.overlock import MIN_IMAGE_SIZE
+from overlock_mm.models.overlock import MIN_IMAGE_SIZE, image_channels
 
 #: The first with LayerNormalization, and the last that torch's tracing exporter writes.
 OPSETS = range(17, 21)
@@ -130,7 +130,7 @@ def _traced(part: Exportable, shape: tuple[int, int] | None, opset: int) -> byte
         'image': {0: 'batch'} if shape else {0: 'batch', 2: 'height', 3: 'width'},
         **{name: {0: 'batch'} for name in part.output_names},
     }
-    image = torch.rand(2, 3, *(shape or TRACED_SIZE))
+    image = torch.rand(2, image_channels(part), *(shape or TRACED_SIZE))
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), operators.active():
         # The checks of sizes in the network are Python's and, rightly, not in the graph.
@@ -163,7 +163,8 @@ def _differences(
     generator = torch.Generator().manual_seed(0)
     found = {}
     for compared in COMPARED_SHAPES if shape is None else [(b, *shape) for b in (1, 2, 3)]:
-        image = torch.randn((compared[0], 3, *compared[1:]), generator=generator)
+        size = (compared[0], image_channels(part), *compared[1:])
+        image = torch.randn(size, generator=generator)
         with torch.no_grad():
             expected = part(image)
         actual = session.run(None, {'image': image.numpy()})

@@ -38,7 +38,7 @@ class ExportableBackbone(Exportable):
         self.output_names = tuple(f'output{i}' for i in self.model.out_indices)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, H, W] to one map per output of the backbone."""
+        """[B, C, H, W] to one map per output of the backbone."""
         return self.model(image)
 
 
@@ -55,7 +55,7 @@ class ExportableClassifier(Exportable):
         self._multi_label = 'MultiLabelClsHead' in families
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] to probabilities [B, classes]: of one class or, by sigmoid, of each."""
+        """[B, C, H, W] to probabilities [B, classes]: of one class or, by sigmoid, of each."""
         logits = self.model(image, mode='tensor')
         return logits.sigmoid() if self._multi_label else logits.softmax(-1)
 
@@ -67,7 +67,7 @@ class ExportableSegmentor(Exportable):
     output_names = ('logits',)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, H, W] to logits [B, classes, H, W]; the class is their argmax."""
+        """[B, C, H, W] to logits [B, classes, H, W]; the class is their argmax."""
         logits = self.model(image, mode='tensor')
         return F.interpolate(
             logits,
@@ -92,12 +92,12 @@ class ExportableFeatures(Exportable):
         self.output_names = tuple(f'feature{i}' for i in range(levels))
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, H, W] to one map per level of the pyramid."""
+        """[B, C, H, W] to one map per level of the pyramid."""
         return tuple(self.model.extract_feat(image))
 
 
 class Normalised(Exportable):
-    """Takes raw RGB images, 0 to 255, and normalises them as in training."""
+    """Takes raw images, 0 to 255, and normalises them as in training."""
 
     mean: Tensor
     std: Tensor
@@ -109,7 +109,7 @@ class Normalised(Exportable):
         self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, image: Tensor) -> Any:
-        """[B, 3, H, W] in 0 to 255 to what the wrapped part returns."""
+        """[B, C, H, W] in 0 to 255 to what the wrapped part returns."""
         return self.model((image - self.mean) / self.std)
 
 

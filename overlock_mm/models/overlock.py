@@ -281,3 +281,9 @@ class OverLoCK(BaseModule):
         if self.context_residual:
             outputs[3] = outputs[3] + self.overview_residual(overview)
         return tuple(outputs[i] for i in self.out_indices)
+
+
+def image_channels(model: nn.Module) -> int:
+    """Channels of the images that a model with this backbone takes; 3 for another backbone."""
+    found = (part.in_channels for part in model.modules() if isinstance(part, OverLoCK))
+    return next(found, 3)

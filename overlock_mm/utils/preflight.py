@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from overlock_mm.datasets.checks import DataError, DataSets, check_data_sets
-from overlock_mm.datasets.checks.report import SAMPLE, leaf_configs
+from overlock_mm.datasets.checks.report import SAMPLE, is_local, leaf_configs
 from overlock_mm.utils.checkpoint_hook import INTERRUPTED
 
 
@@ -104,6 +104,25 @@ def check_sharding(cfg: Config) -> None:
         )
 
 
+def check_constructor(cfg: Config) -> None:
+    """Refuse the libraries' own learning rates by depth, which do not know this backbone.
+
+    Raises:
+        ValueError: Says what to write instead.
+    """
+    optimizer = cfg.get('optim_wrapper') or {}
+    constructor = str(optimizer.get('constructor', '')).rpartition('.')[2]
+    backbone = str((cfg.model.get('backbone') or {}).get('type')).rpartition('.')[2]
+    if backbone == 'OverLoCK' and constructor.startswith(('LearningRateDecay', 'LayerDecay')):
+        rate = (optimizer.get('paramwise_cfg') or {}).get('decay_rate', 0.9)
+        raise ValueError(
+            f'{constructor} does not know the parameters of OverLoCK. Write '
+            "optim_wrapper = dict(constructor='OverLoCKLayerDecayConstructor', "
+            f'paramwise_cfg=dict(_delete_=True, decay_rate={rate})), and let _base_ or '
+            "custom_imports bring in 'overlock_mm'."
+        )
+
+
 def check_work_dir(path: str | Path) -> None:
     """Create the work directory and try to write in it.
 
@@ -178,6 +197,8 @@ def _data_paths(cfg: Config, split: str) -> Iterator[tuple[str, str]]:
     where = f'{split}_dataloader.dataset'
     loader = cfg.get(f'{split}_dataloader')
     for dataset in leaf_configs(loader.dataset) if loader is not None else ():
+        if not is_local(dataset):
+            continue
         root = dataset.get('data_root') or ''
         if root:
             yield f'{where}.data_root', root

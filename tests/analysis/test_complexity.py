@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from overlock_mm import ops
+from overlock_mm import OverLoCK, ops
 from overlock_mm.analysis import measure_complexity
 from overlock_mm.models.contmix import ContMix
 from tests.tools.conftest import ROOT
@@ -52,6 +52,17 @@ def test_the_published_figures(variant, capsys):
     printed = capsys.readouterr().out
     assert f'{deploy:,}' in printed and f'{training:,}' in printed
     assert 'counts once' in printed and 'published figures' in printed
+
+
+def test_images_of_five_bands():
+    counts = [
+        measure_complexity(OverLoCK('xt', in_channels=bands), lambda net, x: net(x), (64, 64))
+        for bands in (3, 5)
+    ]
+    # The first convolution, with stride 2.
+    stem = next(m.weight for m in OverLoCK('xt').modules() if isinstance(m, nn.Conv2d))
+    more = counts[1].dense - counts[0].dense
+    assert more == 2 * stem.shape[0] * stem[0, 0].numel() * 32 * 32
 
 
 def test_contmix_by_hand():

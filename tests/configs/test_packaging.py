@@ -62,6 +62,15 @@ def test_names_of_other_packages_go_to_mmengine(tmp_path):
     assert Config.fromfile(path).default_scope == 'mmdet'
 
 
+def test_names_of_mmseg_are_found_under_every_name_of_its_distribution(tmp_path):
+    path = tmp_path / 'child.py'
+    path.write_text("_base_ = 'mmseg::_base_/default_runtime.py'")
+    assert Config.fromfile(path).default_scope == 'mmseg'
+    path.write_text("_base_ = 'mmseg::_base_/no_such.py'")
+    with pytest.raises((ModuleNotFoundError, FileNotFoundError)):
+        Config.fromfile(path)
+
+
 def test_every_config_is_shipped_and_has_a_bridge():
     assert CONFIG_ROOT.resolve() == ROOT
     assert list_configs() == CONFIGS

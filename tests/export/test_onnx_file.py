@@ -40,6 +40,13 @@ def test_one_file_for_all_sizes(tmp_path, arch):
         assert difference < 1e-4
 
 
+def test_images_of_five_bands(tmp_path):
+    model = randomize_parameters(OverLoCK(TINY, in_channels=5)).eval()
+    export_onnx(exportable(model), tmp_path / 'five.onnx', (64, 96))
+    dims = onnx.load(tmp_path / 'five.onnx').graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == ['batch', 5, 64, 96]
+
+
 def test_file_of_a_fixed_size(tmp_path):
     model = backbone(TINY)
     path = tmp_path / 'fixed.onnx'

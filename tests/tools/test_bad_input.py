@@ -31,6 +31,20 @@ def test_missing_data_names_the_paths_and_the_remedy(fails, tmp_path):
     assert '--cfg-options data_root=FOLDER' in message
 
 
+def test_learning_rates_by_depth_of_another_library(fails, tmp_path):
+    message = fails(
+        train_tool.main,
+        DEMO,
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
+        'optim_wrapper.paramwise_cfg.decay_rate=0.8',
+    )
+    assert "constructor='OverLoCKLayerDecayConstructor'" in message
+    assert 'decay_rate=0.8' in message
+
+
 def test_missing_annotation_file_alone(fails, tmp_path, tiny_run, checkpoint):
     message = fails(
         test_tool.main,

@@ -100,6 +100,54 @@ WRONG_FILES = {
         BOTH,
         "all called 'ring'",
     ),
+    'category id twice': (
+        lambda content: content['categories'].append(dict(id=1, name='cat')),
+        BOTH,
+        'ids of categories are used more than once',
+    ),
+    'annotation id twice': (
+        lambda content: content['annotations'][1].update(id=content['annotations'][0]['id']),
+        BOTH,
+        'ids of annotations are used more than once',
+    ),
+    'box as text': (
+        lambda content: content['annotations'][1].update(bbox=['1', '2', '3', '4']),
+        BOTH,
+        'must be the four numbers',
+    ),
+    'box of two corners in a list': (
+        lambda content: content['annotations'][1].update(bbox=[[1, 2], [3, 4]]),
+        BOTH,
+        'must be the four numbers',
+    ),
+    'only other categories': (
+        lambda content: [c.update(name=c['name'].upper()) for c in content['categories']],
+        BOTH,
+        "has no category 'ellipse'",
+    ),
+    'category ids as text': (
+        each('annotations', lambda a: a.update(category_id=str(a['category_id']))),
+        BOTH,
+        'that is none of the categories',
+    ),
+    'image ids as text': (
+        each('annotations', lambda a: a.update(image_id=str(a['image_id']))),
+        BOTH,
+        'no image has their image_id',
+    ),
+    'small images': (
+        lambda content: (
+            each('images', lambda i: i.update(width=200, height=31))(content),
+            each('annotations', lambda a: a.update(bbox=[5, 5, 20, 20], area=400))(content),
+        ),
+        BOTH,
+        'smaller than filter_cfg.min_size',
+    ),
+    'no category in val': (
+        lambda content: content['categories'].pop(),
+        ('val',),
+        "has no category 'triangle'",
+    ),
     'order in val': (lambda content: content['categories'].reverse(), ('val',), 'another order'),
     'no masks': (each('annotations', lambda a: a.pop('segmentation')), BOTH, 'no segmentation'),
     'one empty mask': (
@@ -209,6 +257,11 @@ def test_maps_of_0_and_255(ade):
 def test_another_ignored_value(ade):
     root = ade(lambda x: np.where(x == 0, 99, x - 1).astype(np.uint8))
     options = {**for_both('reduce_zero_label', False), **for_both('ignore_index', 99)}
+    for part in ('model.decode_head', 'model.auxiliary_head', 'val_evaluator'):
+        assert f'{part.partition(".")[2] or "IoUMetric"} ignores 255' in message(
+            SEGMENTATION, root, **options
+        )
+        options[f'{part}.ignore_index'] = 99
     check(SEGMENTATION, root, **options)
 
 

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import DetInferencer
+from mmengine.registry import MODELS, DefaultScope
 from mmpretrain import ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer
 from PIL import Image
 
 from overlock_mm.analysis.networks import dataset_meta
-from overlock_mm.analysis.predictions import load_predictor
+from overlock_mm.analysis.predictions import _enlarging_factor, load_predictor
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
 from overlock_mm.utils.config import load_config
+from tests.tools.conftest import ROOT
 from tools import demo
 
 
@@ -143,3 +145,42 @@ def test_bad_input(fails, untrained, pictures, tmp_path):
     message = fails(demo.main, pictures, config, weights, '--out-dir', tmp_path / 'file' / 'out')
     assert 'is not writable' in message
     assert not list((tmp_path / 'out').iterdir())
+
+
+BANDS = """
+_base_ = '{root}/configs/demo/{name}_overlock_shapes.py'
+model = dict(
+    backbone=dict(in_channels=5),
+    # The libraries' own normalisation takes one or three channels.
+    data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False),
+    {limits}
+)
+test_pipeline = _base_.test_pipeline
+test_pipeline[0].update(imdecode_backend='tifffile', color_type='unchanged')
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+"""
+
+
+@pytest.mark.parametrize(
+    ('name', 'limits'),
+    [('cascade', 'test_cfg=dict(rcnn=dict(max_per_img=5))'), ('upernet', '')],
+)
+def test_pictures_of_five_bands(name, limits, tmp_path):
+    tifffile = pytest.importorskip('tifffile', reason='tifffile reads pictures of five bands')
+    config = tmp_path / 'bands.py'
+    config.write_text(BANDS.format(root=ROOT, name=name, limits=limits))
+    cfg = load_config(config)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, tmp_path / 'bands.pth')
+    bands = np.random.default_rng(0).integers(0, 255, (96, 128, 5), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / 'five.tif', bands, photometric='minisblack', planarconfig='contig')
+    arguments = [str(tmp_path / 'five.tif'), str(config), str(tmp_path / 'bands.pth')]
+    content = demo.main([*arguments, '--out-dir', str(tmp_path / 'out')])
+    assert list(content['pictures']) == [str(tmp_path / 'five.tif')]
+    with Image.open(tmp_path / 'out/five.png') as drawn:
+        assert drawn.width == drawn.height * 128 / 96 >= 3 * 128  # enlarged
+
+
+@pytest.mark.parametrize(('height', 'width'), [(1, 2000), (2000, 1), (20, 4000)])
+def test_strips_are_enlarged_within_bounds(height, width):
+    assert _enlarging_factor(np.zeros((height, width, 3), np.uint8)) == 1

@@ -12,7 +12,8 @@ def check_class_folders(folder: Path, classes: Any, where: str) -> None:
     """Compare the folders of images with the classes, before mmpretrain numbers them.
 
     Raises:
-        DataError: A folder is no class, or the names of the classes are in another order.
+        DataError: There are more or fewer folders than classes, a hidden one, or names in another
+            order.
     """
     found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not found:
@@ -28,20 +29,23 @@ def check_class_folders(folder: Path, classes: Any, where: str) -> None:
         )
     if classes is None:
         return
-    unknown = sorted(set(found) - set(classes))
-    if len(found) == len(classes) and not unknown and list(classes) != found:
+    if len(found) != len(classes):
+        unknown = sorted(set(found) - set(classes))
         raise DataError(
-            f'{folder} ({where}.data_prefix): folders get their labels in alphabetical order, and '
-            'metainfo.classes lists the same names in another one, so that images would be called '
-            f'by wrong names. Set the classes to {tuple(found)}.'
+            f'{folder} ({where}.data_prefix) has {len(found)} folders for {len(classes)} classes; '
+            f'not among the classes are {_listed(unknown)}, without a folder are '
+            f'{_listed(sorted(set(classes) - set(found)))}. Every class needs its folder, which '
+            "may be empty. Remove or rename folders, or set the data set's metainfo.classes and "
+            'num_classes of the model.'
         )
     # Folders may have names of their own, such as the WordNet ids of ImageNet.
-    if len(found) == len(classes) and len(unknown) in (0, len(found)):
-        return
-    known = 'none' if len(unknown) == len(found) else ', '.join(sorted(set(classes) & set(found)))
-    raise DataError(
-        f'{folder} ({where}.data_prefix) has {len(found)} folders for {len(classes)} classes; '
-        f'not among the classes are {", ".join(unknown[:5]) or "none"}'
-        f'{" ..." if len(unknown) > 5 else ""} (known: {known[:200]}). Remove or rename folders, '
-        "or set the data set's metainfo.classes and num_classes of the model."
-    )
+    if any(name in classes and classes[label] != name for label, name in enumerate(found)):
+        raise DataError(
+            f'{folder} ({where}.data_prefix): folders get their labels in alphabetical order, and '
+            'metainfo.classes has the same names in another order, so that images would be called '
+            f'by wrong names. Set the classes to {tuple(found)}.'
+        )
+
+
+def _listed(names: list[str], shown: int = 5) -> str:
+    return ', '.join(names[:shown]) + (' ...' if len(names) > shown else '') or 'none'

@@ -2,162 +2,166 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import Image
-
+from .coco_file import CocoFile
 from .errors import DataError
+from .loading import transforms_of
 
-_TRANSPOSING = (5, 6, 7, 8)  # values of the EXIF tag that exchange width and height
-_ORIENTATION = 0x0112
-#: What building the data set, and COCO's evaluation, read without a default.
-_FIELDS = ('id', 'image_id', 'category_id', 'bbox', 'area')
+#: What building the data set reads without a default, and COCO's evaluation besides.
+_FIELDS = ('id', 'category_id', 'bbox', 'area')
+_HINTS = {'iscrowd': ' (0 for a single object)', 'area': ' (in square pixels)'}
 
 
-def check_coco_file(dataset: Any, where: str, measured: bool) -> list[str]:
-    """Look into an annotation file in the format of COCO's instances.
+@dataclass
+class Objects:
+    """How many objects of the classes there are, and what becomes of them."""
+
+    total: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)  # by reason
+
+    def __add__(self, other: Objects) -> Objects:
+        return Objects(
+            self.total + other.total, self.kept + other.kept, self.dropped + other.dropped
+        )
+
+    def reasons(self) -> str:
+        """Why objects are dropped."""
+        return '; '.join(f'{count} because {reason}' for reason, count in self.dropped.items())
+
+    def check(self, head: str, images: int, where: str, learned: bool) -> list[str]:
+        """Demand that something is left.
+
+        Args:
+            head: The files that hold them.
+            images: Their number.
+            where: The setting of the data set.
+            learned: Whether they are trained on; to measure, a class may be missing.
+
+        Returns:
+            What is odd, but can be used.
+
+        Raises:
+            DataError: No object is left, or to learn, none of a class.
+        """
+        if not self.total:
+            raise DataError(
+                f"{head} has {images} images and no annotation of the config's classes: nothing "
+                'can be learned or measured from it. Name another with --cfg-options '
+                f'{where}.ann_file=FILE.'
+            )
+        gone = [name for name in self.total if not self.kept[name]]
+        if gone and (learned or not self.kept):
+            raise DataError(
+                f'{head}: every object of {", ".join(map(repr, gone[:5]))} would be dropped '
+                f'({self.reasons()}). Boxes must be [x, y, width, height] in pixels of the image.'
+            )
+        if not self.dropped:
+            return []
+        lost = f', all of {", ".join(map(repr, gone[:5]))} among them' if gone else ''
+        count = sum(self.dropped.values())
+        return [f'{head}: {count} objects are dropped{lost}: {self.reasons()}.']
+
+
+def check_annotations(
+    file: CocoFile, classes: list[str], measured: bool
+) -> tuple[Objects, list[str]]:
+    """Look at the annotations as mmdet's ``CocoDataset`` does.
 
     Args:
-        dataset: Built with ``lazy_init``, so that its paths and classes are those of the library.
-        where: The setting that holds it.
-        measured: Whether a metric reads the file too.
+        file: In the format of COCO's instances.
+        classes: Of the data set.
+        measured: Whether COCO's evaluation reads the file too.
 
     Returns:
-        What is odd, but can be trained on.
+        The objects, and what is odd, but can be trained on.
 
     Raises:
-        DataError: What is wrong, with the file and the remedy.
+        DataError: What would end the run, with the remedy.
     """
-    file = Path(dataset.ann_file)
-    head = f'{file} ({where}.ann_file)'
-    try:
-        content = json.loads(file.read_bytes())
-        names = {category['id']: category['name'] for category in content['categories']}
-        images = content['images']
-        annotations = content.get('annotations')
-        ids = Counter(image['id'] for image in images)
-        for image in images:
-            image['file_name']
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{head} is not in the format of COCO: {type(error).__name__}: {error}. Restore the '
-            'file or name another.'
-        ) from error
-    shared = [number for number, count in ids.items() if count > 1]
-    if shared:
-        raise DataError(
-            f'{head}: {len(shared)} image ids are used more than once, for example {shared[0]!r}; '
-            'all but one image of an id would be lost. Give every image an id of its own.'
-        )
-    for image in images:
-        if 'height' not in image or 'width' not in image:
+    head = file.head
+    sizes = {}
+    for image in file.images:
+        if image.get('height') is None or image.get('width') is None:
             raise DataError(
                 f'{head}: image {image["id"]!r} has no height and width. Add both, in pixels.'
             )
-    classes = list(dataset.metainfo['classes'])
-    _check_categories(head, names, [c['name'] for c in content['categories']], classes)
-    if annotations is None:  # as in the files of COCO's test server
-        return []
-    fields = (*_FIELDS, 'iscrowd') if measured else _FIELDS
-    for annotation in annotations:
-        for field in fields:
-            if field not in annotation:
-                hint = {'iscrowd': ' (0 for a single object)', 'area': ' (in square pixels)'}
-                raise DataError(
-                    f'{head}: annotation {annotation.get("id")!r} has no {field!r}. Add it'
-                    f'{hint.get(field, "")} to every annotation.'
-                )
-        if annotation['category_id'] not in names:
-            raise DataError(
-                f'{head}: annotation {annotation["id"]} has the unknown category_id '
-                f'{annotation["category_id"]!r}; the categories of the file are {names}. Correct '
-                'the annotation, or add the category.'
-            )
-    return _check_objects(head, dataset, where, annotations, names, images, measured)
-
-
-def _check_categories(head: str, names: dict, listed: list[str], classes: list[str]) -> None:
-    lacking = [name for name in classes if name not in listed]
-    if lacking:
-        raise DataError(
-            f'{head} has no category {", ".join(map(repr, lacking[:5]))}'
-            f'{" ..." if len(lacking) > 5 else ""}; it has {", ".join(listed)}. Set the data '
-            "set's metainfo.classes to the names in the file, and num_classes of the model to "
-            'their number.'
-        )
-    twice = [name for name, count in Counter(listed).items() if count > 1 and name in classes]
-    if twice:
-        same = [number for number, name in names.items() if name == twice[0]]
-        raise DataError(
-            f'{head}: the categories {", ".join(map(str, same))} are all called {twice[0]!r}, so '
-            'labels and classes do not fit together. Remove the category that no annotation uses '
-            '(some exports add one with the name of the project), or rename it.'
-        )
-
-
-def _check_objects(
-    head: str,
-    dataset: Any,
-    where: str,
-    annotations: list[dict],
-    names: dict,
-    images: list[dict],
-    measured: bool,
-) -> list[str]:
-    classes = set(dataset.metainfo['classes'])
-    sizes = {image['id']: (image['width'], image['height']) for image in images}
-    total: Counter = Counter()
-    kept: Counter = Counter()
-    dropped: Counter = Counter()
-    for annotation in annotations:
-        name = names[annotation['category_id']]
+        sizes[image['id']] = (image['width'], image['height'])
+    objects = Objects()
+    odd = []
+    strangers: Counter[Any] = Counter()
+    beyond, corners = 0, True
+    for annotation in file.annotations or ():
+        size = sizes.get(annotation.get('image_id'))
+        if size is not None:
+            _check_fields(head, annotation, measured)
+        name = file.names.get(annotation.get('category_id'))
+        if name is None:
+            strangers[annotation.get('category_id')] += 1
+            continue
         if name not in classes:
             continue
-        total[name] += 1
-        reason = _reason_to_drop(annotation, sizes.get(annotation['image_id']))
+        objects.total[name] += 1
+        reason = _reason_to_drop(annotation, size)
         if reason:
-            dropped[reason] += 1
+            objects.dropped[reason] += 1
         else:
-            kept[name] += 1
-    reasons = '; '.join(f'{count} because {reason}' for reason, count in dropped.items())
-    if not total:
-        raise DataError(
-            f'{head} has {len(images)} images and no annotation of the '
-            "config's classes: nothing can be learned or measured from it. Name another with "
-            f'--cfg-options {where}.ann_file=FILE.'
+            objects.kept[name] += 1
+        if size is not None:
+            x, y, width, height = annotation['bbox']
+            beyond += x + width > 1.05 * size[0] + 1 or y + height > 1.05 * size[1] + 1
+            corners = corners and width >= x and height >= y
+    if strangers:
+        told = (
+            f'{head}: {sum(strangers.values())} annotations have a category_id that is none of '
+            f'the categories {file.names}, for example {next(iter(strangers))!r}'
         )
-    gone = [name for name in total if not kept[name]]
-    if gone:
-        raise DataError(
-            f'{head}: every object of {", ".join(map(repr, gone[:5]))} would be dropped '
-            f'({reasons}). Boxes must be [x, y, width, height] in pixels of the image.'
-        )
-    odd = []
-    if _look_like_corners(annotations, sizes):
+        if not objects.total:
+            raise DataError(f'{told}. Correct them, or add the category.')
+        odd.append(f'{told}; they are left out.')
+    if beyond and corners:
         odd.append(
             f'{head}: boxes look like [x1, y1, x2, y2], and COCO has [x, y, width, height]. '
             'tools/check_data.py draws them.'
         )
-    if dropped:
-        odd.append(f'{head}: {sum(dropped.values())} objects are dropped: {reasons}.')
-    unused = {names[a['category_id']] for a in annotations} - classes
+    elif beyond:
+        odd.append(f'{head}: {beyond} boxes reach beyond their images.')
+    unused = {file.names.get(a.get('category_id')) for a in file.annotations or ()}
+    unused -= {None, *classes}
     if unused:
-        odd.append(f'{head}: {", ".join(sorted(unused))} are no classes of the config.')
-    if measured and any(annotation['id'] == 0 for annotation in annotations):
+        odd.append(f'{head}: {", ".join(sorted(map(str, unused)))} are no classes of the config.')
+    if measured and any(a.get('id') == 0 for a in file.annotations or ()):
         odd.append(
             f'{head} has an annotation with the id 0, which COCO metrics take for "not found": '
             'AP becomes too low. Number annotations from 1.'
         )
-    return odd
+    return objects, odd
+
+
+def _check_fields(head: str, annotation: dict, measured: bool) -> None:
+    for name in (*_FIELDS, 'iscrowd') if measured else _FIELDS:
+        if annotation.get(name) is None:
+            raise DataError(
+                f'{head}: annotation {annotation.get("id")!r} has no {name!r}. Add it'
+                f'{_HINTS.get(name, "")} to every annotation.'
+            )
+    box = annotation['bbox']
+    if len(box) != 4 or not all(isinstance(value, (int, float)) for value in box):
+        raise DataError(
+            f'{head}: the bbox of annotation {annotation["id"]!r} is {box!r}. It must be the four '
+            'numbers [x, y, width, height], in pixels.'
+        )
 
 
 def _reason_to_drop(annotation: dict, size: tuple[float, float] | None) -> str | None:
     """Why mmdet's ``CocoDataset`` leaves an object out, if it does."""
     if size is None:
         return 'no image has their image_id'
+    if annotation.get('ignore'):
+        return "they are marked 'ignore'"
     x, y, width, height = annotation['bbox']
     if annotation['area'] <= 0:
         return 'area is 0'
@@ -168,82 +172,72 @@ def _reason_to_drop(annotation: dict, size: tuple[float, float] | None) -> str |
     return None
 
 
-def _look_like_corners(annotations: list[dict], sizes: dict[Any, tuple[float, float]]) -> bool:
-    """Whether no box is narrower than its distance from the origin, and some leave their image."""
-    leaves = False
-    for annotation in annotations:
-        x, y, width, height = annotation['bbox']
-        if width < x or height < y:
-            return False
-        limits = sizes.get(annotation['image_id'], (float('inf'), float('inf')))
-        leaves |= x + width > limits[0] + 1 or y + height > limits[1] + 1
-    return leaves
-
-
-def check_built(dataset: Any, where: str, sample: list[int]) -> list[str]:
-    """Ask a built detection data set about labels, masks and the sizes of its images.
+def count_objects(dataset: Any, where: str) -> str:
+    """Objects by class of a built ``CocoDataset``.
 
     Raises:
-        DataError: Labels and class names do not fit, masks are missing, or sizes are exchanged.
+        DataError: Masks are learned, and an object has none.
     """
     loads_masks = any(getattr(t, 'with_mask', False) for t in transforms_of(dataset))
-    for index in range(len(dataset)) if loads_masks else ():
+    labels: Counter[int] = Counter()
+    ignored = empty = 0
+    for index in range(len(dataset)):
         info = dataset.get_data_info(index)
-        if 'segments_info' in info:
-            break
-        if any('mask' not in instance for instance in info['instances']):
-            raise DataError(
-                f'{dataset.ann_file} ({where}.ann_file): an object of {info["img_path"]} has no '
-                'segmentation, but the config learns masks. Without masks, take '
-                'configs/detection/cascade_overlock_*_boxes_only.py, or leave them out as it does: '
-                'model.roi_head.mask_head=None, model.roi_head.mask_roi_extractor=None, '
-                "LoadAnnotations without with_mask, and metric=['bbox']."
-            )
-    for index in sample:
-        info = dataset.get_data_info(index)
-        _check_size(info, loads_masks, where)
-    return []
+        for instance in info.get('instances', ()):
+            if loads_masks and 'mask' not in instance:
+                raise DataError(
+                    f'{dataset.ann_file} ({where}.ann_file): an object of {info["img_path"]} has '
+                    'no segmentation, but the config learns masks. Without masks, take '
+                    'configs/detection/cascade_overlock_*_boxes_only.py, or leave them out as it '
+                    'does: model.roi_head.mask_head=None, model.roi_head.mask_roi_extractor=None, '
+                    "LoadAnnotations without with_mask, and metric=['bbox']."
+                )
+            if instance.get('ignore_flag'):
+                ignored += 1
+            elif loads_masks and not _has_polygon(instance['mask']):
+                empty += 1
+            else:
+                labels[instance.get('bbox_label', -1)] += 1
+    classes = dataset.metainfo.get('classes') or ()
+    told = short({name: labels[label] for label, name in enumerate(classes)})
+    if ignored:
+        told += f'; {ignored} crowd regions, which are not learned'
+    if empty:
+        told += f'; {empty} objects whose polygons have fewer than three points are ignored'
+    return told
 
 
-def check_label_order(dataset: Any, where: str) -> None:
-    """Demand that label ``i`` of a built ``CocoDataset`` is the class with the name ``i``."""
-    classes = list(dataset.metainfo['classes'])
-    content = json.loads(Path(dataset.ann_file).read_bytes())
-    names = {category['id']: category['name'] for category in content['categories']}
-    labels = [names[number] for number in dataset.cat_ids]
-    if labels != classes:
-        raise DataError(
-            f'{dataset.ann_file} ({where}.ann_file) lists its categories in another order than '
-            'metainfo.classes; labels follow the file, so that objects would be called by wrong '
-            f'names. Set the classes of train, val and test to {tuple(labels)}, and let all files '
-            'list the categories in this order.'
-        )
+def _has_polygon(mask: Any) -> bool:
+    """Whether mmdet keeps a mask: it ignores polygons of fewer than three points."""
+    if not isinstance(mask, list):
+        return True
+    return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask)
 
 
-def transforms_of(dataset: Any) -> list[Any]:
-    """The transforms of a data set; wrappers such as MultiImageMixDataset have a bare list."""
-    pipeline = getattr(dataset, 'pipeline', None) or []
-    return list(getattr(pipeline, 'transforms', pipeline))
+def check_image_size(loaded: dict, where: str, masks_measured: bool) -> str | None:
+    """Compare the size of a loaded image with what the annotation file says.
+
+    Returns:
+        What is odd, if anything.
+
+    Raises:
+        DataError: Masks are measured, which happens at the size in the file.
+    """
+    size = loaded.get('ori_shape')
+    stated = (loaded.get('height'), loaded.get('width'))
+    if size is None or None in stated or tuple(size) == stated:
+        return None
+    reason = ': width and height are exchanged' if tuple(size) == stated[::-1] else ''
+    told = (
+        f'{loaded.get("img_path")} is {size[1]} x {size[0]} pixels when loaded, but the '
+        f'annotations ({where}) say {stated[1]} x {stated[0]}{reason}'
+    )
+    if masks_measured:
+        raise DataError(f'{told}. Masks are measured at that size. Correct it in the file.')
+    return f'{told}. Do the objects lie where they should? tools/check_data.py draws them.'
 
 
-def _check_size(info: dict, loads_masks: bool, where: str) -> None:
-    path = info.get('img_path')
-    if not isinstance(path, str) or '://' in path or 'height' not in info:
-        return
-    try:
-        with Image.open(path) as image:
-            size = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TRANSPOSING
-    except (OSError, SyntaxError, ValueError):
-        return  # the check of files says more
-    if turned:
-        size = size[::-1]  # as OpenCV loads it
-    stated = (info['width'], info['height'])
-    if size != stated and size == stated[::-1] and loads_masks:
-        reason = 'its EXIF orientation turns it' if turned else 'width and height are exchanged'
-        raise DataError(
-            f'{path} is {size[0]} x {size[1]} when loaded, but the annotations ({where}) say '
-            f'{stated[0]} x {stated[1]}: {reason}, and masks would be scrambled. Correct the '
-            'sizes, or turn the pixels and remove the EXIF tag (Pillow: ImageOps.exif_transpose) '
-            'in the orientation in which the objects were annotated.'
-        )
+def short(counts: dict[str, int], shown: int = 12) -> str:
+    """Counts as text, the first ones only."""
+    text = ', '.join(f'{name} {count}' for name, count in list(counts.items())[:shown])
+    return f'{text} and {len(counts) - shown} more' if len(counts) > shown else text

@@ -1,26 +1,20 @@
-"""Images and label maps, looked at when they are first read; a look costs microseconds."""
+"""Images and label maps, looked at when they are first read."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from PIL import Image
+from torch import Tensor
 
 from .errors import DataError
-
-#: The last bytes of a complete file.
-_ENDINGS = {
-    '.jpg': b'\xff\xd9',
-    '.jpeg': b'\xff\xd9',
-    '.png': b'IEND\xaeB\x60\x82',
-}
-#: Decoded whole, as no last bytes tell that they are complete.
-_DECODED = ('.bmp', '.tif', '.tiff', '.webp', '.jp2')
+from .loading import check_complete, is_loader, load_with_name
 
 
 def watch_files(dataset: Any) -> None:
-    """Check every image before, and every label after, the pipeline of a built data set.
+    """Let the pipeline of a built data set name the file where something is wrong with it.
+
+    JPEG and PNG files are complete, what cannot be loaded is named, masks and label maps have the
+    size of their images, and labels are below the number of classes.
 
     Args:
         dataset: Of mmengine's kind; wrappers such as ``ConcatDataset`` are looked into.
@@ -30,45 +24,26 @@ def watch_files(dataset: Any) -> None:
             watch_files(inner)
     # Wrappers such as MultiImageMixDataset have a list here, and what they hold is watched.
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
-    if not isinstance(transforms, list) or _check_files in transforms:
+    if not isinstance(transforms, list) or any(isinstance(t, _Watched) for t in transforms):
         return
-    transforms.insert(0, _check_files)
+    transforms[:] = [_Watched(t) if is_loader(t) else t for t in transforms]
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if classes:
         transforms.append(_LabelCheck(len(classes), getattr(dataset, 'ignore_index', None)))
 
 
-def _check_files(sample: dict) -> dict:
-    """A transform: the files of a sample are there and complete."""
-    for key in ('img_path', 'seg_map_path'):
-        path = sample.get(key)
-        if path is not None and '://' not in path:
-            check_complete(path)
-    return sample
+class _Watched:
+    """A loading transform whose errors name the file."""
 
+    def __init__(self, load: Any) -> None:
+        self.load = load
 
-def check_complete(path: str) -> None:
-    """Demand that an image file is there and not truncated.
+    def __call__(self, sample: dict) -> Any:
+        check_complete(sample)
+        return load_with_name(self.load, sample)
 
-    Raises:
-        DataError: Names the file.
-    """
-    suffix = os.path.splitext(path)[1].lower()
-    ending = _ENDINGS.get(suffix, b'')
-    try:
-        with open(path, 'rb') as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - len(ending)))
-            if size > 0 and suffix not in _DECODED and file.read() == ending:
-                return
-        # Some sound files end otherwise; decoding tells. OpenCV fills what is missing with grey.
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError) as error:
-        raise DataError(
-            f'{path} cannot be read as an image: {error}. Copy it again, or remove it from the '
-            'data set.'
-        ) from error
+    def __repr__(self) -> str:
+        return repr(self.load)
 
 
 class _LabelCheck:
@@ -83,13 +58,12 @@ class _LabelCheck:
         self.ignore_index = ignore_index
 
     def __call__(self, packed: dict) -> dict:
-        sample = packed.get('data_samples')
+        sample: Any = packed.get('data_samples')
         # Views of test-time augmentation come as a list, without need of labels.
-        for name in ('gt_label',) if self.ignore_index is None else ('gt_sem_seg',):
-            labels = getattr(sample, name, None)
-            if sample is None or labels is None:
-                continue
-            labels = getattr(labels, 'data', labels)  # mmseg's are wrapped
+        name = 'gt_label' if self.ignore_index is None else 'gt_sem_seg'
+        labels = getattr(sample, name, None)
+        labels = getattr(labels, 'data', labels)  # mmseg's are wrapped
+        if isinstance(labels, Tensor):
             wrong = labels[labels >= self.num_classes]
             wrong = wrong[wrong != (-1 if self.ignore_index is None else self.ignore_index)]
             if wrong.numel() > 0:

@@ -14,11 +14,22 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from overlock_mm.utils.config import innermost_dataset
 
+from .agreement import (
+    check_ignored,
+    check_labels,
+    check_metric_file,
+    check_outputs,
+    check_same_classes,
+    check_top_k,
+    coco_metrics,
+    same_file,
+)
 from .classification import check_class_folders
-from .detection import check_built, check_coco_file, check_label_order
+from .coco_file import CocoFile
+from .detection import Objects, check_annotations, check_image_size, count_objects, short
 from .errors import DataError
-from .files import check_complete
-from .segmentation import check_label_maps
+from .loading import load_sample
+from .segmentation import check_label_maps, named_pixels
 
 #: How many files of a data set are decoded before a run.
 SAMPLE = 20
@@ -35,15 +46,13 @@ class DataSets:
         """The data set that was built from an equal config, if one was."""
         return next((built for known, built in self._built if known == config), None)
 
-    def add(self, config: ConfigDict) -> Any:
-        """Build a data set, or take the one of an equal config."""
-        built = self.get(config)
-        if built is None:
-            built = DATASETS.build(config)
-            if hasattr(built, 'full_init'):
-                built.full_init()
-            self._built.append((config, built))
-        return built
+    def add(self, config: ConfigDict, built: Any) -> None:
+        """Keep a data set."""
+        self._built.append((config, built))
+
+    def warn(self, odd: Sequence[str]) -> None:
+        """Add lines about what is odd."""
+        self.lines += [f'warning: {line}' for line in odd]
 
 
 def check_data_sets(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) -> DataSets:
@@ -68,50 +77,164 @@ def check_data_sets(cfg: Config, splits: Sequence[str], sample: int | None = SAM
     classes: dict[str, list[str]] = {}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         for split in splits:
-            loader = cfg.get(f'{split}_dataloader')
-            if loader is None:
-                continue
-            where = f'{split}_dataloader.dataset'
-            known = sets.get(loader.dataset) is not None
-            if not known:
-                for leaf in leaf_configs(loader.dataset):
-                    _check_before_building(leaf, where, split != 'train', sets.lines)
-            try:
-                built = sets.add(loader.dataset)
-            except ValueError as error:
-                # mmengine joins the entries of its list without asking whether there are any.
-                if 'need at least one array' in str(error):
-                    raise DataError(_empty_message(loader.dataset, where)) from error
-                raise
-            if not known:
-                for leaf in _leaves(built):
-                    _check_leaf(leaf, where, sample, sets.lines)
-            metainfo = getattr(built, 'metainfo', None)
-            names = metainfo.get('classes') if isinstance(metainfo, dict) else None
-            if names and not isinstance(names, str):
-                classes[split] = list(names)
-                _check_outputs(
-                    cfg.model, len(names), split != 'train' and cfg.default_scope == 'mmdet'
-                )
-                _check_top_k(cfg.get(f'{split}_evaluator'), len(names), split)
-    _check_same_classes(classes)
+            if cfg.get(f'{split}_dataloader') is not None:
+                _Split(cfg, split, sets, sample).check(classes)
+        sets.warn(check_same_classes(classes))
     return sets
 
 
-def _empty_message(dataset: ConfigDict, where: str) -> str:
-    """Why a data set is empty, as far as its config tells."""
-    (leaf, *_) = leaf_configs(dataset)
-    lazy = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
-    if 'BaseSegDataset' in _families(lazy):
+class _Split:
+    """The questions to the data set of one loader."""
+
+    def __init__(self, cfg: Config, split: str, sets: DataSets, sample: int | None) -> None:
+        self.model = cfg.model
+        self.scope = cfg.default_scope
+        self.split = split
+        self.config = cfg[f'{split}_dataloader'].dataset
+        self.evaluators = cfg.get(f'{split}_evaluator') if split != 'train' else None
+        self.where = f'{split}_dataloader.dataset'
+        self.sets = sets
+        self.sample = sample
+        self.files: dict[str, CocoFile] = {}
+
+    def check(self, classes: dict[str, list[str]]) -> None:
+        """Ask them all, and add the names of the classes to ``classes``."""
+        built = self.sets.get(self.config)
+        if built is None:
+            self._check_before_building()
+            built = self._build()
+            self.sets.add(self.config, built)
+            for leaf in _leaves(built):
+                self._check_leaf(leaf)
+        metainfo = getattr(built, 'metainfo', None)
+        names = metainfo.get('classes') if isinstance(metainfo, dict) else None
+        if names and not isinstance(names, str):
+            classes[self.split] = list(names)
+            none_over = self.split != 'train' and self.scope == 'mmdet'
+            check_outputs(self.model, len(names), none_over)
+            check_top_k(self.evaluators, self.model, len(names), self.split)
+
+    def _check_before_building(self) -> None:
+        """Ask what would end the building without a readable message."""
+        objects = Objects()
+        for config in leaf_configs(self.config):
+            lazy = _lazy(config)
+            if lazy is None or not is_local(config):
+                continue
+            if _is_plain_coco(lazy):
+                file = self._file(lazy.ann_file, f'{self.where}.ann_file')
+                measured = self._is_measured(lazy.ann_file)
+                file.check_ids()
+                names = list(lazy.metainfo['classes'])
+                self.sets.warn(file.check_classes(names, measured))
+                if file.annotations is not None:  # as in the files of COCO's test server
+                    found, odd = check_annotations(file, names, measured)
+                    objects += found
+                    self.sets.warn(odd)
+            elif (
+                'CustomDataset' in _families(lazy)
+                and not lazy.ann_file
+                and lazy.with_label
+                and Path(lazy.img_prefix).is_dir()
+            ):
+                names = lazy.metainfo.get('classes')
+                check_class_folders(Path(lazy.img_prefix), names, self.where)
+        if any(file.annotations is not None for file in self.files.values()):
+            head = ', '.join(file.head for file in self.files.values())
+            images = sum(len(file.images) for file in self.files.values())
+            self.sets.warn(objects.check(head, images, self.where, self.split == 'train'))
+
+    def _build(self) -> Any:
+        try:
+            if len(self.files) == 1 and 'dataset' not in self.config:
+                (file,) = self.files.values()
+                return file.build_dataset(self.config)
+            built = DATASETS.build(self.config)
+            if hasattr(built, 'full_init'):
+                built.full_init()
+            return built
+        except (ValueError, AssertionError) as error:
+            # mmengine joins the entries of its list without asking whether there are any.
+            if 'need at least one array' in str(error):
+                raise DataError(self._empty()) from error
+            if isinstance(error, AssertionError):
+                raise DataError(f'{self.where} cannot be built: {error}') from error
+            raise
+
+    def _empty(self) -> str:
+        """Why a data set is empty, as far as its config tells."""
+        (leaf, *_) = leaf_configs(self.config)
+        lazy = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
+        if 'BaseSegDataset' in _families(lazy):
+            return (
+                f'{lazy.data_prefix.get("img_path")} ({self.where}.data_prefix.img_path) has no '
+                f'file that ends in {lazy.img_suffix}. Give the right folder, or the ending with '
+                f'--cfg-options {self.where}.img_suffix=ENDING.'
+            )
         return (
-            f'{lazy.data_prefix.get("img_path")} ({where}.data_prefix.img_path) has no file that '
-            f'ends in {lazy.img_suffix}. Give the right folder, or the ending with --cfg-options '
-            f'{where}.img_suffix=ENDING.'
+            f'{self.where} is empty: no image of {lazy.ann_file!r} is left. Images without objects '
+            f'and those smaller than filter_cfg.min_size are left out (filter_cfg: '
+            f'{lazy.filter_cfg}).'
         )
-    return (
-        f'{where} is empty: no image of {lazy.ann_file!r} is left. Images without objects and '
-        f'those smaller than filter_cfg.min_size are left out (filter_cfg: {lazy.filter_cfg}).'
-    )
+
+    def _check_leaf(self, dataset: Any) -> None:
+        count = len(dataset)
+        step = 1 if self.sample is None else max(1, -(-count // self.sample))
+        indices = range(0, count, step)
+        told = f'{self.where}: {type(dataset).__name__} with {count} images'
+        families = _families(dataset)
+        if 'BaseSegDataset' in families:
+            pixels = check_label_maps(dataset, self.where, indices)
+            if pixels is not None:
+                check_ignored(self.model, self.evaluators, dataset, pixels)
+                named = named_pixels(pixels, dataset.metainfo.get('classes') or ())
+                told += f'; pixels in {len(indices)} label maps: {short(named)}'
+        elif 'CocoDataset' in families and 'CocoPanopticDataset' not in families:
+            if getattr(dataset, 'ann_file', None) in self.files:
+                listed = len(self.files[dataset.ann_file].images)
+                told += f' of {listed} in the file' if count < listed else ''
+                names = list(dataset.metainfo['classes'])
+                self.sets.warn(
+                    check_metric_file(self.evaluators, dataset, names, self.split, self._file)
+                )
+            told += f'; objects: {count_objects(dataset, self.where)}'
+        elif 'CustomDataset' in families and count:
+            told += self._count_labels(dataset)
+        if 'BaseSegDataset' not in families and hasattr(dataset, 'get_data_info'):
+            self._load(dataset, indices)
+        self.sets.lines.append(told)
+
+    def _count_labels(self, dataset: Any) -> str:
+        infos = map(dataset.get_data_info, range(len(dataset)))
+        labels = Counter(info.get('gt_label') for info in infos)
+        if not all(isinstance(label, int) for label in labels):
+            return ''
+        check_labels(self.model, max(labels), self.where)
+        classes = dataset.metainfo.get('classes') or [str(k) for k in range(max(labels) + 1)]
+        named = {classes[k]: n for k, n in sorted(labels.items()) if 0 <= k < len(classes)}
+        return f'; {short(named)}'
+
+    def _load(self, dataset: Any, indices: Sequence[int]) -> None:
+        """Load a sample of the files; the first image of another size than annotated is told."""
+        masks_measured = any('segm' in m.get('metric', ()) for m in coco_metrics(self.evaluators))
+        odd = None
+        for index in indices:
+            loaded = load_sample(dataset, index, self.where)
+            if loaded is not None:
+                odd = odd or check_image_size(loaded, self.where, masks_measured)
+        self.sets.warn([odd] if odd else [])
+
+    def _file(self, path: str, where: str) -> CocoFile:
+        """An annotation file, parsed once."""
+        known = (file for other, file in self.files.items() if same_file(other, path))
+        found = next(known, None)
+        if found is None:
+            found = self.files[path] = CocoFile(path, where)
+        return found
+
+    def _is_measured(self, path: str) -> bool:
+        metrics = coco_metrics(self.evaluators)
+        return any(m.get('ann_file') is None or same_file(m.ann_file, path) for m in metrics)
 
 
 def leaf_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
@@ -124,6 +247,18 @@ def leaf_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
         yield inner
 
 
+def is_local(config: Any) -> bool:
+    """Whether all files of a data set's config are on a disk of this machine."""
+    if isinstance(config, dict):
+        for key in ('backend_args', 'file_client_args'):
+            if (config.get(key) or {}).get('backend', 'local') not in ('local', 'disk'):
+                return False
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        return all(is_local(value) for value in config)
+    return not (isinstance(config, str) and '://' in config)
+
+
 def _leaves(dataset: Any) -> Iterator[Any]:
     while hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
@@ -134,123 +269,27 @@ def _leaves(dataset: Any) -> Iterator[Any]:
         yield dataset
 
 
+def _lazy(config: ConfigDict) -> Any | None:
+    """A data set with its paths and classes as the library joins and reads them, without data."""
+    try:
+        return DATASETS.build(dict(config, lazy_init=True, pipeline=[]))
+    except TypeError:
+        return None  # of an unknown kind
+
+
 def _families(dataset: Any) -> set[str]:
     return {base.__name__ for base in type(dataset).__mro__}
 
 
-def _is_coco(dataset: Any) -> bool:
-    """Whether it reads COCO's instances; panoptic and LVIS files have other fields."""
-    families = _families(dataset)
-    others = {'CocoPanopticDataset', 'LVISV05Dataset', 'LVISV1Dataset'}
-    return 'CocoDataset' in families and not families & others
-
-
-def _check_before_building(
-    config: ConfigDict, where: str, measured: bool, lines: list[str]
-) -> None:
-    """Ask what would end the building of a data set without a readable message."""
-    try:
-        # Paths and classes as the library joins and reads them, at no cost.
-        lazy = DATASETS.build(dict(config, lazy_init=True, pipeline=[]))
-    except TypeError:
-        return  # of an unknown kind
-    if '://' in str(getattr(lazy, 'ann_file', None) or getattr(lazy, 'data_root', '')):
-        return
-    if _is_coco(lazy):
-        for odd in check_coco_file(lazy, where, measured):
-            lines.append(f'warning: {odd}')
-    elif 'CustomDataset' in _families(lazy) and not lazy.ann_file and lazy.with_label:
-        check_class_folders(Path(lazy.img_prefix), lazy.metainfo.get('classes'), where)
-
-
-def _check_leaf(dataset: Any, where: str, sample: int | None, lines: list[str]) -> None:
-    count = len(dataset)
-    step = 1 if sample is None else max(1, -(-count // sample))
-    indices = list(range(0, count, step))
-    told = f'{where}: {type(dataset).__name__} with {count} images'
-    families = _families(dataset)
-    if 'BaseSegDataset' in families:
-        pixels = check_label_maps(dataset, where, indices)
-        told += f'; pixels in {len(indices)} label maps: {pixels}' if pixels else ''
-    elif _is_coco(dataset):
-        check_label_order(dataset, where)
-        told += f'; objects: {_objects(dataset)}'
-        check_built(dataset, where, indices)
-    elif 'CustomDataset' in families and count:
-        classes = dataset.metainfo.get('classes')
-        labels = Counter(info.get('gt_label') for info in map(dataset.get_data_info, range(count)))
-        if classes and all(isinstance(label, int) for label in labels):
-            named = {classes[k]: n for k, n in sorted(labels.items()) if k < len(classes)}
-            told += f'; {_short(named)}'
-    for index in indices if hasattr(dataset, 'get_data_info') else ():
-        path = dataset.get_data_info(index).get('img_path')
-        if isinstance(path, str) and '://' not in path:
-            if not Path(path).is_file():
-                raise DataError(
-                    f'{path} is missing ({where} names it). Complete the data set, or set '
-                    'data_root and data_prefix to the right folders.'
-                )
-            check_complete(path)
-    lines.append(told)
-
-
-def _objects(dataset: Any) -> str:
-    labels: Counter = Counter()
-    for index in range(len(dataset)):
-        labels.update(i['bbox_label'] for i in dataset.get_data_info(index)['instances'])
-    return _short({name: labels[k] for k, name in enumerate(dataset.metainfo['classes'])})
-
-
-def _short(counts: dict[str, int], shown: int = 12) -> str:
-    text = ', '.join(f'{name} {count}' for name, count in list(counts.items())[:shown])
-    return f'{text} and {len(counts) - shown} more' if len(counts) > shown else text
-
-
-def _check_same_classes(classes: dict[str, list[str]]) -> None:
-    if not classes:
-        return
-    first, names = next(iter(classes.items()))
-    for split, others in classes.items():
-        if others != names:
-            raise DataError(
-                f'The classes of {split} are not those of {first}, so that labels mean different '
-                f'things: {tuple(others[:10])} and {tuple(names[:10])}. Give both the same names '
-                'in the same order (folders and categories included); a class without an image '
-                'still needs its empty folder.'
-            )
-
-
-def _check_top_k(evaluators: Any, num_classes: int, split: str) -> None:
-    for evaluator in evaluators if isinstance(evaluators, list) else [evaluators or {}]:
-        top_k = evaluator.get('topk') or ()
-        largest = max(top_k if isinstance(top_k, (list, tuple)) else (top_k,), default=0)
-        if largest > num_classes:
-            raise DataError(
-                f'{split}_evaluator asks for the top {largest} of {num_classes} classes. Set its '
-                'topk to (1,).'
-            )
-
-
-def _check_outputs(model: Any, num_classes: int, none_over: bool) -> None:
-    """Demand that the heads which tell the data set's classes apart have as many outputs."""
-    model = model.get('module', model)  # below test-time augmentation
-    owners = [('model', model), ('model.roi_head', model.get('roi_head') or {})]
-    for prefix, owner in owners:
-        for name in ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'):
-            heads = owner.get(name) if isinstance(owner, dict) else None
-            for head in heads if isinstance(heads, (list, tuple)) else [heads or {}]:
-                own = head.get('num_classes')
-                if not isinstance(own, int) or own == num_classes:
-                    continue
-                # One output may stand for two classes; one box class for any object.
-                too_few = own < num_classes and own != 1
-                if too_few or (own > num_classes and none_over):
-                    setting = f'{prefix}.{name}.num_classes'
-                    raise DataError(
-                        f'{setting} is {own}, but the data set has {num_classes} classes. Set '
-                        f'--cfg-options {setting}={num_classes}, or give the data set its '
-                        'classes (dataset.metainfo.classes).'
-                    )
+def _is_plain_coco(dataset: Any) -> bool:
+    """Whether mmdet's own ``CocoDataset`` reads the file, or a subclass that leaves this to it."""
+    methods = ('load_data_list', 'parse_data_info')
+    owners = {
+        next(base.__name__ for base in type(dataset).__mro__ if method in vars(base))
+        for method in methods
+        if hasattr(dataset, method)
+    }
+    return owners == {'CocoDataset'}
 
 
 def log_report(sets: DataSets, work_dir: str | Path | None = None) -> None:

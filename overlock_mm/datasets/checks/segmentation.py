@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from .errors import DataError
+from .loading import load_sample
+
+#: Label maps that are looked at, at most, for a value besides 0 and 255.
+_MORE = 200
 
 
-def check_label_maps(dataset: Any, where: str, sample: Sequence[int]) -> str | None:
-    """Decode label maps of a built ``BaseSegDataset``.
+def check_label_maps(dataset: Any, where: str, sample: Sequence[int]) -> Counter[int] | None:
+    """Load label maps of a built ``BaseSegDataset`` as it loads them.
 
     Args:
         dataset: Fully initialised.
@@ -21,89 +25,97 @@ def check_label_maps(dataset: Any, where: str, sample: Sequence[int]) -> str | N
         sample: Indices of the images to look at.
 
     Returns:
-        Pixels per class in the sample, or None without label maps.
+        Pixels per label in the sample, or None without label maps.
 
     Raises:
         DataError: A map is missing, has another size than its image, is a colour picture, or holds
             values that are no label.
     """
     classes = dataset.metainfo.get('classes')
-    raw_values: set[int] = set()
-    pixels: dict[int, int] = {}
+    ignored = dataset.ignore_index
+    pixels: Counter[int] = Counter()
     for index in sample:
-        info = dataset.get_data_info(index)
-        path = info.get('seg_map_path')
-        if path is None or '://' in path:
+        labels, path = _load(dataset, index, where)
+        if labels is None:
             return None
-        for needed, what in ((info['img_path'], 'an image'), (path, 'a label map')):
-            if '://' not in needed and not Path(needed).is_file():
-                raise DataError(
-                    f'{needed} is missing ({what} of {where}). Complete the data set, or correct '
-                    'data_prefix, img_suffix and seg_map_suffix.'
-                )
-        values = _read(path, info['img_path'])
-        if values is None:
-            continue
-        raw_values.update(np.unique(values).tolist())
-        for value, count in _labels(values, dataset).items():
-            pixels[value] = pixels.get(value, 0) + count
-            if classes and value >= len(classes) and value != dataset.ignore_index:
-                raise DataError(
-                    f'{path} has label {value}, counted from 0 after any reduce_zero_label; the '
-                    f'data set has {len(classes)} classes and {dataset.ignore_index} is ignored. '
-                    'Correct the file, or set metainfo.classes, reduce_zero_label and num_classes '
-                    'to fit it.'
-                )
-    if not classes:
-        return None
-    if dataset.ignore_index == 255 and raw_values == {0, 255} and len(classes) > 1:
+        found, counts = np.unique(labels, return_counts=True)
+        pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        wrong = found[(found >= len(classes)) & (found != ignored)] if classes else found[:0]
+        if len(wrong):
+            raise DataError(
+                f'{path} has label {wrong.max()}, counted from 0 after any reduce_zero_label; the '
+                f'data set has {len(classes)} classes and {ignored} is ignored. Correct the file, '
+                'or set metainfo.classes, reduce_zero_label and num_classes to fit it.'
+            )
+    if pixels and set(pixels) <= {0, ignored} and classes and len(classes) > 1:
+        _check_binary(dataset, where, sample)
+    if pixels and set(pixels) == {ignored}:
+        raise DataError(
+            f'Every pixel of {len(sample)} label maps of {where} is ignored: nothing can be '
+            'learned or measured from them. Look at the values in the files, at reduce_zero_label '
+            f'({dataset.reduce_zero_label}) and at ignore_index ({ignored}).'
+        )
+    return pixels
+
+
+def _check_binary(dataset: Any, where: str, sample: Sequence[int]) -> None:
+    """Refuse maps of 0 and 255, after a look at more of them."""
+    if dataset.ignore_index != 255:
+        return
+    count = len(dataset)
+    others = range(0, count, max(1, count // _MORE))
+    values: set[int] = set()
+    for index in (*sample, *others):
+        path = dataset.get_data_info(index).get('seg_map_path')
+        try:
+            with Image.open(path) as image:
+                values.update(np.unique(np.asarray(image)).tolist())
+        except (OSError, SyntaxError, ValueError, AttributeError):
+            return  # not for Pillow
+        if not values <= {0, 255}:
+            return
+    if values == {0, 255}:
         raise DataError(
             f'The label maps of {where} hold the values 0 and 255 only, and 255 is ignored: '
-            f'{classes[1]!r} would never be learned, and mIoU would be 100. Write the classes as '
-            '0, 1, ... (for example PIL: label_map.point(lambda v: v // 255)).'
+            f'{dataset.metainfo["classes"][1]!r} would never be learned, and mIoU would say '
+            'nothing. Write the classes as 0, 1, ... (for example PIL: label_map.point(lambda v: v '
+            '// 255)), and leave out reduce_zero_label.'
         )
-    named = {classes[v]: n for v, n in sorted(pixels.items()) if v < len(classes)}
-    return ', '.join(f'{name} {count}' for name, count in named.items()) or None
 
 
-def _read(path: str, image_path: str) -> np.ndarray | None:
-    try:
-        with Image.open(path) as image:
-            values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError):
-        return None  # not for Pillow; the loader judges
-    if values.ndim == 3:
+def _load(dataset: Any, index: int, where: str) -> tuple[np.ndarray | None, Any]:
+    """The label map of a sample, if its pipeline loads one, and its path."""
+    loaded = load_sample(dataset, index, where)
+    labels = None if loaded is None else loaded.get('gt_seg_map')
+    if loaded is None or labels is None:
+        return None, None
+    path = loaded.get('seg_map_path')
+    if labels.ndim != 2:
         raise DataError(
-            f'{path} is a picture in {values.shape[2]} colour channels, not a label map. Write one '
+            f'{path} is a picture in {labels.shape[2]} colour channels, not a label map. Write one '
             'channel with the number of the class in every pixel.'
         )
-    if values.max(initial=0) > 255:
+    if labels.dtype == np.uint8:
+        _check_depth(path)
+    return labels, path
+
+
+def _check_depth(path: Any) -> None:
+    """Refuse values that do not fit into the 8 bits in which mmseg keeps labels."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in ('1', 'L', 'P'):
+                return
+            largest = int(np.asarray(image).max())
+    except (OSError, SyntaxError, ValueError, AttributeError):
+        return  # not for Pillow
+    if largest > 255:
         raise DataError(
-            f'{path} has value {values.max()}, and mmseg keeps 8 bits of a label: it would become '
-            f'{values.max() % 256}. Write label maps with values up to 255.'
+            f'{path} has value {largest}, and mmseg keeps 8 bits of a label: it would become '
+            f'{largest % 256}. Write label maps with values up to 255.'
         )
-    if '://' not in image_path:
-        try:
-            with Image.open(image_path) as image:
-                size = image.size
-        except (OSError, SyntaxError, ValueError):
-            return values
-        if size != values.shape[::-1] and size != values.shape:
-            raise DataError(
-                f'{path} is {values.shape[1]} x {values.shape[0]} pixels, its image {image_path} '
-                f'{size[0]} x {size[1]}. Resize the label map with nearest neighbours.'
-            )
-    return values
 
 
-def _labels(values: np.ndarray, dataset: Any) -> dict[int, int]:
-    """Labels and their pixels, after what mmseg's ``LoadAnnotations`` does."""
-    found, counts = np.unique(values, return_counts=True)
-    labels: dict[int, int] = {}
-    for raw, count in zip(found.tolist(), counts.tolist(), strict=True):
-        label = raw
-        if dataset.reduce_zero_label:
-            label = 255 if label in (0, 255) else label - 1
-        label = (dataset.label_map or {}).get(label, label)
-        labels[label] = labels.get(label, 0) + count
-    return labels
+def named_pixels(pixels: Counter[int], classes: Iterable[str]) -> dict[str, int]:
+    """Pixels by the names of their classes, as far as these occur."""
+    return {name: pixels[label] for label, name in enumerate(classes) if pixels[label]}
