@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 
 import mmcv
+import mmdet
 import torch
 
-from tests.mmcv_ops.families import compiled
+from tests.mmcv_ops.families import compiled, operators_of
+from tests.mmcv_ops.networks import NETWORKS, run
 from tests.mmcv_ops.test_operators import COMPILED_CASES
 
 PATH = Path(__file__).with_name('golden.json.gz')
@@ -43,12 +45,26 @@ def read():
     return json.loads(gzip.decompress(PATH.read_bytes()))
 
 
+def losses_and_scores(outputs):
+    """What does not depend on the order of predictions that are nearly equal."""
+    wanted = ('loss', 'scores', 'logits')
+    return {
+        name: value
+        for name, value in outputs.items()
+        if any(word in name for word in wanted) and not name.startswith('by ')
+    }
+
+
 def main():
-    table = {'mmcv': mmcv.__version__, 'torch': torch.__version__}
+    versions = {'mmcv': mmcv.__version__, 'mmdet': mmdet.__version__, 'torch': torch.__version__}
+    table = {'versions': versions}
     for family, case in COMPILED_CASES:
         inputs = family.inputs(case, torch.float32)
         outputs = family.call(compiled(), inputs)
         table[f'{family.name}: {case}'] = {'inputs': digest(inputs), 'outputs': shorten(outputs)}
+    with operators_of(compiled()):
+        for name, network in NETWORKS.items():
+            table[name] = shorten(losses_and_scores(run(network)))
     text = json.dumps(table, separators=(',', ':')).encode()
     PATH.write_bytes(gzip.compress(text, mtime=0))
 
