@@ -18,7 +18,6 @@ from overlock_mm.mmcv_ops.remedies import torchvision_for
 P = ParamSpec('P')
 R = TypeVar('R')
 
-
 #: All operators by name, complete once :mod:`overlock_mm.mmcv_ops.operators` is imported.
 OPERATORS: dict[str, Callable[..., Any]] = {}
 #: What they belong to, by name.
