@@ -16,6 +16,7 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.analysis.views import task_of
 from overlock_mm.checkpoint import check_compatible, read_checkpoint
+from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.checks.loading import load_with_name
 from overlock_mm.utils.config import innermost_dataset, load_config
 from overlock_mm.utils.files import replacing
@@ -52,7 +53,7 @@ class Predictor:
             colors = np.random.default_rng(0).integers(40, 230, shape)
             self.palette = [tuple(map(int, color)) for color in colors]
         # Before the inferencer changes the pipeline.
-        self.load = None if loads_common_images(cfg) else TRANSFORMS.build(_first_transform(cfg))
+        self.load = None if _loads_as_opencv(cfg) else TRANSFORMS.build(_first_transform(cfg))
         self.inferencer = self._inferencer(cfg, str(checkpoint), device)
         # The libraries only warn of tensors that do not fit.
         check_compatible(self.inferencer.model, content['state_dict'], str(checkpoint))
@@ -206,10 +207,23 @@ class ClassificationPredictor(Predictor):
 def loads_common_images(cfg: Config) -> bool:
     """Whether the test pipeline of a config loads pictures of three channels, as is usual."""
     first = _first_transform(cfg)
-    plain = str(first.get('type')).rpartition('.')[2].startswith('LoadImageFromFile')
-    usual = dict(color_type='color', imdecode_backend='cv2')
-    changed = any(first.get(key) not in (None, value) for key, value in usual.items())
-    return not first or (plain and not changed)
+    colour = str(first.get('color_type') or 'color').startswith('color')
+    return not first or (_is_file_loader(first) and colour and _backend(first) != 'tifffile')
+
+
+def _loads_as_opencv(cfg: Config) -> bool:
+    first = _first_transform(cfg)
+    usual = first.get('color_type') in (None, 'color') and _backend(first) == 'cv2'
+    return not first or (_is_file_loader(first) and usual)
+
+
+def _is_file_loader(transform: Any) -> bool:
+    kind = transform['type']
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2] == 'LoadImageFromFile'
+
+
+def _backend(transform: Any) -> str:
+    return transform.get('imdecode_backend') or 'cv2'
 
 
 def _first_transform(cfg: Config) -> Any:
@@ -274,9 +288,20 @@ def predict_images(
 
     Yields:
         The path and its prediction.
+
+    Raises:
+        DataError: A picture cannot be loaded, or is so narrow that it cannot be resized.
     """
     for path, name in zip(paths, names, strict=True):
-        prediction, drawn = predictor.predict(predictor.read(path))
+        image = predictor.read(path)
+        try:
+            prediction, drawn = predictor.predict(image)
+        except cv2.error as error:
+            height, width = image.shape[:2]
+            raise DataError(
+                f'{path} is {width} x {height} pixels, and the test pipeline of the config cannot '
+                f'resize it ({error.err}). Cut it, or pad its short side.'
+            ) from error
         with replacing(Path(out_dir, f'{name}.png')) as partial:
             mmcv.imwrite(drawn[..., ::-1], str(partial))
         yield path, prediction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
+from typing import Any
 
 import cv2
 from PIL import Image
@@ -85,6 +86,8 @@ def _unreadable(path: Path) -> str | None:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             deep = image.mode[0] in 'IF' or '16' in str(image.tile)
+            stack = image.format == 'TIFF' and _pages_of_one_size(image)
+        with Image.open(path, formats=_FORMATS) as image:
             image.verify()
         check_complete({'img_path': str(path)})
     except DataError:
@@ -99,7 +102,18 @@ def _unreadable(path: Path) -> str | None:
             return 'empty'
         known = f'{", ".join(_FORMATS[:-1])} or {_FORMATS[-1]}'
         return _reason_of_depth(path) or f'not a {known} image, or damaged'
+    if stack:
+        return f'{stack} pages of one size, of which only the first would be read; are they bands?'
     return _reason_of_depth(path) if deep else None
+
+
+def _pages_of_one_size(image: Any) -> int:
+    """How many pages a TIFF file has, if they are more than two and no smaller copies; else 0."""
+    pages, size = getattr(image, 'n_frames', 1), image.size
+    if pages < 3:
+        return 0
+    image.seek(1)
+    return pages if image.size == size else 0
 
 
 def _reason_of_depth(path: Path) -> str | None:

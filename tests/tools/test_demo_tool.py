@@ -184,3 +184,10 @@ def test_pictures_of_five_bands(name, limits, tmp_path):
 @pytest.mark.parametrize(('height', 'width'), [(1, 2000), (2000, 1), (20, 4000)])
 def test_strips_are_enlarged_within_bounds(height, width):
     assert _enlarging_factor(np.zeros((height, width, 3), np.uint8)) == 1
+
+
+def test_a_strip_that_cannot_be_resized_is_named(untrained, fails, tmp_path):
+    config, weights = untrained('detection')
+    Image.new('RGB', (2000, 1)).save(tmp_path / 'strip.png')
+    told = fails(demo.main, tmp_path / 'strip.png', config, weights, '--out-dir', tmp_path / 'out')
+    assert f'{tmp_path}/strip.png is 2000 x 1 pixels' in told

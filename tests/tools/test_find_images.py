@@ -84,3 +84,12 @@ def test_a_picture_of_200_megapixels(tmp_path, monkeypatch):
 def test_files_for_another_loader(tmp_path):
     (tmp_path / 'five.tif').write_bytes(b'of five bands')
     assert find_images(tmp_path, verified=False) == [tmp_path / 'five.tif']
+
+
+def test_bands_as_pages(tmp_path):
+    pages = [Image.new('L', (8, 5)) for _ in range(5)]
+    pages[0].save(tmp_path / 'five.tif', save_all=True, append_images=pages[1:])
+    assert 'five.tif (5 pages of one size' in reason(tmp_path)
+    smaller = [Image.new('L', (8 // k, 8 // k)) for k in (2, 4)]
+    Image.new('L', (8, 8)).save(tmp_path / 'five.tif', save_all=True, append_images=smaller)
+    assert find_images(tmp_path)

@@ -57,7 +57,9 @@ class Objects:
         if gone and (learned or not self.kept):
             raise DataError(
                 f'{head}: every object of {", ".join(map(repr, gone[:5]))} would be dropped '
-                f'({self.reasons()}). Boxes must be [x, y, width, height] in pixels of the image.'
+                f'({self.reasons()}). Correct the annotations: image_id is the id of a listed '
+                'image, also in its type; boxes are [x, y, width, height] in pixels; area is '
+                'positive.'
             )
         if not self.dropped:
             return []
