@@ -30,6 +30,7 @@ from overlock_mm.utils.cli import (
     unwrapped,
 )
 from overlock_mm.utils.preflight import (
+    allow_unread_outputs,
     check_constructor,
     check_data,
     check_initial_weights,
@@ -148,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with readable_errors():
         cfg = load_run_config(args)
         check_sharding(cfg)
+        allow_unread_outputs(cfg)
         check_constructor(cfg)
         check_initial_weights(cfg)
         check_work_dir(cfg.work_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from overlock_mm.datasets.checks import DataError, DataSets, check_data_sets
 from overlock_mm.datasets.checks.report import SAMPLE, is_local, leaf_configs
@@ -121,6 +123,51 @@ def check_constructor(cfg: Config) -> None:
             f'paramwise_cfg=dict(_delete_=True, decay_rate={rate})), and let _base_ or '
             "custom_imports bring in 'overlock_mm'."
         )
+
+
+def allow_unread_outputs(cfg: Config) -> None:
+    """Let data-parallel training pass over backbone outputs that neither neck nor heads read.
+
+    The norm of such an output has no gradient, at which PyTorch stops by default.
+    """
+    unread = _unread_outputs(cfg.model)
+    if cfg.get('launcher', 'none') == 'none' or not unread:
+        return
+    wrapper = cfg.get('model_wrapper_cfg')
+    settings = cfg if wrapper is None else wrapper
+    if settings.get('find_unused_parameters') or 'FSDP' in str(cfg.get('strategy')):
+        return
+    settings['find_unused_parameters'] = True
+    print_log(
+        f'Nothing reads output(s) {", ".join(map(str, unread))} of the backbone; '
+        'find_unused_parameters=True lets data-parallel training pass over their norms, at some '
+        'cost. Without these outputs in `out_indices` it is not needed (docs/heads.md).',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+def _unread_outputs(model: Any) -> list[int]:
+    """Of the indices in ``out_indices`` of an OverLoCK backbone."""
+    backbone = model.get('backbone') or {}
+    if str(backbone.get('type')).rpartition('.')[2] != 'OverLoCK':
+        return []
+    outputs = list(backbone.get('out_indices', (0, 1, 2, 3)))
+    neck = model.get('neck')
+    if neck:
+        neck = neck[0] if isinstance(neck, (list, tuple)) else neck
+        return outputs[: neck.get('start_level', 0)]
+    read: set[int] = set()
+    for name in ('decode_head', 'auxiliary_head'):
+        heads = model.get(name) or []
+        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
+            # mmseg's default is the last map; heads such as Mask2Former's, with a list of widths
+            # and no index, read all.
+            width = head.get('in_channels')
+            index = head.get('in_index', -1 if isinstance(width, int) else range(len(outputs)))
+            indices = [index] if isinstance(index, int) else list(index)
+            read |= {i % len(outputs) for i in indices}
+    return [output for i, output in enumerate(outputs) if read and i not in read]
 
 
 def check_work_dir(path: str | Path) -> None:
