@@ -143,7 +143,7 @@ class SamplesAsSeen(list):
 
     Batches pass the preprocessor as in training, which may mix their images and erase from them;
     its normalisation is undone. A sample's labels are those with a share in it, the largest first,
-    and its name tells the shares.
+    and its name says the shares.
 
     Args:
         dataset: Of the training pipeline.
