@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.mmcv_ops import deform, focal_loss, nms, roi, sync_bn, windows
 from tests.mmcv_ops.families import (
@@ -70,3 +71,35 @@ def test_the_cuda_kernels_of_mmcv(family, case, device):
     inputs = family.inputs(case, torch.float32, device)
     expected = family.call(compiled(device), inputs)
     assert_same(family.call(stand_in(), inputs), expected, COMPILED_TOLERANCES[torch.float32])
+
+
+#: The shapes of their results follow from those of their arguments.
+WITHOUT_VALUES = (
+    'deform_conv',
+    'modulated_deform_conv',
+    'sigmoid focal loss',
+    'softmax focal loss',
+    'bbox_overlaps',
+    'roi_align, averages',
+    'sync_bn',
+    'carafe',
+    'carafe_naive',
+    'psamask, collecting',
+    'psamask, distributing',
+)
+
+
+@pytest.mark.parametrize('name', WITHOUT_VALUES)
+def test_tensors_of_two_devices_are_not_mixed(name):
+    """Seen without a GPU, too, by tensors that have shapes and devices only."""
+    (family,) = (family for family in FAMILIES if family.name == name)
+    inputs = family.inputs(next(iter(family.cases)), torch.float16)
+    with FakeTensorMode():
+        on_gpu = {
+            name: torch.empty(value.shape, dtype=value.dtype, device='cuda')
+            if isinstance(value, torch.Tensor)
+            else value
+            for name, value in inputs.items()
+        }
+        outputs = family.call(stand_in(), on_gpu)
+    assert {value.device.type for value in outputs.values()} == {'cuda'}
