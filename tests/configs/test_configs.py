@@ -37,8 +37,8 @@ def test_model_builds_and_its_parts_fit(cfg, build):
         assert list(cfg.model.neck.in_channels) == widths
     elif cfg.default_scope == 'mmseg':
         assert list(cfg.model.decode_head.in_channels) == widths
-        auxiliary = cfg.model.auxiliary_head
-        assert auxiliary.in_channels == widths[auxiliary.in_index]
+        auxiliary = cfg.model.get('auxiliary_head')
+        assert auxiliary is None or auxiliary.in_channels == widths[auxiliary.in_index]
     else:
         assert list(cfg.model.head.in_channels) == widths
     optimizer = build_optimizer(model, cfg)
