@@ -48,6 +48,8 @@ _IMAGENET = """\
         bgr_to_rgb=True,
     ),
 """
+#: The same, with the type of the preprocessor.
+_TYPED_IMAGENET = _IMAGENET.replace('(', "(\n        type='DetDataPreprocessor',", 1)
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,7 @@ HEADS: tuple[Head, ...] = (
     Head(
         'YOLOX',
         'mmdet::yolox/yolox_l_8xb8-300e_coco.py',
-        f"""{_IMAGENET.replace('dict(', "dict(type='DetDataPreprocessor',", 1)}"""
-        '    neck=dict(in_channels=$widths),',
+        _TYPED_IMAGENET + '    neck=dict(in_channels=$widths),',
         _UPPER,
         (1e-3, 0.05),
         note='The base trains from scratch and normalises no images; this backbone wants it.',
