@@ -30,8 +30,8 @@ gallery: env ## Make docs/gallery.md anew from the models of `make demo`: 5 min 
 test: lint ## Lint, type check and all tests: 15 min (2 cores)
 	$(CPU) $(PYTEST)
 
-test-fast: env ## The tests that take less than a second or so each, for the change at hand: 3 min
-	$(CPU) $(PYTEST) -m 'not slow and not medium'
+test-fast: env ## The quick tests, for the change at hand: 3 min (2 cores)
+	$(CPU) $(PYTEST) -m 'not slow'
 
 test-newest: ## All tests on the newest releases of torch and of the stack, in .newest
 test-upstream: ## All tests on the original OpenMMLab distributions and torch 2.6, in .upstream

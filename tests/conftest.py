@@ -11,6 +11,14 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 
+def pytest_collection_modifyitems(items):
+    """Of the golden cases, those of the smallest variant are the quick ones."""
+    for item in items:
+        case = item.callspec.params.get('case') if hasattr(item, 'callspec') else None
+        if isinstance(case, dict) and case.get('variant') not in (None, 'xt'):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def fresh_globals_of_mmengine():
     """Each test starts without a default scope, a current visualizer and loggers."""

@@ -62,6 +62,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(network_run, 'onnx_contestant', fixed_size)
 
 
+@pytest.mark.slow
 def test_results_become_a_page(tiny, tmp_path):
     path = network_run.run(CPU, 'main', '', '', budget=0, results=tmp_path)
     content = json.loads(path.read_text())
@@ -96,6 +97,7 @@ def test_results_become_a_page(tiny, tmp_path):
         assert len(drawn) < 100_000
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -110,6 +112,7 @@ def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
     assert 'OverLoCK-T, deploy form' in page
 
 
+@pytest.mark.slow
 def test_cases_of_several_runs_of_a_day(tiny, tmp_path, monkeypatch):
     def run(pattern):
         path = network_run.run(CPU, 'main', pattern, '', budget=0, results=tmp_path)

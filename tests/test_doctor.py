@@ -72,6 +72,7 @@ def test_a_package_that_cannot_be_imported(tmp_path, monkeypatch):
     assert 'made for this torch' in problem.remedy
 
 
+@pytest.mark.slow
 def test_this_environment():
     result = subprocess.run(
         [sys.executable, '-m', 'overlock_mm.doctor'], capture_output=True, text=True

@@ -48,6 +48,7 @@ def log(caplog):
 
 @pytest.mark.parametrize('source', [('cls', 'train'), ('det', 'train'), ('seg', 'train')])
 @pytest.mark.parametrize('context_residual', [True, False])
+@pytest.mark.slow
 def test_pretrained_takes_official_files_of_every_task(official_files, source, context_residual):
     path = official_files[source]
     model = OverLoCK(
@@ -87,6 +88,7 @@ def test_deploy_file_into_deploy_form_only(official_files):
 
 
 @pytest.mark.parametrize('context_residual', [True, False])
+@pytest.mark.slow
 def test_the_published_deploy_form_is_folded_while_it_is_loaded(official_files, context_residual):
     """Parts that the file lacks keep their initial weights; the rest is what folding gives."""
     model = OverLoCK('xt', context_residual=context_residual, deploy=True).double()
@@ -116,6 +118,7 @@ def test_own_deploy_files_load_into_deploy_form_only(tmp_path):
         load_pretrained(OverLoCK(TINY), path)
 
 
+@pytest.mark.slow
 def test_our_own_files_load_from_any_prefix(tmp_path):
     source = randomize_parameters(OverLoCK(TINY))
     for prefix, given in (('', None), ('backbone.', None), ('student.net.', 'student.net')):

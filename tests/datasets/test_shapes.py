@@ -329,6 +329,7 @@ def make_shapes(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_the_command_draws_and_refuses(tmp_path):
     arguments = ['--num-train', '2', '--num-val', '1', '--size', '64', '80', '--seed', '3']
     first = make_shapes(tmp_path / 'set', *arguments)

@@ -100,6 +100,7 @@ print(mmcv.ops.soft_nms(boxes, torch.tensor([0.5, 1]))[1].tolist())
 """
 
 
+@pytest.mark.slow
 def test_a_process_with_an_mmcv_that_has_no_extension(tmp_path):
     (tmp_path / 'mmcv').mkdir()
     for path in Path(mmcv.__file__).parent.iterdir():

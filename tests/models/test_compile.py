@@ -43,6 +43,7 @@ def test_one_graph_for_a_fixed_size(form):
 @pytest.mark.skipif(
     torch.__version__.startswith('2.6'), reason='torch 2.6 makes two graphs of these sizes.'
 )
+@pytest.mark.slow
 def test_one_graph_for_all_sizes():
     model, counter = backbone('deploy'), CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=counter)

@@ -154,6 +154,7 @@ def test_only_known_norms_are_folded():
         block.switch_to_deploy()
 
 
+@pytest.mark.slow
 def test_operators_and_block_need_only_torch():
     code = (
         'import sys\n'

@@ -31,6 +31,7 @@ def test_every_other_weight_is_that_of_the_default_bounds():
     assert torch.equal(layer.weight, published.clamp(-6 * STD, 6 * STD))
 
 
+@pytest.mark.slow
 def test_network():
     torch.manual_seed(0)
     for name, weight in OverLoCK('t').named_parameters():

@@ -210,6 +210,7 @@ def test_bad_arguments(kwargs, message):
         OverLoCK(TINY, **kwargs)
 
 
+@pytest.mark.slow
 def test_it_needs_mmengine_alone():
     """Without mmcv, mmdet, mmseg and mmpretrain: import, build, forward and backward."""
     script = f"""

@@ -164,6 +164,7 @@ for shape, dilation in DILATED:
 
 @needs_extension
 @pytest.mark.parametrize('capability', ['default', 'avx2'])
+@pytest.mark.slow
 def test_kernels_of_other_instruction_sets(capability):
     """This process runs the widest kernels that the machine has; others run the rest."""
     env = {**os.environ, 'ATEN_CPU_CAPABILITY': capability}

@@ -117,6 +117,7 @@ def test_nvcc_of_the_right_version_compiles_for_what_it_and_torch_know_from_8_0_
 
 
 @needs_cuda_torch
+@pytest.mark.slow
 def test_compilation_that_fails_does_not_stop_the_installation(tmp_path):
     home = toolkit(tmp_path, torch.version.cuda, architectures=(80, 90))
     (tmp_path / 'c++').symlink_to('/bin/false')

@@ -108,6 +108,7 @@ def test_an_unknown_name_is_refused():
         select_backend(CALL, 'gpu')
 
 
+@pytest.mark.slow
 def test_import_is_quiet_and_loads_no_backend():
     code = (
         # With some versions of torch these import Triton themselves.

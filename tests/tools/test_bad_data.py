@@ -160,6 +160,7 @@ def test_an_error_in_a_worker_reads_the_same(data):
 
 
 @pytest.mark.parametrize('cut', [2, 1000])
+@pytest.mark.slow
 def test_truncated_jpeg(tmp_path, data, cut):
     dataset = dataset_of(SEGMENTATION, data / 'ade')
     image = tmp_path / 'photo.jpg'

@@ -59,6 +59,7 @@ def test_missing_annotation_file_alone(fails, tmp_path, tiny_run, checkpoint):
     assert 'val2017' not in message
 
 
+@pytest.mark.slow
 def test_missing_config_in_a_process_of_its_own(run_python):
     result = run_python(ROOT / 'tools/train.py', 'configs/detection/cascade_overlok_s.py')
     assert result.returncode == 1
@@ -97,6 +98,7 @@ def test_checkpoint_of_another_variant(fails, tmp_path, tiny_run, checkpoint):
     assert "variant 'xt'" in message
 
 
+@pytest.mark.slow
 def test_starting_weights_of_another_variant(fails, tmp_path, tiny_run, checkpoint):
     message = fails(
         train_tool.main, DEMO, '--work-dir', tmp_path, *tiny_run, f'load_from={checkpoint}'

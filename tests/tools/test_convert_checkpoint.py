@@ -159,6 +159,7 @@ def test_task_variant_and_form_are_recognised(task, variant, form, monkeypatch):
         assert (ROOT / found.config).is_file()
 
 
+@pytest.mark.slow
 def test_folding_gives_the_same_outputs():
     content = official.official_state_dict('cls', 'xt')
     converted, found, _ = convert_file(content, 'file', deploy=True)

@@ -51,6 +51,7 @@ def metadata_of(path):
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
+@pytest.mark.slow
 def test_classifier_with_preprocessing(trained, tmp_path, capsys):
     model, weights = trained('classifier')
     out = tmp_path / 'folder' / 'classifier.onnx'
@@ -70,6 +71,7 @@ def test_classifier_with_preprocessing(trained, tmp_path, capsys):
     assert '3 x 96 x 96: differs from PyTorch by' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_segmentor_of_any_size(trained, tmp_path):
     model, weights = trained('segmentor')
     out = tmp_path / 'segmentor.onnx'
@@ -83,6 +85,7 @@ def test_segmentor_of_any_size(trained, tmp_path):
     assert metadata_of(out)['image_size'] == 'any'
 
 
+@pytest.mark.slow
 def test_features_of_a_detector(trained, tmp_path, capsys):
     model, weights = trained('detector')
     out = tmp_path / 'detector.onnx'

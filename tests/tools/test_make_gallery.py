@@ -37,6 +37,7 @@ def test_entries_can_be_filled_in():
         assert entry.pictures and all(p.startswith('{out}/') for p in entry.pictures)
 
 
+@pytest.mark.slow
 def test_an_entry_is_made(work_dir, tmp_path):
     entry = gallery.Entry(
         'noise',
@@ -58,6 +59,7 @@ def test_an_entry_is_made(work_dir, tmp_path):
         assert picture.size == (480 + gallery.GAP + round(384 * 384 / 400), 384)
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_is_told(work_dir, tmp_path):
     entry = gallery.Entry('no', 'No', '', 'demo.py /no/where {classification}', ('{out}/*.png',))
     words = gallery.fillings(work_dir, gallery.trained_models(work_dir, [entry]))

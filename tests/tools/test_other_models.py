@@ -58,6 +58,7 @@ def test_wrapped_names_with_an_average_and_metrics_per_class(untrained, classes,
     assert matrix.sum() == 10
 
 
+@pytest.mark.slow
 def test_export_of_a_multi_label_classifier(tmp_path):
     cfg = load_config(CLASSIFIER)
     cfg.model.backbone.update(out_indices=(3,), output_norm=True)

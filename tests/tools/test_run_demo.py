@@ -61,6 +61,7 @@ def test_the_untrained_checkpoint_is_that_of_the_demo_config(tmp_path):
     assert all(torch.equal(value, again[name]) for name, value in state_dict.items())
 
 
+@pytest.mark.slow
 def test_a_failing_tool_shows_the_end_of_its_output(tmp_path):
     log = tmp_path / 'tool.log'
     with pytest.raises(RuntimeError, match='(?s)failed with status 1.*no config file'):
