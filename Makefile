@@ -21,7 +21,7 @@ help: ## Show this list
 env: ## Set up .venv: 3 min; MMCV=compiled compiles mmcv too: 13 min (2 cores)
 	@PYTHON='$(PYTHON)' MMCV='$(MMCV)' tools/setup_env.sh
 
-demo: env ## Train and test three small models on drawn images: 15 to 30 min (2 cores)
+demo: env ## Train and test three small models on drawn images: 15 min (2 cores)
 	$(CPU) $(PY) tools/run_demo.py --work-dir work_dirs/demo
 
 gallery: env ## Make docs/gallery.md anew from the models of `make demo`: 5 min (2 cores)

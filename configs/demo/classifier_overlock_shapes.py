@@ -63,12 +63,12 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 
-max_epochs = 6
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(
     type='OptimWrapper',
     # From random weights, in hundreds of steps.
-    optimizer=dict(lr=2e-3),
+    optimizer=dict(lr=2e-3, fused=True),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, begin=0, end=50),

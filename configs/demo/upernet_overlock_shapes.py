@@ -88,11 +88,11 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-max_iters = 800
+max_iters = 600
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 2)
 optim_wrapper = dict(
     # From random weights, in hundreds of steps.
-    optimizer=dict(lr=3e-3),
+    optimizer=dict(lr=3e-3, fused=True),
     clip_grad=dict(max_norm=35, norm_type=2),
 )
 param_scheduler = [
