@@ -144,7 +144,7 @@ TASKS = {
                 Metric('coco/segm_mAP', 'mask AP'),
                 Metric('coco/segm_mAP_50', 'mask AP50', minimum=0.75),
             ),
-            seconds=7 * 60,
+            seconds=8 * 60,
         ),
     )
 }

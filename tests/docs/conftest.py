@@ -47,7 +47,7 @@ CHECKPOINTS = {
     'work_dirs/cascade_overlock_s/epoch_36.pth': 'detection/cascade_overlock_s.py',
     'work_dirs/upernet_overlock_t/iter_160000.pth': 'segmentation/upernet_overlock_t.py',
     'work_dirs/overlock_xt/epoch_310.pth': 'classification/overlock_xt.py',
-    'work_dirs/demo/detection/epoch_4.pth': 'demo/cascade_overlock_shapes.py',
+    'work_dirs/demo/detection/epoch_5.pth': 'demo/cascade_overlock_shapes.py',
 }
 SRUN = f"""#!{sys.executable}
 import json, sys
