@@ -35,6 +35,7 @@ PAGES = (
     'analysis',
     'explorer',
     'export',
+    'mmcv_operators',
 )
 #: What a page's reader has before the first command.
 GIVEN = {
@@ -64,6 +65,7 @@ class Shell:
             (r'python tools/(convert_checkpoint|switch_to_deploy)\.py ', self.run_tool),
             (r'python tools/(demo|receptive_field|activation_maps)\.py ', self.run_tool),
             (r'python tools/(explore_contmix|export_onnx)\.py ', self.run_tool),
+            (r'python -m overlock_mm\.doctor$', self.run_python),
             (r'NNODES=2 NODE_RANK=0 .*tools/dist_train\.sh ', self.start_first_node),
             (r'NNODES=2 NODE_RANK=1 .*tools/dist_train\.sh ', self.run_second_node),
             (r'tools/dist_(train|test)\.sh ', self.run_processes),
@@ -96,6 +98,9 @@ class Shell:
     def draw(self, command):
         command = re.sub(r'--num-train \d+ --num-val \d+', '', command)
         self.bash(f'{command} --num-train 5 --num-val 5'.replace('python', sys.executable, 1))
+
+    def run_python(self, command):
+        self.bash(command.replace('python', sys.executable, 1))
 
     def run_tool(self, command):
         # In this process, as to import the libraries takes longer than most of the commands.
