@@ -86,7 +86,7 @@ def _pick(source: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Args:
         source: See above.
         rows: (A', H), indices into A; there are zeros where they are out of it.
-        columns: (B', W), indices into B, likewise.
+        columns: (B', W), indices into B, in the same way.
 
     Returns:
         (N, A', B', H, W).

@@ -1,6 +1,6 @@
 """What is done to a mixed batch before the classifier sees it.
 
-Named by the classification configs alone: the backbone does not need mmpretrain.
+Only the classification configs name it: the backbone does not need mmpretrain.
 """
 
 import math

@@ -1,6 +1,6 @@
 """Mask head for mmdet's ``StandardRoIHead``.
 
-Named by the detection configs alone: the backbone does not need mmdet.
+Only the detection configs name it: the backbone does not need mmdet.
 """
 
 from mmdet.models import FCNMaskHead

@@ -215,7 +215,7 @@ class _Split:
         return f'; {short(named)}'
 
     def _load(self, dataset: Any, indices: Sequence[int]) -> None:
-        """Load a sample of the files; the first image of another size than annotated is told."""
+        """Load a sample of the files; report the first image of another size than annotated."""
         masks_measured = any('segm' in m.get('metric', ()) for m in coco_metrics(self.evaluators))
         odd = None
         for index in indices:
