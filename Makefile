@@ -19,13 +19,13 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: ## Set up .venv: 3 min; MMCV=compiled compiles mmcv too: 13 min (2 cores)
-	@PYTHON='$(PYTHON)' MMCV='$(MMCV)' tools/setup_env.sh
+	@PYTHON='$(PYTHON)' MMCV='$(MMCV)' tools/dev/setup_env.sh
 
 demo: env ## Train and test three small models on drawn images: 15 min (2 cores)
-	$(CPU) $(PY) tools/run_demo.py --work-dir work_dirs/demo
+	$(CPU) $(PY) tools/dev/run_demo.py --work-dir work_dirs/demo
 
 gallery: env ## Make docs/gallery.md anew from the models of `make demo`: 5 min (2 cores)
-	$(CPU) $(PY) tools/make_gallery.py --work-dir work_dirs/demo
+	$(CPU) $(PY) tools/dev/make_gallery.py --work-dir work_dirs/demo
 
 test: lint ## Lint, type check and all tests: 15 min (2 cores)
 	$(CPU) $(PYTEST)
@@ -36,7 +36,7 @@ test-fast: env ## The quick tests, for the change at hand: 3 min (2 cores)
 test-newest: ## All tests on the newest releases of torch and of the stack, in .newest
 test-upstream: ## All tests on the original OpenMMLab distributions and torch 2.6, in .upstream
 test-newest test-upstream: test-%:
-	python3 tools/stack_checkout.py $*
+	python3 tools/dev/stack_checkout.py $*
 	$(MAKE) -C .$* env
 	cd .$* && $(CPU) $(PYTEST)
 

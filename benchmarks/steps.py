@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from benchmarks import measure
 from benchmarks.run import RESULTS
 from overlock_mm import OverLoCK
-from overlock_mm.models import folded_layers, products
-from overlock_mm.models.deploy import fold_branches
+from overlock_mm.deploy import layers as folded_layers
+from overlock_mm.deploy.folding import fold_branches
+from overlock_mm.models import products
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
 NOTES = Path(__file__).with_name('steps.md')

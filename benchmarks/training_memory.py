@@ -53,7 +53,7 @@ its partitioner decides by itself what to keep.
 
 To count for your own config and size of image:
 
-    python tools/get_activation_memory.py CONFIG --shape 800 1280
+    python tools/analysis_tools/get_activation_memory.py CONFIG --shape 800 1280
 
 ## Bytes kept for each image
 

@@ -23,9 +23,9 @@ from overlock_mm.models import ARCHS, ContMix, ContMixBlock, OverLoCKArch
 
 if importlib.util.find_spec('mmengine') is not None:
     from overlock_mm.configs import allow_package_bases
+    from overlock_mm.engine import OverLoCKLayerDecayConstructor
     from overlock_mm.mmcv_ops import offer_operators
     from overlock_mm.models.overlock import OverLoCK
-    from overlock_mm.optim import OverLoCKLayerDecayConstructor
 
     allow_package_bases()
     offer_operators()

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from overlock_mm import ARCHS, OverLoCK
 from overlock_mm.checkpoint import convert_official
+from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.models.classifier import OverLoCKClsHead
-from overlock_mm.models.deploy import fold_branches
 from tests.data import recipe
 
 DATA = Path(__file__).parent / 'data'

@@ -20,9 +20,7 @@ from mmengine.fileio import dump
 from torch import Tensor
 
 from overlock_mm.checkpoint import check_compatible, read_checkpoint
-from overlock_mm.datasets.checks import DataError
-from overlock_mm.datasets.checks.report import log_report
-from overlock_mm.utils.cli import (
+from overlock_mm.cli.arguments import (
     add_common_arguments,
     leaves_process_group,
     load_run_config,
@@ -30,9 +28,11 @@ from overlock_mm.utils.cli import (
     readable_errors,
     unwrapped,
 )
+from overlock_mm.cli.preflight import check_data, check_output_file, check_work_dir
+from overlock_mm.datasets.checks import DataError
+from overlock_mm.datasets.checks.report import log_report
+from overlock_mm.engine.runner import build_runner
 from overlock_mm.utils.config import innermost_dataset
-from overlock_mm.utils.preflight import check_data, check_output_file, check_work_dir
-from overlock_mm.utils.runner import build_runner
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -19,9 +19,7 @@ from overlock_mm.checkpoint import (
     check_compatible,
     read_checkpoint,
 )
-from overlock_mm.datasets.checks import DataError
-from overlock_mm.datasets.checks.report import log_report
-from overlock_mm.utils.cli import (
+from overlock_mm.cli.arguments import (
     add_common_arguments,
     leaves_process_group,
     load_run_config,
@@ -29,7 +27,7 @@ from overlock_mm.utils.cli import (
     readable_errors,
     unwrapped,
 )
-from overlock_mm.utils.preflight import (
+from overlock_mm.cli.preflight import (
     allow_unread_outputs,
     check_constructor,
     check_data,
@@ -38,7 +36,9 @@ from overlock_mm.utils.preflight import (
     check_work_dir,
     find_checkpoint_to_resume,
 )
-from overlock_mm.utils.runner import build_runner
+from overlock_mm.datasets.checks import DataError
+from overlock_mm.datasets.checks.report import log_report
+from overlock_mm.engine.runner import build_runner
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

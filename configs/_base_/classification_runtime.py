@@ -5,7 +5,7 @@ default_scope = 'mmpretrain'
 custom_imports = dict(
     imports=[
         'overlock_mm',
-        'overlock_mm.utils.checkpoint_hook',
+        'overlock_mm.engine.checkpoint_hook',
         'overlock_mm.models.classifier',
     ],
     allow_failed_imports=False,

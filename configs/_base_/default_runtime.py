@@ -1,6 +1,6 @@
 # What every task shares: hooks, environment and logging of a run.
 custom_imports = dict(
-    imports=['overlock_mm', 'overlock_mm.utils.checkpoint_hook'], allow_failed_imports=False
+    imports=['overlock_mm', 'overlock_mm.engine.checkpoint_hook'], allow_failed_imports=False
 )
 
 default_hooks = dict(

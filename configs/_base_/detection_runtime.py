@@ -5,8 +5,8 @@ default_scope = 'mmdet'
 custom_imports = dict(
     imports=[
         'overlock_mm',
-        'overlock_mm.utils.checkpoint_hook',
-        'overlock_mm.utils.instance_tta',
+        'overlock_mm.engine.checkpoint_hook',
+        'overlock_mm.engine.instance_tta',
     ],
     allow_failed_imports=False,
 )

@@ -178,9 +178,9 @@ visualizer = dict(type='EnlargingDetVisualizer', factor=3)
 custom_imports = dict(
     imports=[
         'overlock_mm',
-        'overlock_mm.utils.checkpoint_hook',
-        'overlock_mm.utils.enlarging_visualizer',
-        'overlock_mm.utils.instance_tta',
+        'overlock_mm.engine.checkpoint_hook',
+        'overlock_mm.engine.enlarging_visualizer',
+        'overlock_mm.engine.instance_tta',
     ],
     allow_failed_imports=False,
 )

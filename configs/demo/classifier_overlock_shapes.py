@@ -79,9 +79,9 @@ auto_scale_lr = dict(base_batch_size=16)
 custom_imports = dict(
     imports=[
         'overlock_mm',
-        'overlock_mm.utils.checkpoint_hook',
+        'overlock_mm.engine.checkpoint_hook',
         'overlock_mm.models.classifier',
-        'overlock_mm.utils.auxiliary_accuracy',
+        'overlock_mm.engine.auxiliary_accuracy',
     ],
     allow_failed_imports=False,
 )

@@ -113,8 +113,8 @@ visualizer = dict(type='EnlargingSegVisualizer', factor=3)
 custom_imports = dict(
     imports=[
         'overlock_mm',
-        'overlock_mm.utils.checkpoint_hook',
-        'overlock_mm.utils.enlarging_seg_visualizer',
+        'overlock_mm.engine.checkpoint_hook',
+        'overlock_mm.engine.enlarging_seg_visualizer',
     ],
     allow_failed_imports=False,
 )

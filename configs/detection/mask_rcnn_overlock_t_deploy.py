@@ -1,5 +1,5 @@
-# For inference with weights in deploy form (tools/switch_to_deploy.py and
-# tools/convert_checkpoint.py --deploy write them), of 1x and 3x alike.
+# For inference with weights in deploy form (tools/deployment/switch_to_deploy.py and
+# tools/model_converters/convert_checkpoint.py --deploy write them), of 1x and 3x alike.
 _base_ = './mask_rcnn_overlock_t_1x.py'
 
 model = dict(backbone=dict(deploy=True, init_cfg=None))

@@ -8,7 +8,7 @@ _base_ = [
 
 # The head's matching costs and transformer layers are those of mmdet.
 custom_imports = dict(
-    imports=['overlock_mm', 'overlock_mm.utils.checkpoint_hook', 'mmdet.models'],
+    imports=['overlock_mm', 'overlock_mm.engine.checkpoint_hook', 'mmdet.models'],
     allow_failed_imports=False,
 )
 

@@ -1,5 +1,5 @@
-# For inference with weights in deploy form (tools/switch_to_deploy.py and
-# tools/convert_checkpoint.py --deploy write them).
+# For inference with weights in deploy form (tools/deployment/switch_to_deploy.py and
+# tools/model_converters/convert_checkpoint.py --deploy write them).
 _base_ = './upernet_overlock_b.py'
 
 model = dict(backbone=dict(deploy=True, init_cfg=None))

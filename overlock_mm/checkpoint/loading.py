@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from overlock_mm.checkpoint.errors import CheckpointMismatchError
 from overlock_mm.checkpoint.io import read_checkpoint
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
+from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.models.arch import ARCHS
-from overlock_mm.models.deploy import fold_branches
 from overlock_mm.models.overlock import OverLoCK
 
 #: Parts that a backbone may have and a file may lack, or the other way round: they
@@ -20,12 +20,13 @@ _TASK_PARTS = re.compile(r'(norm[0-3]|overview_residual)\.')
 #: A network with all its parts, with dilated branches folded (what the authors publish for
 #: inference), and with all folded that can be (:meth:`OverLoCK.switch_to_deploy`).
 FORMS = ('training', 'published deploy', 'deploy')
+_FOLDING_TOOL = 'tools/deployment/switch_to_deploy.py'
 _REMEDIES = {
-    ('training', 'deploy'): 'Fold the file with tools/switch_to_deploy.py, or build the model '
-    'with deploy=False.',
-    ('published deploy', 'deploy'): 'Fold the rest of it with tools/switch_to_deploy.py.',
-    ('published deploy', 'training'): 'Fold the rest of it with tools/switch_to_deploy.py, and '
-    'build the model with deploy=True.',
+    ('training', 'deploy'): f'Fold the file with {_FOLDING_TOOL}, or build the model with '
+    'deploy=False.',
+    ('published deploy', 'deploy'): f'Fold the rest of it with {_FOLDING_TOOL}.',
+    ('published deploy', 'training'): f'Fold the rest of it with {_FOLDING_TOOL}, and build the '
+    'model with deploy=True.',
     ('deploy', 'training'): 'Build the model with deploy=True.',
 }
 _SHOWN = 3
@@ -91,7 +92,7 @@ def _mismatch(
     if is_official(state_dict):
         parts.append(
             'The file has the names of an official checkpoint. Convert it first: '
-            f'python tools/convert_checkpoint.py {source} OUT.pth'
+            f'python tools/model_converters/convert_checkpoint.py {source} OUT.pth'
         )
     elif theirs != ours:
         parts.append(

@@ -10,7 +10,7 @@ from overlock_mm.checkpoint.errors import CheckpointError, CheckpointMismatchErr
 from overlock_mm.checkpoint.io import state_dict_of
 from overlock_mm.checkpoint.loading import check_compatible, form_of, likely_variant
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
-from overlock_mm.models.deploy import fold_branches
+from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.models.overlock import OverLoCK
 
 #: What the backbone of each task's network is built with.

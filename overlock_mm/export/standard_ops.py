@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from overlock_mm import ops
+from overlock_mm.deploy import layers as folded_layers
 from overlock_mm.export.contmix import contmix, tiling
 from overlock_mm.export.pooling import adaptive_avg_pool2d, averaging_matrix
 from overlock_mm.models import contmix as contmix_module
-from overlock_mm.models import folded_layers
 from overlock_mm.ops.depthwise import reference
 
 T = TypeVar('T')

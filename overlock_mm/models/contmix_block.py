@@ -12,9 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overlock_mm.models.arch import DILATED_BRANCHES
-from overlock_mm.models.contmix import ContMix
-from overlock_mm.models.folded_layers import (
+from overlock_mm.deploy.layers import (
     ChannelGate,
     DepthwiseConv,
     FoldedMLP,
@@ -25,6 +23,8 @@ from overlock_mm.models.folded_layers import (
     fold_contmix,
     fuse_bn_pointwise,
 )
+from overlock_mm.models.arch import DILATED_BRANCHES
+from overlock_mm.models.contmix import ContMix
 from overlock_mm.models.layers import (
     ConvMLP,
     ConvNorm,

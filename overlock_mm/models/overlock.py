@@ -9,9 +9,9 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from overlock_mm.deploy.folding import check_folding, fold
 from overlock_mm.models.arch import STAGES, OverLoCKArch
 from overlock_mm.models.base_net import BaseNet
-from overlock_mm.models.deploy import check_folding, fold
 from overlock_mm.models.focus_net import FocusNet
 from overlock_mm.models.layers import LayerNorm2d, initialise_projections
 from overlock_mm.models.overview_net import ContextResidual, OverviewNet

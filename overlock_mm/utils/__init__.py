@@ -1,1 +1,1 @@
-"""What the command line tools share; not needed to use the models."""
+"""Reading configs and writing files."""

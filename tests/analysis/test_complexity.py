@@ -7,8 +7,8 @@ from torch import nn
 from overlock_mm import OverLoCK, ops
 from overlock_mm.analysis import measure_complexity
 from overlock_mm.models.contmix import ContMix
-from tests.tools.conftest import ROOT
-from tools import get_flops
+from tests.conftest import ROOT
+from tools.analysis_tools import get_flops
 
 # The authors' table at 224 x 224 (G), and exact counts of both forms.
 PUBLISHED = {

@@ -9,7 +9,7 @@ from PIL import Image
 
 from overlock_mm.analysis import plot_curves, read_run
 from overlock_mm.analysis.curves import select_keys, smoothed
-from tools import analyze_logs
+from tools.analysis_tools import analyze_logs
 
 
 def write_log(folder, records, name='20260101_000000'):

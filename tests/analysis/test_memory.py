@@ -7,9 +7,9 @@ from torch import nn
 from benchmarks.training_memory import plain_formulation
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import measure_activation_memory
+from tests.conftest import ROOT
 from tests.models.helpers import TINY
-from tests.tools.conftest import ROOT
-from tools import get_activation_memory
+from tools.analysis_tools import get_activation_memory
 
 CONFIG = str(ROOT / 'configs/detection/mask_rcnn_overlock_xt_1x.py')
 

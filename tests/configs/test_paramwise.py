@@ -10,8 +10,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from overlock_mm import OverLoCK
+from overlock_mm.engine import layer_of
 from overlock_mm.models.layers import GRN, LayerScale
-from overlock_mm.optim import layer_of
 from tests.configs.conftest import ROOT, build_optimizer
 from tests.models.helpers import TINY
 

@@ -8,7 +8,7 @@ learning rate of every step.
 import pytest
 from mmengine.registry import HOOKS
 
-from overlock_mm.models.deploy import fold_branches
+from overlock_mm.deploy.folding import fold_branches
 
 VARIANTS = {
     # Drop path, widths of the pyramid, width of the overview, ImageNet crop ratio.

@@ -322,7 +322,7 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, write, c
 
 def make_shapes(*arguments):
     return subprocess.run(
-        [sys.executable, ROOT / 'tools/make_shapes.py', *map(str, arguments)],
+        [sys.executable, ROOT / 'tools/dataset_tools/make_shapes.py', *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,

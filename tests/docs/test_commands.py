@@ -59,12 +59,9 @@ class Shell:
         self.first_node = None
         self.port = None
         self.rules = (
-            (r'python tools/make_shapes\.py ', self.draw),
+            (r'python tools/dataset_tools/make_shapes\.py ', self.draw),
             (r'python tools/train\.py .*--amp ', self.needs_gpu),
-            (r'python tools/(train|test|print_recipe|get_flops|check_data)\.py ', self.run_tool),
-            (r'python tools/(convert_checkpoint|switch_to_deploy)\.py ', self.run_tool),
-            (r'python tools/(demo|receptive_field|activation_maps)\.py ', self.run_tool),
-            (r'python tools/(explore_contmix|export_onnx)\.py ', self.run_tool),
+            (r'python tools/\w+(/\w+)?\.py ', self.run_tool),
             (r'python -m overlock_mm\.doctor$', self.run_python),
             (r'NNODES=2 NODE_RANK=0 .*tools/dist_train\.sh ', self.start_first_node),
             (r'NNODES=2 NODE_RANK=1 .*tools/dist_train\.sh ', self.run_second_node),
@@ -107,7 +104,7 @@ class Shell:
         # What the stand-in has trained, it has for one epoch.
         command = command.replace('_fsdp/epoch_36.pth', '_fsdp/epoch_1.pth')
         _, program, *arguments = shlex.split(command)
-        importlib.import_module(f'tools.{Path(program).stem}').main(arguments)
+        importlib.import_module(program.removesuffix('.py').replace('/', '.')).main(arguments)
 
     def needs_gpu(self, command):
         with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""tools/activation_maps.py for the three tasks; what it explains beside the libraries' numbers."""
+"""activation_maps.py for the three tasks; what it explains beside the libraries' numbers."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from overlock_mm.analysis.targets import (
 )
 from overlock_mm.analysis.views import picture_pipeline, read_view
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
-from tools import activation_maps as tool
+from tools.visualization import activation_maps as tool
 
 
 @pytest.fixture(scope='module')

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from overlock_mm import OverLoCK
-from tests.tools.conftest import DEMO, ROOT
+from tests.conftest import DEMO, ROOT
 from tools import test as test_tool
 from tools import train as train_tool
 
@@ -85,7 +85,7 @@ def test_package_that_refuses_its_neighbours(fails, monkeypatch):
     def refuse(name):
         raise AssertionError('MMCV==2.3.6 is used but incompatible')
 
-    monkeypatch.setattr('overlock_mm.utils.cli.importlib.import_module', refuse)
+    monkeypatch.setattr('overlock_mm.cli.arguments.importlib.import_module', refuse)
     message = fails(train_tool.main, DEMO)
     assert 'cannot be imported: MMCV==2.3.6 is used but incompatible' in message
     assert 'python -m overlock_mm.doctor' in message

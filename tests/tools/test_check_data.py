@@ -1,4 +1,4 @@
-"""``tools/check_data.py``: the report and the pictures of samples."""
+"""``tools/dataset_tools/check_data.py``: the report and the pictures of samples."""
 
 import json
 import shutil
@@ -13,8 +13,8 @@ from PIL import Image
 
 from overlock_mm.datasets.checks.pictures import draw_samples
 from overlock_mm.datasets.shapes import write_classification
-from tests.tools.conftest import DEMO, ROOT
-from tools import check_data as tool
+from tests.conftest import DEMO, ROOT
+from tools.dataset_tools import check_data as tool
 
 
 @pytest.fixture(scope='module')

@@ -17,9 +17,9 @@ from overlock_mm.checkpoint import (
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO, write_classification
 from overlock_mm.utils.config import load_config
 from tests import official
-from tests.tools.conftest import ROOT
-from tools import convert_checkpoint
+from tests.conftest import ROOT
 from tools import test as test_tool
+from tools.model_converters import convert_checkpoint
 
 CLASSES = len(METAINFO['classes'])
 # The tiny pictures as they are, and few predictions, as an untrained network is sure of nothing.

@@ -1,4 +1,4 @@
-"""tools/demo.py: pictures and videos through the inferencers of the three libraries, offline."""
+"""demo.py: pictures and videos through the inferencers of the three libraries, offline."""
 
 import json
 
@@ -17,8 +17,8 @@ from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.analysis.predictions import _enlarging_factor, load_predictor
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
 from overlock_mm.utils.config import load_config
-from tests.tools.conftest import ROOT
-from tools import demo
+from tests.conftest import ROOT
+from tools.visualization import demo
 
 
 @pytest.fixture(autouse=True)

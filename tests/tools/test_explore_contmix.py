@@ -15,8 +15,8 @@ from overlock_mm.analysis import contmix_kernels
 from overlock_mm.analysis.networks import load_network
 from overlock_mm.analysis.pictures import as_input, read_picture
 from overlock_mm.utils.config import load_config
-from tests.tools.conftest import DEMO
-from tools import explore_contmix
+from tests.conftest import DEMO
+from tools.visualization import explore_contmix
 
 NORMAL = [(123.675, 116.28, 103.53), (58.395, 57.12, 57.375)]
 

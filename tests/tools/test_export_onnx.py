@@ -1,4 +1,4 @@
-"""``tools/export_onnx.py``: a file per task, and errors before the work."""
+"""``tools/deployment/export_onnx.py``: a file per task, and errors before the work."""
 
 import json
 
@@ -11,9 +11,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from overlock_mm.datasets.shapes import METAINFO
+from tests.conftest import ROOT
 from tests.models.helpers import randomize_norms
-from tests.tools.conftest import ROOT
-from tools import export_onnx
+from tools.deployment import export_onnx
 
 CONFIGS = {
     'classifier': ROOT / 'configs/demo/classifier_overlock_shapes.py',

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
 from overlock_mm.utils.config import load_config
-from tests.tools.conftest import ROOT
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.tools.conftest import ROOT
+from tests.conftest import ROOT
 from tools import train as train_tool
 
 SCRIPTS = ('dist_train', 'dist_test', 'slurm_train', 'slurm_test')

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.conftest import ROOT
-from tools import make_gallery as gallery
+from tests.conftest import ROOT
+from tools.dev import make_gallery as gallery
 
 NAMES = [entry.name for entry in gallery.ENTRIES]
 WORDS = {'scenes', 'shapes', 'out', *gallery.TASKS, *(f'{task}_run' for task in gallery.TASKS)}
@@ -17,7 +17,7 @@ WORDS = {'scenes', 'shapes', 'out', *gallery.TASKS, *(f'{task}_run' for task in 
 
 @pytest.fixture
 def work_dir(untrained, pictures, tmp_path):
-    """As tools/run_demo.py leaves it, with a classifier alone, and untrained."""
+    """As tools/dev/run_demo.py leaves it, with a classifier alone, and untrained."""
     folder = tmp_path / 'demo'
     (folder / 'classification').mkdir(parents=True)
     config, weights = untrained('classification')
@@ -43,7 +43,7 @@ def test_an_entry_is_made(work_dir, tmp_path):
         'noise',
         'Noise',
         '',
-        "demo.py '{shapes}/*.*g' {classification} --out-dir {out}",
+        "visualization/demo.py '{shapes}/*.*g' {classification} --out-dir {out}",
         ('{out}/*.png',),
     )
     assert entry.tasks == ['classification']
@@ -51,7 +51,7 @@ def test_an_entry_is_made(work_dir, tmp_path):
     command = gallery.make(entry, words, tmp_path)
     checkpoint = work_dir / 'classification/epoch_8.pth'
     assert command == (
-        f"python tools/demo.py '{work_dir}/classes/val/*.*g' "
+        f"python tools/visualization/demo.py '{work_dir}/classes/val/*.*g' "
         f'configs/demo/classifier_overlock_shapes.py {checkpoint} --out-dir work_dirs/noise'
     )
     with Image.open(tmp_path / 'noise.jpg') as picture:

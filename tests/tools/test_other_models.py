@@ -13,7 +13,7 @@ from overlock_mm.analysis.targets import choose_target, segmentation_logits
 from overlock_mm.datasets.shapes import write_classification
 from overlock_mm.export import export_onnx, exportable
 from overlock_mm.utils.config import load_config
-from tests.tools.conftest import ROOT
+from tests.conftest import ROOT
 from tools import test as test_tool
 
 CLASSIFIER = f'{ROOT}/configs/demo/classifier_overlock_shapes.py'

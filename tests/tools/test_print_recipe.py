@@ -1,4 +1,4 @@
-"""``tools/print_recipe.py``: groups of parameters, rates and samples."""
+"""``tools/analysis_tools/print_recipe.py``: groups of parameters, rates and samples."""
 
 import re
 
@@ -13,8 +13,8 @@ from overlock_mm.analysis.recipe import SamplesAsSeen, learning_rates, parameter
 from overlock_mm.datasets.shapes import write_classification
 from overlock_mm.utils.config import load_config
 from tests.configs.test_learning_rates import timm_cosine
-from tests.tools.conftest import DEMO, ROOT
-from tools import print_recipe as tool
+from tests.conftest import DEMO, ROOT
+from tools.analysis_tools import print_recipe as tool
 
 CLASSIFIER = str(ROOT / 'configs/demo/classifier_overlock_shapes.py')
 

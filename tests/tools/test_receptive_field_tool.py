@@ -1,4 +1,4 @@
-"""tools/receptive_field.py: networks of any library side by side, and what it refuses."""
+"""receptive_field.py: networks of any library side by side, and what it refuses."""
 
 import json
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from overlock_mm import OverLoCK
-from tools import receptive_field as tool
+from tools.visualization import receptive_field as tool
 
 RESNET = """
 default_scope = 'mmpretrain'

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from overlock_mm.checkpoint import check_compatible, read_checkpoint
-from tests.tools.conftest import ROOT
-from tools import run_demo
+from tests.conftest import ROOT
+from tools.dev import run_demo
 
 DETECTION = run_demo.TASKS['detection']
 SHORT = {

@@ -1,4 +1,4 @@
-"""tools/setup_env.sh with a uv and a Python that download nothing but note what they were asked."""
+"""setup_env.sh with a uv and a Python that download nothing but note what they were asked."""
 
 import re
 import signal
@@ -106,8 +106,8 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.project = folder / 'project'
         copytree(ROOT / 'requirements', self.project / 'requirements')
-        for name in ('tools/setup_env.sh', 'setup.py', 'pyproject.toml'):
-            (self.project / name).parent.mkdir(exist_ok=True)
+        for name in ('tools/dev/setup_env.sh', 'setup.py', 'pyproject.toml'):
+            (self.project / name).parent.mkdir(parents=True, exist_ok=True)
             copy(ROOT / name, self.project / name)
         self.kernel = self.project / 'overlock_mm' / 'ops' / 'csrc' / 'kernel.cpp'
         self.kernel.parent.mkdir(parents=True)
@@ -138,7 +138,7 @@ class Machine:
 
     def start(self, **environ: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [str(self.project / 'tools' / 'setup_env.sh')],
+            [str(self.project / 'tools' / 'dev' / 'setup_env.sh')],
             env={**self.environ, **environ},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

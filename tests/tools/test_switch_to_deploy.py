@@ -11,12 +11,12 @@ from mmengine.registry import MODELS, init_default_scope
 
 from overlock_mm.checkpoint import read_checkpoint
 from overlock_mm.datasets.shapes import write_classification
-from overlock_mm.models.deploy import fold_branches
+from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.utils.config import load_config
+from tests.conftest import DEMO, ROOT
 from tests.models.helpers import randomize_norms
-from tests.tools.conftest import DEMO, ROOT
-from tools import switch_to_deploy
 from tools import test as test_tool
+from tools.deployment import switch_to_deploy
 
 CLASSIFIER = str(ROOT / 'configs/demo/classifier_overlock_shapes.py')
 

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from overlock_mm.analysis import read_run
 from overlock_mm.checkpoint import read_checkpoint
 from overlock_mm.datasets.shapes import write_classification
-from tests.tools.conftest import ROOT
+from tests.conftest import ROOT
 from tools import test as test_tool
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from overlock_mm.checkpoint import read_checkpoint
-from tests.tools.conftest import DEMO, ROOT
+from tests.conftest import DEMO, ROOT
 from tools import test as test_tool
 
 pytestmark = pytest.mark.slow

@@ -127,7 +127,7 @@ def check_annotations(
     if beyond and corners:
         odd.append(
             f'{head}: boxes look like [x1, y1, x2, y2], and COCO has [x, y, width, height]. '
-            'tools/check_data.py draws them.'
+            'tools/dataset_tools/check_data.py draws them.'
         )
     elif beyond:
         odd.append(f'{head}: {beyond} boxes reach beyond their images.')
@@ -236,7 +236,10 @@ def check_image_size(loaded: dict, where: str, masks_measured: bool) -> str | No
     )
     if masks_measured:
         raise DataError(f'{told}. Masks are measured at that size. Correct it in the file.')
-    return f'{told}. Do the objects lie where they should? tools/check_data.py draws them.'
+    return (
+        f'{told}. Do the objects lie where they should? tools/dataset_tools/check_data.py draws '
+        'them.'
+    )
 
 
 def short(counts: dict[str, int], shown: int = 12) -> str:

@@ -1,0 +1,31 @@
+"""Pictures of detections on small images."""
+
+import torch.nn.functional as F
+from mmdet.structures.bbox import get_box_tensor
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.registry import VISUALIZERS
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from overlock_mm.engine.enlarging import EnlargingMixin
+
+
+@VISUALIZERS.register_module()
+class EnlargingDetVisualizer(EnlargingMixin, DetLocalVisualizer):
+    """mmdet's visualizer on an enlarged image; arguments as in :class:`EnlargingMixin`."""
+
+    fields = ('gt_instances', 'pred_instances')
+
+    def _enlarge(self, instances: InstanceData) -> InstanceData:
+        enlarged = instances.clone()
+        if 'bboxes' in instances:
+            enlarged.bboxes = get_box_tensor(instances.bboxes) * self.factor
+        if 'masks' in instances:
+            masks = instances.masks
+            if isinstance(masks, Tensor):
+                enlarged.masks = F.interpolate(masks[:, None].float(), scale_factor=self.factor)[
+                    :, 0
+                ].bool()
+            else:
+                enlarged.masks = masks.rescale(self.factor)
+        return enlarged

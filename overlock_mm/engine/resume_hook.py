@@ -1,0 +1,189 @@
+"""A resumed run goes on as the run before it would have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from overlock_mm.engine.random_states import random_states, set_random_states
+from overlock_mm.engine.resumable_loader import ResumableLoader
+
+_KEY = 'resume_state'
+
+
+class ResumeHook(Hook):
+    """Keeps in checkpoints what mmengine leaves out, and goes on from there.
+
+    That is the states of the random generators of every process and the position in the epoch. A
+    resumed run then sees the batches that the run before it would have seen next, without loading
+    earlier ones, and computes the same numbers. What stands in the way of that is logged.
+
+    Validation leaves the generators as they were, so a run does not depend on how often it is
+    validated.
+
+    :func:`overlock_mm.engine.runner.build_runner` registers it and gives it the loader it needs.
+    """
+
+    # Before the hooks that save.
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._batch = 0
+        self._before_validation: dict[str, Any] | None = None
+        self._gathered: dict[str, Any] = {}
+        self._resumed: dict[str, Any] | None = None
+        self._generators: dict[str, Any] | None = None
+
+    def gather(self, runner: Runner) -> None:
+        """Collect the states of all processes; each must call it before a checkpoint is saved."""
+        states = self._before_validation or random_states()
+        processes: list[Any] = all_gather_object(states)
+        self._gathered = dict(generators=processes, batch=self._batch, epoch_length=_length(runner))
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Put the collected states into the checkpoint."""
+        checkpoint[_KEY] = self._gathered
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep what the checkpoint says about the run that wrote it."""
+        self._resumed = checkpoint.get(_KEY, {})
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare this run with the one before it, and say what differs."""
+        self._batch = 0
+        if runner.iter == 0 or self._resumed is None:
+            return  # from the beginning, perhaps with the weights of another run
+        differences = list(_differences(runner, self._resumed))
+        if differences:
+            runner.logger.warning(
+                'From here on the run may differ from one that was not interrupted:\n- '
+                + '\n- '.join(differences)
+            )
+        else:
+            runner.logger.info('The run goes on as if it had not been interrupted.')
+        generators = self._resumed.get('generators', [])
+        if len(generators) == get_world_size():
+            self._generators = generators[get_rank()]
+        if self._resumed.get('epoch_length') == _length(runner):
+            self._batch = self._resumed['batch']
+        self._resumed = None
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Let the loader begin with the batch that is next."""
+        loop: Any = runner.train_loop
+        loader = loop.dataloader
+        if not isinstance(loader, ResumableLoader):
+            return
+        if isinstance(loop, IterBasedTrainLoop):
+            loop.dataloader_iterator = _BatchesFrom(loop)
+        elif isinstance(loop, EpochBasedTrainLoop):
+            first = loader.begin(runner.epoch, self._batch)
+            run_iter = type(loop).run_iter
+            # mmengine counts the batches of an epoch from 0, and hooks tell its end by that.
+            loop.run_iter = lambda index, batch: run_iter(loop, index + first, batch)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Set the generators, once the first batch is there."""
+        if self._generators is not None:
+            set_random_states(self._generators)
+            self._generators = None
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Count the batches of the epoch."""
+        self._batch = batch_idx + 1
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """The next batch is the first of an epoch."""
+        self._batch = 0
+
+    def before_val(self, runner: Runner) -> None:
+        """Note the generators' states."""
+        self._before_validation = random_states()
+
+    def after_val(self, runner: Runner) -> None:
+        """Set the generators to what they were before the validation."""
+        if self._before_validation is not None:
+            set_random_states(self._before_validation)
+            self._before_validation = None
+
+
+class _BatchesFrom:
+    """Takes the place of the iterator in mmengine's iteration-based loop.
+
+    That loop calls ``skip_iter`` to pass over what was seen, or in older versions asks for as many
+    batches, all of which are loaded.
+    """
+
+    def __init__(self, loop: Any) -> None:
+        self._batches = loop.dataloader.endless(loop.iter)
+        self._asked_in_vain = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
+
+    def skip_iter(self, number: int) -> None:
+        """Nothing: the batches begin where the run goes on."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self._asked_in_vain > 0:
+            self._asked_in_vain -= 1
+            return None
+        return next(self._batches)
+
+
+def _length(runner: Runner) -> int:
+    """Batches of an epoch, in each process."""
+    return len(runner.train_dataloader)
+
+
+def _differences(runner: Runner, resumed: dict[str, Any]) -> Iterator[str]:
+    """Why the resumed run may part from what the run before it would have computed."""
+    if not resumed:
+        yield (
+            'the checkpoint keeps no states of random generators and no position in the epoch, '
+            'which begins with its first batch; it is from an earlier version or another tool'
+        )
+        return
+    before, now = len(resumed['generators']), get_world_size()
+    if before != now:
+        yield f'{before} process(es) wrote the checkpoint, {now} go on: generators start afresh'
+    length = _length(runner)
+    if resumed['epoch_length'] != length:
+        yield (
+            f'an epoch had {resumed["epoch_length"]} batches and has {length} now: other batches'
+            + (', and the epoch begins with its first one' if resumed['batch'] else '')
+        )
+    loader = runner.train_dataloader
+    if not isinstance(loader, ResumableLoader):
+        yield 'the data set is an iterable one, whose position is not known'
+    accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    if runner.iter % accumulated:
+        yield f'gradients of {runner.iter % accumulated} accumulated batch(es) are lost'
+    caches = sorted({type(t).__name__ for t in _transforms(loader.dataset) if _caches(t)})
+    if caches:
+        yield f'{", ".join(caches)} mix in earlier images, which the workers no longer have'
+    if torch.cuda.is_available() and not torch.are_deterministic_algorithms_enabled():
+        yield (
+            'operators on the GPU may add in another order each time; '
+            '--cfg-options randomness.deterministic=True forbids that'
+        )
+
+
+def _caches(transform: Any) -> bool:
+    return hasattr(transform, 'results_cache') and getattr(transform, 'use_cached', True)
+
+
+def _transforms(dataset: Any) -> Iterator[Any]:
+    """Every transform in the pipelines of a data set and of those it wraps."""
+    pipeline = getattr(dataset, 'pipeline', ())
+    yield from getattr(pipeline, 'transforms', pipeline) or ()
+    for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
+        if inner is not None:
+            yield from _transforms(inner)
