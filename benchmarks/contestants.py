@@ -19,9 +19,9 @@ Contestant = Callable[..., Tensor]
 def backends(case: Case, tensors: list[Tensor]) -> dict[str, Contestant]:
     """Our backends that can run the case, the reference excepted: it is a rival."""
     if case.op == 'contmix':
-        call = Call.contmix(tensors[0], tensors[1], tensors[2], case.kernel_size)
+        call = Call.contmix(*tensors, case.kernel_size, SCALE)
     else:
-        call = Call.neighborhood_aggregate(tensors[1], case.kernel_size)
+        call = Call.neighborhood_aggregate(*tensors, case.kernel_size)
     able = [name for name, reasons in available_backends(call).items() if not reasons]
     return {name: _backend(case, name) for name in BACKENDS if name in able[:-1]}
 

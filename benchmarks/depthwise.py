@@ -86,7 +86,8 @@ class DepthwiseCase:
 def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Contestant]:
     """Our backends that can run the case, then the definition by the library's functions."""
     x, weight, bias, *norm = tensors
-    call = Call(case.op, x.device, x.dtype)
+    op = 'depthwise_conv2d_norm' if case.op == 'depthwise_norm' else 'depthwise_conv2d_stats'
+    call = Call(op, x.device, x.dtype)
     able = [name for name, why in ops.available_backends(call).items() if not why]
     innermost = ops.channels_innermost(weight)
 

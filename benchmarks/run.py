@@ -12,6 +12,7 @@ from benchmarks import cases, contestants, depthwise, measure
 from benchmarks.cases import Case
 from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops.contmix import reference, reference_backend
+from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.depthwise.backends import BACKENDS
 
 logger = logging.getLogger('benchmarks')
@@ -53,12 +54,9 @@ def expected_results(case: Case, tensors: list[Tensor], cotangent: Tensor) -> li
                 cotangent, *tensors, case.kernel_size, 1
             ),
         ]
-    arguments = (*tensors, case.kernel_size, contestants.SCALE)
-    out, logsumexp = reference_backend.contmix_forward(*arguments)
-    return [
-        out,
-        *reference_backend.contmix_backward(cotangent, *tensors, out, logsumexp, *arguments[-2:]),
-    ]
+    arguments = ContMixArguments(*tensors, case.kernel_size, contestants.SCALE)
+    out, logsumexp = reference_backend.contmix_forward(arguments)
+    return [out, *reference_backend.contmix_backward(cotangent, arguments, out, logsumexp)]
 
 
 def check(name: str, actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:

@@ -33,6 +33,8 @@ OPTIONAL = {
     'mmseg': 'segmentation',
     'mmpretrain': 'classification',
 }
+#: Title -> one of the operators that share their backends.
+OPERATORS = {'ContMix': 'contmix', 'depthwise convolution': 'depthwise_conv2d'}
 OTHERS = ('torch', 'torchvision', 'triton', 'numpy', 'setuptools', 'faster-coco-eval')
 OPENCVS = (
     'opencv-python',
@@ -171,19 +173,19 @@ def config_problems() -> list[Problem]:
     ]
 
 
-def backend_lines() -> list[str]:
-    """A line for each backend of ContMix, with its reasons if it cannot run here."""
+def backend_lines(operator: str) -> list[str]:
+    """A line for each backend of an operator, with its reasons if it cannot run here."""
     from overlock_mm.ops import available_backends
 
     return [
         f'{name}: ' + ('; '.join(reasons) if reasons else 'works')
-        for name, reasons in available_backends().items()
+        for name, reasons in available_backends(operator).items()
     ]
 
 
 def compiled_part() -> str:
     """Whether the package's compiled operators are there, and the remedy if not."""
-    from overlock_mm.ops.contmix import extension
+    from overlock_mm.ops import extension
 
     return extension.why_not_loaded() or 'works'
 
@@ -213,9 +215,10 @@ def main() -> int:
         print(f'Compiled part: {compiled_part()}')
         if lines := operator_lines():
             print('Operators of mmcv: ' + '\n'.join(lines))
-        print('Backends of ContMix, best first:')
-        for line in backend_lines():
-            print(f'  {line}')
+        for title, operator in OPERATORS.items():
+            print(f'Backends of {title}, best first:')
+            for line in backend_lines(operator):
+                print(f'  {line}')
     for problem in problems:
         print(f'\nproblem: {problem.what}\n  remedy: {problem.remedy}')
     if not problems:

@@ -27,7 +27,7 @@ from overlock_mm.models.focus_net import DynamicBlock, Fusion
 from overlock_mm.models.layers import ConvNorm
 from overlock_mm.models.overview_net import ContextResidual
 from overlock_mm.models.reparam import DilatedReparamConv, fuse_conv_bn
-from overlock_mm.ops.contmix.reference import compute_dtype
+from overlock_mm.ops.precision import compute_dtype
 
 if TYPE_CHECKING:
     from overlock_mm.models.overlock import OverLoCK

@@ -16,7 +16,7 @@ from overlock_mm.models.focus_net import FocusNet
 from overlock_mm.models.layers import LayerNorm2d, initialise_projections
 from overlock_mm.models.overview_net import ContextResidual, OverviewNet
 from overlock_mm.models.recompute import RecomputableBlock
-from overlock_mm.ops.contmix.backends import check_backend
+from overlock_mm.ops.contmix.backends import BACKENDS
 
 #: Smallest side of an image: one token at stride 32.
 MIN_IMAGE_SIZE = 32
@@ -135,7 +135,7 @@ class OverLoCK(BaseModule):
                 'context_residual=True needs output_norm=True and output 3, to which it adds; got '
                 f'output_norm={output_norm} and out_indices={self.out_indices}.'
             )
-        check_backend(contmix_backend)  # an unknown name fails here, not in the first forward
+        BACKENDS.check(contmix_backend)  # an unknown name fails here, not in the first forward
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
 
         rates = _drop_path_rates(drop_path_rate, self.arch.depths)

@@ -10,7 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from overlock_mm.ops.contmix.registration import in_autocast, nobody_watches
+from overlock_mm.ops.dispatch import bypasses_dispatcher
+from overlock_mm.ops.precision import in_autocast
 
 
 def linear(rows: Tensor, weight: Tensor, added: Tensor | None) -> Tensor:
@@ -41,7 +42,7 @@ def linear(rows: Tensor, weight: Tensor, added: Tensor | None) -> Tensor:
 def _for_onednn(*operands: Tensor | None) -> bool:
     tensors = [x for x in operands if x is not None]
     return (
-        nobody_watches(tensors)
+        bypasses_dispatcher(tensors)
         and _has_onednn()
         and torch._C._get_mkldnn_enabled()
         and all(x.device.type == 'cpu' and x.dtype == torch.float32 for x in tensors)

@@ -1,13 +1,13 @@
-"""Operators of OverLoCK. They need torch and nothing else."""
+"""Operators of OverLoCK. They need only torch."""
 
 from overlock_mm.ops.contmix.api import contmix, neighborhood_aggregate
-from overlock_mm.ops.contmix.backends import available_backends
 from overlock_mm.ops.depthwise.api import (
     channels_innermost,
     depthwise_conv2d,
     depthwise_conv2d_norm,
     depthwise_conv2d_stats,
 )
+from overlock_mm.ops.selection import available_backends, use_backend
 
 __all__ = [
     'available_backends',
@@ -17,4 +17,5 @@ __all__ = [
     'depthwise_conv2d_norm',
     'depthwise_conv2d_stats',
     'neighborhood_aggregate',
+    'use_backend',
 ]

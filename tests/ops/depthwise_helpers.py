@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 
 from overlock_mm import ops
-from overlock_mm.ops.contmix.reference import compute_dtype
 from overlock_mm.ops.depthwise import reference
+from overlock_mm.ops.precision import compute_dtype
 from tests.tolerances import TOLERANCES, assert_close
 
 LAYOUTS = ('channels_last', 'contiguous', 'strided')

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from overlock_mm.ops.contmix import extension, reference
+from overlock_mm.ops import extension
+from overlock_mm.ops.contmix import reference
 
 pytestmark = pytest.mark.skipif(
     extension.why_not_loaded() is not None,

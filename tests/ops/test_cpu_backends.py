@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from overlock_mm.ops import available_backends, contmix, neighborhood_aggregate
-from overlock_mm.ops.contmix import extension, reference
+from overlock_mm.ops import available_backends, contmix, extension, neighborhood_aggregate
+from overlock_mm.ops.contmix import reference
 from overlock_mm.ops.contmix.backends import Call
 from tests.ops import helpers
 from tests.ops.helpers import LAYOUTS, SHAPES, Shape

@@ -61,17 +61,23 @@ def test_gradients_of_some_inputs_only():
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_second_derivatives_are_an_error(backend):
-    tensors = helpers.contmix_arguments(SMALL, torch.float64)
-    out = contmix(*tensors, 3, backend=backend)
-    (gradient,) = torch.autograd.grad(out.square().sum(), tensors[0], create_graph=True)
-    with pytest.raises(RuntimeError, match='no second derivative. Remedy'):
-        gradient.sum().backward()
-    pair = helpers.aggregate_arguments(SMALL, torch.float64)
-    out = neighborhood_aggregate(*pair, 3, backend=backend)
-    (gradient,) = torch.autograd.grad(out.square().sum(), pair[0], create_graph=True)
-    with pytest.raises(RuntimeError, match='no second derivative. Remedy'):
-        gradient.sum().backward()
+def test_second_derivatives(backend):
+    """By the definition, as for the depthwise operators."""
+    tensors = helpers.contmix_arguments(Shape(1, 1, 2, 1, 3, 4, 3, 2), torch.float64)
+    assert torch.autograd.gradgradcheck(
+        lambda *x: contmix(*x, 3, scale=0.5, backend=backend), tensors, fast_mode=True
+    )
+    pair = helpers.aggregate_arguments(Shape(1, 1, 1, 1, 7, 6, 3), torch.float64)
+    assert torch.autograd.gradgradcheck(
+        lambda *x: neighborhood_aggregate(*x, 3, dilation=2, backend=backend), pair, fast_mode=True
+    )
+
+
+def test_the_operators_of_the_gradient_have_none():
+    weight, value = helpers.aggregate_arguments(SMALL, torch.float64)
+    gradient = torch.ops.overlock_mm.neighborhood_aggregate_backward
+    with pytest.raises(RuntimeError, match='have no derivative. Remedy'):
+        gradient(value, weight, value, 3, 1, None)[0].sum().backward()
 
 
 @pytest.mark.parametrize('backend', BACKENDS)

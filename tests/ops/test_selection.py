@@ -1,5 +1,6 @@
 """Which backend runs a call, what it says, and what it refuses."""
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -7,9 +8,18 @@ import sys
 import pytest
 import torch
 
-from overlock_mm.ops import available_backends, contmix
-from overlock_mm.ops.contmix import backends, cpu_backend, cuda_backend, extension
-from overlock_mm.ops.contmix.backends import BACKENDS, Call, select_backend
+from overlock_mm.ops import (
+    available_backends,
+    contmix,
+    depthwise_conv2d,
+    extension,
+    selection,
+    triton_runtime,
+)
+from overlock_mm.ops import use_backend as use
+from overlock_mm.ops.contmix import cuda_backend
+from overlock_mm.ops.contmix.backends import BACKENDS, Call
+from overlock_mm.ops.depthwise.backends import BACKENDS as DEPTHWISE
 from tests.ops import helpers
 from tests.ops.helpers import Shape
 from tests.ops.test_cpu_backends import needs_extension
@@ -22,7 +32,7 @@ CUDA_CALL = Call('contmix', torch.device('cuda'), torch.float32, 7, query_channe
 
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
-    monkeypatch.setattr(backends, '_logged', set())
+    monkeypatch.setattr(selection, '_logged', set())
 
 
 @pytest.fixture
@@ -32,8 +42,9 @@ def no_extension(monkeypatch):
 
 
 def test_the_order_is_that_of_the_documentation():
-    assert list(BACKENDS) == ['cuda', 'triton', 'cpu', 'reference']
+    assert list(BACKENDS) == list(DEPTHWISE) == ['cpu', 'cuda', 'triton', 'reference']
     assert list(available_backends()) == list(BACKENDS)
+    assert list(available_backends('depthwise_conv2d')) == list(DEPTHWISE)
 
 
 def test_every_backend_explains_itself(no_extension):
@@ -48,15 +59,15 @@ def test_every_backend_explains_itself(no_extension):
 def test_the_first_that_can_is_chosen_and_logged_once(caplog):
     caplog.set_level(logging.INFO, 'overlock_mm')
     for _ in range(2):
-        assert select_backend(CALL) is cpu_backend
+        assert BACKENDS.select(CALL).name == 'cpu'
     assert caplog.messages == ["contmix on cpu runs on backend 'cpu'."]
 
 
 @pytest.mark.parametrize('call', [CALL, CUDA_CALL])
 def test_the_slow_reference_is_never_chosen_in_silence(call, no_extension, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, BACKENDS['triton'], cuda_backend)
+    monkeypatch.setattr(triton_runtime, 'why_not_installed', lambda: 'Triton is not installed.')
     for _ in range(2):
-        assert select_backend(call).__name__ == BACKENDS['reference']
+        assert BACKENDS.select(call).name == 'reference'
     (record,) = caplog.records
     assert record.name == 'overlock_mm'
     assert record.levelno == logging.WARNING
@@ -66,7 +77,7 @@ def test_the_slow_reference_is_never_chosen_in_silence(call, no_extension, monke
 
 def test_a_forced_backend_never_falls_back(no_extension):
     with pytest.raises(RuntimeError, match=r"'cuda' cannot run contmix here: \(1\) .* \(2\) .*"):
-        select_backend(CALL, 'cuda')
+        BACKENDS.select(CALL, 'cuda')
     tensors = helpers.contmix_arguments(Shape(1, 1, 4, 4, 5, 5, 3), torch.float32)
     with pytest.raises(RuntimeError, match="'cpu' cannot run contmix here: .*not installed"):
         contmix(*tensors, 3, backend='cpu')
@@ -104,17 +115,85 @@ def test_an_extension_of_another_torch_is_reported(monkeypatch):
 
 
 def test_an_unknown_name_is_refused():
-    with pytest.raises(ValueError, match="one of: cuda, triton, cpu, reference; got 'gpu'"):
-        select_backend(CALL, 'gpu')
+    with pytest.raises(ValueError, match="one of: cpu, cuda, triton, reference; got 'gpu'"):
+        BACKENDS.select(CALL, 'gpu')
+
+
+def test_an_operator_that_does_not_exist():
+    with pytest.raises(ValueError, match="one of: contmix, neighborhood_aggregate, .*; got 'conv'"):
+        available_backends('conv')
+
+
+def test_a_backend_registers_itself_whole_and_once():
+    family = selection.Backends('test', operators=(), functions=('forward',))
+
+    def forward():
+        pass
+
+    family.register('mine', lambda call: [], forward)
+    assert list(family) == ['mine']
+    assert family['mine'].functions['forward'] is forward
+    with pytest.raises(ValueError, match="has a backend 'mine' already"):
+        family.register('mine', lambda call: [], forward)
+    with pytest.raises(ValueError, match="must have the functions forward; 'other' has print"):
+        family.register('other', lambda call: [], print)
+    del selection._FAMILIES['test']
+
+
+def test_use_backend(no_extension):
+    image, weight = torch.rand(1, 4, 5, 5), torch.rand(4, 1, 3, 3)
+    with use(contmix='cpu'):
+        with pytest.raises(RuntimeError, match="'cpu' cannot run contmix here: .*not installed"):
+            BACKENDS.select(CALL)
+        assert BACKENDS.select(CALL, 'reference').name == 'reference'  # a call's own comes first
+        depthwise_conv2d(image, weight)  # another family
+        with use(depthwise='cpu'):
+            with pytest.raises(RuntimeError, match="'cpu' cannot run depthwise_conv2d here"):
+                depthwise_conv2d(image, weight)
+            with pytest.raises(RuntimeError, match="'cpu' cannot run contmix here"):
+                BACKENDS.select(CALL)
+        with use(contmix=None):
+            assert BACKENDS.select(CALL).name == 'reference'
+    assert BACKENDS.select(CALL).name == 'reference'
+
+
+def test_use_backend_refuses_unknown_names():
+    with (
+        pytest.raises(ValueError, match="one of: contmix, depthwise.*; got 'mixing'"),
+        use(mixing='cpu'),
+    ):
+        pass
+    with pytest.raises(ValueError, match="one of: cpu, .*; got 'gpu'"), use(contmix='gpu'):
+        pass
+
+
+@needs_extension
+def test_a_gradient_has_the_backend_of_its_call(monkeypatch):
+    tensors = helpers.contmix_arguments(Shape(1, 1, 4, 4, 5, 5, 3), torch.float32)
+    with use(contmix='reference'):
+        out = contmix(*tensors, 3)
+    functions = BACKENDS['reference'].functions
+    called = []
+
+    def watched(*args):
+        called.append(args)
+        return functions['contmix_backward'](*args)
+
+    backend = dataclasses.replace(
+        BACKENDS['reference'], functions={**functions, 'contmix_backward': watched}
+    )
+    monkeypatch.setitem(BACKENDS._backends, 'reference', backend)
+    out.sum().backward()
+    assert len(called) == 1
 
 
 @pytest.mark.slow
-def test_import_is_quiet_and_loads_no_backend():
+def test_import_is_quiet_and_loads_neither_binary_nor_triton():
     code = (
         # With some versions of torch these import Triton themselves.
         'import sys, torch, mmengine.optim; before = set(sys.modules); import overlock_mm.ops; '
         'print([m for m in set(sys.modules) - before if m in ("overlock_mm._C", "triton") '
-        'or m.startswith("overlock_mm.ops") and m.endswith("_backend")])'
+        'or m.startswith("overlock_mm.ops") and m.endswith("_kernels")])'
     )
     run = subprocess.run(
         [sys.executable, '-W', 'error::UserWarning', '-c', code],

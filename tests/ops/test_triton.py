@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from overlock_mm.ops import triton_runtime
 from overlock_mm.ops.contmix import cuda_backend, triton_backend
 from overlock_mm.ops.contmix.backends import Call
 
 ROOT = Path(__file__).resolve().parents[2]
-MISSING = triton_backend.why_not_installed()
+MISSING = triton_runtime.why_not_installed()
 needs_triton = pytest.mark.skipif(MISSING is not None, reason=f'Triton is not there: {MISSING}')
 compiles = pytest.mark.skipif(
     os.environ.get('TRITON_INTERPRET') == '1',
@@ -74,7 +75,7 @@ def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, 
     sizes = triton_backend._contmix_sizes(value, key, value, kernel_size)
     sizes |= {
         'SLICE': triton_backend.SLICE,
-        'RPB_ROW': triton_backend.padded(2 * kernel_size - 1),
+        'RPB_ROW': triton_runtime.padded(2 * kernel_size - 1),
     }
     kernels = [
         (module, name)

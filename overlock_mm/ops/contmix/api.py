@@ -1,13 +1,17 @@
-"""The public functions: check the arguments, choose a backend, call it."""
+"""The public functions: check the arguments, then call the operators."""
 
-import torch
 from torch import Tensor
 
+from overlock_mm.ops.checks import check_tensors
 from overlock_mm.ops.contmix import checks
-from overlock_mm.ops.contmix.backends import check_backend
-from overlock_mm.ops.contmix.registration import call_contmix, lower_to_autocast
+from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.contmix.backends import BACKENDS
+from overlock_mm.ops.contmix.registration import CONTMIX, NEIGHBORHOOD_AGGREGATE
+from overlock_mm.ops.dispatch import overridable
+from overlock_mm.ops.precision import lower_to_autocast
 
 
+@overridable
 def neighborhood_aggregate(
     weight: Tensor,
     value: Tensor,
@@ -28,8 +32,8 @@ def neighborhood_aggregate(
         value: [B, G, H, W, C], same dtype and device.
         kernel_size: K, odd, 3 to 17; K * dilation is at most H and W.
         dilation: Distance of neighbouring taps.
-        backend: One of :func:`available_backends`, and no other; None takes the first
-            that can run the call.
+        backend: One of :func:`available_backends`, and no other; None takes that of
+            :func:`use_backend`, or else the first that can run the call.
 
     Returns:
         [B, G, H, W, C] in the dtype of ``value``, accumulated in float32 (float64
@@ -45,15 +49,14 @@ def neighborhood_aggregate(
         >>> neighborhood_aggregate(weight, torch.rand(2, 4, 14, 14, 16), 7).shape
         torch.Size([2, 4, 14, 14, 16])
     """
-    checks.check_tensors(weight=weight, value=value)
+    check_tensors(weight=weight, value=value)
     weight, value = lower_to_autocast(weight, value)
     checks.check_neighborhood_aggregate(weight, value, kernel_size, dilation)
-    check_backend(backend)
-    return torch.ops.overlock_mm.neighborhood_aggregate(
-        weight, value, kernel_size, dilation, backend
-    )
+    BACKENDS.check(backend)
+    return NEIGHBORHOOD_AGGREGATE(weight, value, kernel_size, dilation, backend=backend)
 
 
+@overridable
 def contmix(
     query: Tensor,
     key: Tensor,
@@ -88,8 +91,8 @@ def contmix(
         rpb: [G, 2K-1, 2K-1], relative position bias.
         kernel_size: K, odd, 3 to 17, at most H and W.
         scale: Factor on the affinity.
-        backend: One of :func:`available_backends`, and no other; None takes the first
-            that can run the call.
+        backend: One of :func:`available_backends`, and no other; None takes that of
+            :func:`use_backend`, or else the first that can run the call.
 
     Returns:
         [B, G, C, H, W] in the dtype and the order of strides of ``value``: neither
@@ -108,8 +111,10 @@ def contmix(
         >>> contmix(query, key, value, torch.rand(49, 49), torch.zeros(49), rpb, 7).shape
         torch.Size([2, 4, 8, 14, 14])
     """
-    checks.check_tensors(query=query, key=key, value=value)
+    check_tensors(query=query, key=key, value=value)
     query, key, value = lower_to_autocast(query, key, value)
-    checks.check_contmix(query, key, value, proj_weight, proj_bias, rpb, kernel_size)
-    check_backend(backend)
-    return call_contmix(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, backend)
+    arguments = ContMixArguments(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale)
+    checks.check_contmix(arguments)
+    BACKENDS.check(backend)
+    out, _ = CONTMIX(*arguments, backend=backend)
+    return out

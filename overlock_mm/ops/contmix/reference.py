@@ -9,10 +9,7 @@ unfolding it, so that the forward pass holds nothing larger than its inputs.
 import torch
 from torch import Tensor
 
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of accumulation: float64 stays, everything else is float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from overlock_mm.ops.precision import compute_dtype
 
 
 def window_starts(

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from overlock_mm.ops.contmix import reference
-from overlock_mm.ops.contmix.backends import Call
+from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.contmix.backends import BACKENDS, Call
+from overlock_mm.ops.precision import compute_dtype
 
 
 def why_not(call: Call) -> list[str]:
@@ -17,36 +19,19 @@ def why_not(call: Call) -> list[str]:
     return []
 
 
-def contmix_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb: Tensor,
-    kernel_size: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def contmix_forward(arguments: ContMixArguments) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.contmix.backends`."""
+    query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale = arguments
     logits = reference.contmix_logits(query, key, proj_weight, proj_bias, rpb, scale)
     out = reference.mix(logits.softmax(-1), value, kernel_size)
     return _like(value, out), logits.logsumexp(-1)
 
 
 def contmix_backward(
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    kernel_size: int,
-    scale: float,
+    grad_out: Tensor, arguments: ContMixArguments, out: Tensor, logsumexp: Tensor
 ) -> tuple[Tensor, ...]:
     """See :mod:`overlock_mm.ops.contmix.backends`."""
+    query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale = arguments
     height, width = value.shape[-2:]
     dtype = logsumexp.dtype
     q, k, p = query.to(dtype), key.to(dtype), proj_weight.to(dtype)
@@ -86,7 +71,7 @@ def neighborhood_aggregate_backward(
     grad_out: Tensor, weight: Tensor, value: Tensor, kernel_size: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.contmix.backends`."""
-    dtype = reference.compute_dtype(value.dtype)
+    dtype = compute_dtype(value.dtype)
     height, width = value.shape[2:4]
     source, grad = value.to(dtype), grad_out.to(dtype)
     row_starts = reference.window_starts(height, kernel_size, value.device, dilation)
@@ -109,3 +94,13 @@ def neighborhood_aggregate_backward(
 def _like(tensor: Tensor, result: Tensor) -> Tensor:
     """The result in the dtype and with the strides that the contract of backends asks for."""
     return torch.empty_like(tensor).copy_(result)
+
+
+BACKENDS.register(
+    'reference',
+    why_not,
+    contmix_forward,
+    contmix_backward,
+    neighborhood_aggregate_forward,
+    neighborhood_aggregate_backward,
+)

@@ -1,106 +1,34 @@
-"""The operators as torch knows them: schemas, fakes and autograd, once for all backends.
+"""ContMix and the aggregation as torch knows them: schemas, fakes and gradients.
 
-``torch.ops.overlock_mm.contmix`` and ``neighborhood_aggregate`` with a private
-backward operator each. A call selects its backend when it runs, not when it is
-traced, so a compiled graph holds one operator whatever backend serves it. Arguments
-are checked before, by :mod:`overlock_mm.ops.contmix.api`.
+``torch.ops.overlock_mm.contmix`` and ``neighborhood_aggregate`` with a private operator each for
+the gradient: see :mod:`overlock_mm.ops.registration`.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from overlock_mm.ops.contmix.backends import Call, select_backend
-from overlock_mm.ops.contmix.reference import compute_dtype
+from overlock_mm.ops.contmix import reference
+from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.contmix.backends import BACKENDS, Call
+from overlock_mm.ops.precision import compute_dtype, without_autocast
+from overlock_mm.ops.registration import Operator, define, gradients_of_definition
 
 _CONTMIX = (
     'Tensor query, Tensor key, Tensor value, Tensor proj_weight, Tensor proj_bias, Tensor rpb'
 )
-_SCHEMAS = {
-    'contmix': f'({_CONTMIX}, int kernel_size, float scale, str? backend) -> (Tensor, Tensor)',
-    'contmix_backward': (
-        f'(Tensor grad_out, {_CONTMIX}, Tensor out, Tensor logsumexp, int kernel_size, '
-        'float scale, str? backend) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)'
-    ),
-    'neighborhood_aggregate': (
-        '(Tensor weight, Tensor value, int kernel_size, int dilation, str? backend) -> Tensor'
-    ),
-    'neighborhood_aggregate_backward': (
-        '(Tensor grad_out, Tensor weight, Tensor value, int kernel_size, int dilation, '
-        'str? backend) -> (Tensor, Tensor)'
-    ),
-}
+_SIZES = 'int kernel_size, float scale, str? backend'
+
+Functions = Mapping[str, Callable[..., Any]]
 
 
-def in_autocast(device_type: str) -> bool:
-    """Whether autocast is on; devices that have none, such as meta, are asked too."""
-    # torch.compile does not trace the question, so it is not asked where the answer is known.
-    available = device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
-    return available and torch.is_autocast_enabled(device_type)
-
-
-def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Activations in the dtype of autocast where that is on for their device.
-
-    A network under autocast hands over a mixture: convolutions have lowered their
-    outputs, norms have not. Backends accumulate in float32 all the same, so the lower
-    dtype costs bandwidth less and softmax nothing. As everywhere in autocast, float64
-    stays.
-    """
-    device = tensors[0].device.type
-    if not in_autocast(device):
-        return tensors
-    dtype = torch.get_autocast_dtype(device)
-    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
-
-
-def nobody_watches(arguments: Sequence[Any]) -> bool:
-    """No tracer, no dispatch mode, no autograd, no tensors of other classes.
-
-    Then an operator may be run at once. A network calls those of this package a hundred times
-    per image, on maps that take some ten microseconds; the dispatcher's way through Python takes
-    more.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return False
-    tensors = [x for x in arguments if isinstance(x, Tensor)]
-    if any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors):
-        return False
-    return not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors)
-
-
-def call_contmix(*arguments: Any) -> Tensor:
-    """The operator's output; the backend is called at once where nobody watches."""
-    *args, backend = arguments
-    query, key, value, *_, kernel_size, _ = args
-    if value.numel() > 0 and nobody_watches(args) and not in_autocast(value.device.type):
-        module = select_backend(Call.contmix(query, key, value, kernel_size), backend)
-        return module.contmix_forward(*args)[0]
-    return torch.ops.overlock_mm.contmix(*arguments)[0]
-
-
-def _contmix(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb: Tensor,
-    kernel_size: int,
-    scale: float,
-    backend: str | None,
-) -> tuple[Tensor, Tensor]:
-    module = select_backend(Call.contmix(query, key, value, kernel_size), backend)
-    if value.numel() == 0:
-        return _contmix_fake(query, key, value)
-    return module.contmix_forward(
-        query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale
-    )
+def _contmix(functions: Functions, *flat: Any) -> tuple[Tensor, Tensor]:
+    arguments = ContMixArguments._make(flat)
+    if arguments.value.numel() == 0:
+        return _contmix_fake(*flat)
+    return functions['contmix_forward'](arguments)
 
 
 def _contmix_fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -109,25 +37,17 @@ def _contmix_fake(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tupl
     return torch.empty_like(value), logsumexp
 
 
-def _contmix_backward(
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    kernel_size: int,
-    scale: float,
-    backend: str | None,
-) -> tuple[Tensor, ...]:
-    module = select_backend(Call.contmix(query, key, value, kernel_size), backend)
-    inputs = (query, key, value, proj_weight, proj_bias, rpb)
-    if value.numel() == 0:
-        return tuple(torch.zeros_like(x) for x in inputs)
-    return tuple(module.contmix_backward(grad_out, *inputs, out, logsumexp, kernel_size, scale))
+def _contmix_definition(*flat: Any) -> tuple[Tensor, None]:
+    return reference.contmix(*flat), None
+
+
+def _contmix_backward(grad_out: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+    tensors, (out, logsumexp, *sizes, backend) = flat[:6], flat[6:]
+    arguments = ContMixArguments._make((*tensors, *sizes))
+    functions = BACKENDS.select(Call.contmix(*arguments), backend).functions
+    if out.numel() == 0:
+        return tuple(torch.zeros_like(x) for x in tensors)
+    return tuple(functions['contmix_backward'](grad_out, arguments, out, logsumexp))
 
 
 def _contmix_backward_fake(grad_out: Tensor, *args: Any) -> tuple[Tensor, ...]:
@@ -137,21 +57,17 @@ def _contmix_backward_fake(grad_out: Tensor, *args: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _neighborhood_aggregate(
-    weight: Tensor, value: Tensor, kernel_size: int, dilation: int, backend: str | None
-) -> Tensor:
-    call = Call.neighborhood_aggregate(value, kernel_size, dilation)
-    module = select_backend(call, backend)
+def _aggregate(functions: Functions, weight: Tensor, value: Tensor, *sizes: int) -> Tensor:
     if value.numel() == 0:
         return torch.empty_like(value)
-    return module.neighborhood_aggregate_forward(weight, value, kernel_size, dilation)
+    return functions['neighborhood_aggregate_forward'](weight, value, *sizes)
 
 
-def _neighborhood_aggregate_fake(weight: Tensor, value: Tensor, *_: Any) -> Tensor:
+def _aggregate_fake(weight: Tensor, value: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(value)
 
 
-def _neighborhood_aggregate_backward(
+def _aggregate_backward(
     grad_out: Tensor,
     weight: Tensor,
     value: Tensor,
@@ -159,89 +75,107 @@ def _neighborhood_aggregate_backward(
     dilation: int,
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
-    call = Call.neighborhood_aggregate(value, kernel_size, dilation)
-    module = select_backend(call, backend)
+    arguments = (weight, value, kernel_size, dilation)
+    functions = BACKENDS.select(Call.neighborhood_aggregate(*arguments), backend).functions
     if value.numel() == 0:
         return torch.zeros_like(weight), torch.zeros_like(value)
-    return module.neighborhood_aggregate_backward(grad_out, weight, value, kernel_size, dilation)
+    return functions['neighborhood_aggregate_backward'](grad_out, *arguments)
 
 
-def _neighborhood_aggregate_backward_fake(
+def _aggregate_backward_fake(
     grad_out: Tensor, weight: Tensor, value: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(weight), torch.empty_like(value)
 
 
-def _contmix_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    tensors, (ctx.kernel_size, ctx.scale, ctx.backend) = inputs[:6], inputs[6:]
-    ctx.save_for_backward(*tensors, *output)
+CONTMIX = Operator(
+    'contmix',
+    f'({_CONTMIX}, {_SIZES}) -> (Tensor, Tensor)',
+    BACKENDS,
+    Call.contmix,
+    _contmix,
+    _contmix_fake,
+    _contmix_definition,
+)
+NEIGHBORHOOD_AGGREGATE = Operator(
+    'neighborhood_aggregate',
+    '(Tensor weight, Tensor value, int kernel_size, int dilation, str? backend) -> Tensor',
+    BACKENDS,
+    Call.neighborhood_aggregate,
+    _aggregate,
+    _aggregate_fake,
+    reference.neighborhood_aggregate,
+)
+define(
+    'contmix_backward',
+    f'(Tensor grad_out, {_CONTMIX}, Tensor out, Tensor logsumexp, {_SIZES}) '
+    '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
+    without_autocast(_contmix_backward),
+    _contmix_backward_fake,
+)
+define(
+    'neighborhood_aggregate_backward',
+    '(Tensor grad_out, Tensor weight, Tensor value, int kernel_size, int dilation, '
+    'str? backend) -> (Tensor, Tensor)',
+    without_autocast(_aggregate_backward),
+    _aggregate_backward_fake,
+)
+
+
+def _save_contmix(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *flat, ctx.backend = inputs
+    arguments = ContMixArguments._make(flat)
+    ctx.sizes = (arguments.kernel_size, arguments.scale)
+    ctx.save_for_backward(*arguments.tensors, *output)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _contmix_autograd(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _contmix_gradients(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if grad_out is None:
         return (None,) * 9
+    *tensors, out, logsumexp = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph
+        needed = [i for i, needs in enumerate(ctx.needs_input_grad) if needs]
+        arguments = (*tensors, *ctx.sizes)
+        found = gradients_of_definition(reference.contmix, arguments, needed, [grad_out])
+        return *found, None
     gradients = torch.ops.overlock_mm.contmix_backward(
-        grad_out, *ctx.saved_tensors, ctx.kernel_size, ctx.scale, ctx.backend
+        grad_out, *tensors, out, logsumexp, *ctx.sizes, ctx.backend
     )
     return *gradients, None, None, None
 
 
-def _aggregate_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    tensors, (ctx.kernel_size, ctx.dilation, ctx.backend) = inputs[:2], inputs[2:]
-    ctx.save_for_backward(*tensors)
+def _save_aggregate(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight, value, *ctx.sizes, ctx.backend = inputs
+    ctx.save_for_backward(weight, value)
 
 
-def _aggregate_autograd(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+def _aggregate_gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+    arguments = (*ctx.saved_tensors, *ctx.sizes)
+    if torch.is_grad_enabled():  # create_graph
+        needed = [i for i, needs in enumerate(ctx.needs_input_grad) if needs]
+        definition = reference.neighborhood_aggregate
+        return *gradients_of_definition(definition, arguments, needed, [grad_out]), None
     gradients = torch.ops.overlock_mm.neighborhood_aggregate_backward(
-        grad_out, *ctx.saved_tensors, ctx.kernel_size, ctx.dilation, ctx.backend
+        grad_out, *arguments, ctx.backend
     )
     return *gradients, None, None, None
 
 
-def _no_double_backward(ctx: Any, *_: Any) -> None:
-    # Without this formula PyTorch would warn and return wrong numbers.
+def _no_gradient(ctx: Any, *_: Any) -> None:
+    # Without a formula PyTorch would warn and return wrong numbers.
     raise RuntimeError(
-        'contmix and neighborhood_aggregate have no second derivative. Remedy: call the '
-        'functions of overlock_mm.ops.contmix.reference, which autograd differentiates twice.'
+        'The operators contmix_backward and neighborhood_aggregate_backward of '
+        'torch.ops.overlock_mm have no derivative. Remedy: differentiate '
+        'overlock_mm.ops.contmix with create_graph=True.'
     )
 
 
-def without_autocast(impl: Callable) -> Callable:
-    """A backend computes in the dtypes that it is given, and in float32 inside."""
-
-    @functools.wraps(impl)
-    def wrapper(first: Tensor, *args: Any) -> Any:
-        device = first.device.type
-        if not in_autocast(device):
-            return impl(first, *args)
-        with torch.autocast(device, enabled=False):
-            return impl(first, *args)
-
-    return wrapper
-
-
-def _register(name: str, impl: Callable, fake: Callable) -> None:
-    qualified = f'overlock_mm::{name}'
-    torch.library.define(qualified, _SCHEMAS[name], tags=torch.Tag.pt2_compliant_tag)
-    torch.library.impl(qualified, 'CompositeExplicitAutograd', without_autocast(impl))
-    torch.library.register_fake(qualified, fake)
-
-
-_register('contmix', _contmix, _contmix_fake)
-_register('contmix_backward', _contmix_backward, _contmix_backward_fake)
-_register('neighborhood_aggregate', _neighborhood_aggregate, _neighborhood_aggregate_fake)
-_register(
-    'neighborhood_aggregate_backward',
-    _neighborhood_aggregate_backward,
-    _neighborhood_aggregate_backward_fake,
-)
-torch.library.register_autograd(
-    'overlock_mm::contmix', _contmix_autograd, setup_context=_contmix_context
-)
-torch.library.register_autograd(
-    'overlock_mm::neighborhood_aggregate', _aggregate_autograd, setup_context=_aggregate_context
-)
-torch.library.register_autograd('overlock_mm::contmix_backward', _no_double_backward)
-torch.library.register_autograd('overlock_mm::neighborhood_aggregate_backward', _no_double_backward)
+for _name, _gradients, _save in (
+    ('contmix', _contmix_gradients, _save_contmix),
+    ('neighborhood_aggregate', _aggregate_gradients, _save_aggregate),
+    ('contmix_backward', _no_gradient, None),
+    ('neighborhood_aggregate_backward', _no_gradient, None),
+):
+    torch.library.register_autograd(f'overlock_mm::{_name}', _gradients, setup_context=_save)

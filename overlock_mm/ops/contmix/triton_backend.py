@@ -1,33 +1,25 @@
-"""The triton backend: checks whether it can run, launches the Triton kernels.
+"""Backend 'triton': fused Triton kernels.
 
 Products run on the matrix units: in TF32 for half precision inputs, whose values it
 holds exactly, and as three TF32 products, which keep nearly all bits of float32, for
 float32 inputs. Plain float32 products would spill registers to memory, and would need
 more shared memory than some GPUs have. Sums are float32. Results are the same bits in
 every run on one device.
-
-Under ``TRITON_INTERPRET=1``, set before Triton is first imported, the same kernels
-run on the CPU, slowly: that is how machines without a GPU test them.
 """
 
-import importlib.util
-import os
-from functools import cache
+import importlib
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from overlock_mm.ops.contmix.backends import AnyCall, Call
+from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.contmix.backends import BACKENDS, Call
+from overlock_mm.ops.triton_runtime import padded, why_not_here
 
 MAX_REGIONS = 64
 MAX_CHANNELS = 32
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-MIN_CAPABILITY = (8, 0)
-# The oldest that the kernels have been compiled with.
-MIN_TRITON = (3, 6)
 
 #: Elements of a program's [tokens, taps, channels] tile: 64 registers a thread.
 TILE_ELEMENTS = 8192
@@ -40,46 +32,8 @@ SLICE = 8
 PARTIAL_SUMS = 1024
 
 
-@cache
-def why_not_installed() -> str | None:
-    """The reason why there is no usable Triton, or None."""
-    if importlib.util.find_spec('triton') is None:
-        return 'Triton is not installed; remedy: pip install triton.'
-    version = _triton_version()
-    if version < MIN_TRITON:
-        return (
-            f'Triton must be {_dotted(MIN_TRITON)} or newer, got {_dotted(version)}; '
-            'remedy: install a newer PyTorch, which brings its Triton along.'
-        )
-    return None
-
-
-def why_not_here(call: 'AnyCall') -> list[str]:
-    """The reasons that lie in the machine, the device and the dtype."""
-    missing = why_not_installed()
-    reasons = [] if missing is None else [missing]
-    interpreted = os.environ.get('TRITON_INTERPRET') == '1'
-    if call.device.type != 'cuda' and not interpreted:
-        reasons.append(
-            f'Tensors must be on a CUDA device, got {call.device}; TRITON_INTERPRET=1, set '
-            'before the start, runs the kernels on the CPU for tests.'
-        )
-    elif call.device.type == 'cuda' and not torch.cuda.is_available():
-        reasons.append('torch finds no CUDA device.')
-    elif not interpreted:
-        capability = torch.cuda.get_device_capability(call.device)
-        if capability < MIN_CAPABILITY:
-            reasons.append(
-                f'The GPU must have compute capability {_dotted(MIN_CAPABILITY)} or higher, '
-                f'got {_dotted(capability)}.'
-            )
-    if call.dtype not in DTYPES:
-        reasons.append(f'dtype must be float16, bfloat16 or float32, got {call.dtype}.')
-    return reasons
-
-
-def why_not(call: 'Call') -> list[str]:
-    """All reasons why this backend cannot run a call; none means that it can."""
+def why_not(call: Call) -> list[str]:
+    """All reasons why this backend cannot run a call."""
     reasons = why_not_here(call)
     if call.op == 'contmix' and call.channels > MAX_CHANNELS:
         reasons.append(f'C must be at most {MAX_CHANNELS}, got {call.channels}.')
@@ -90,37 +44,12 @@ def why_not(call: 'Call') -> list[str]:
     return reasons
 
 
-def contmix_forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb: Tensor,
-    kernel_size: int,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
-    """Fused forward pass on validated arguments.
-
-    Args:
-        query: [B, G, Cq, H, W].
-        key: [B, G, Cq, S].
-        value: [B, G, C, H, W].
-        proj_weight: [K*K, S].
-        proj_bias: [K*K].
-        rpb: [G, 2K-1, 2K-1].
-        kernel_size: K.
-        scale: Factor on the affinity.
-
-    Returns:
-        The output [B, G, C, H, W] in the dtype and order of strides of ``value``, and
-        the log-sum-exp of the logits, [B, G, H, W] float32.
-    """
+def contmix_forward(arguments: ContMixArguments) -> tuple[Tensor, Tensor]:
+    """See :mod:`overlock_mm.ops.contmix.backends`."""
+    query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale = arguments
     batch, groups, _, height, width = value.shape
     out = torch.empty_like(value)
     logsumexp = value.new_empty(batch, groups, height, width, dtype=torch.float32)
-    if out.numel() == 0:
-        return out, logsumexp
     sizes = _contmix_sizes(query, key, value, kernel_size)
     tiles = -(-height * width // sizes['TOKENS'])
     with torch.cuda.device_of(value):
@@ -145,45 +74,13 @@ def contmix_forward(
 
 
 def contmix_backward(
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb: Tensor,
-    out: Tensor,
-    logsumexp: Tensor,
-    kernel_size: int,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`contmix_forward`, recomputed from its inputs and outputs.
-
-    Args:
-        grad_out: [B, G, C, H, W], any strides.
-        query: As in the forward pass, like the arguments up to ``rpb``.
-        key: As in the forward pass.
-        value: As in the forward pass.
-        proj_weight: As in the forward pass.
-        proj_bias: As in the forward pass.
-        rpb: As in the forward pass.
-        out: Its first result.
-        logsumexp: Its second result.
-        kernel_size: K.
-        scale: Factor on the affinity.
-
-    Returns:
-        Gradients of query, key, value, proj_weight, proj_bias and rpb, each in the dtype
-        and shape of its tensor.
-    """
+    grad_out: Tensor, arguments: ContMixArguments, out: Tensor, logsumexp: Tensor
+) -> tuple[Tensor, ...]:
+    """See :mod:`overlock_mm.ops.contmix.backends`."""
+    query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale = arguments
     batch, groups, channels, height, width = value.shape
     query_channels, regions = key.shape[2:]
     d_query, d_value = torch.empty_like(query), torch.empty_like(value)
-    if value.numel() == 0:
-        rest = (torch.zeros_like(x) for x in (key, proj_weight, proj_bias, rpb))
-        d_key, *d_parameters = rest
-        return d_query, d_key, d_value, *d_parameters  # type: ignore[return-value]
-
     kernels = _kernels('triton_grad_kernels')
     parameters = _packed(proj_weight, proj_bias, rpb)
     sizes = _contmix_sizes(query, key, value, kernel_size)
@@ -276,17 +173,7 @@ def contmix_backward(
 def neighborhood_aggregate_forward(
     weight: Tensor, value: Tensor, kernel_size: int, dilation: int
 ) -> Tensor:
-    """Weighted sums over the windows, on validated arguments.
-
-    Args:
-        weight: [B, G, H, W, K*K].
-        value: [B, G, H, W, C].
-        kernel_size: K.
-        dilation: Step between the rows and columns of a window.
-
-    Returns:
-        [B, G, H, W, C] in the dtype and order of strides of ``value``.
-    """
+    """See :mod:`overlock_mm.ops.contmix.backends`."""
     out = torch.empty_like(value)
     _launch_aggregate('forward_kernel', (weight, value, out), value, kernel_size, dilation)
     return out
@@ -295,18 +182,7 @@ def neighborhood_aggregate_forward(
 def neighborhood_aggregate_backward(
     grad_out: Tensor, weight: Tensor, value: Tensor, kernel_size: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of :func:`neighborhood_aggregate_forward`.
-
-    Args:
-        grad_out: [B, G, H, W, C], any strides.
-        weight: [B, G, H, W, K*K].
-        value: [B, G, H, W, C].
-        kernel_size: K.
-        dilation: Step between the rows and columns of a window.
-
-    Returns:
-        Gradients of weight and value.
-    """
+    """See :mod:`overlock_mm.ops.contmix.backends`."""
     d_weight, d_value = torch.empty_like(weight), torch.empty_like(value)
     for kernel, tensors in (
         ('weight_grad_kernel', (grad_out, value, d_weight)),
@@ -321,8 +197,6 @@ def _launch_aggregate(
 ) -> None:
     """Launch a kernel of triton_aggregate_kernels over all tokens."""
     batch, groups, height, width, channels = value.shape
-    if value.numel() == 0:
-        return
     sizes = {
         'CHANNELS': channels,
         'K': kernel_size,
@@ -367,11 +241,6 @@ def _tokens(row: int, channels: int) -> int:
     return max(16, min(64, TILE_ELEMENTS // (row * channels)))
 
 
-def padded(size: int) -> int:
-    """The power of two, 16 or more, that holds ``size``: what a matrix product takes."""
-    return max(16, 1 << (size - 1).bit_length())
-
-
 def _packed(*parameters: Tensor) -> tuple[Tensor, ...]:
     """Parameters as the kernels read them; no copy for contiguous float32."""
     return tuple(parameter.to(torch.float32).contiguous() for parameter in parameters)
@@ -382,12 +251,11 @@ def _kernels(name: str) -> ModuleType:
     return importlib.import_module(f'overlock_mm.ops.contmix.{name}')
 
 
-def _triton_version() -> tuple[int, int]:
-    import triton
-
-    major, minor = triton.__version__.split('.')[:2]
-    return int(major), int(minor)
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f'{version[0]}.{version[1]}'
+BACKENDS.register(
+    'triton',
+    why_not,
+    contmix_forward,
+    contmix_backward,
+    neighborhood_aggregate_forward,
+    neighborhood_aggregate_backward,
+)

@@ -7,11 +7,18 @@ statistics ride along in the pass of the convolution.
 
 from torch import Tensor
 
-from overlock_mm.ops.contmix.checks import check_tensors
-from overlock_mm.ops.contmix.registration import lower_to_autocast
-from overlock_mm.ops.depthwise import checks, registration
+from overlock_mm.ops.checks import check_tensors
+from overlock_mm.ops.depthwise import checks
+from overlock_mm.ops.depthwise.registration import (
+    DEPTHWISE_CONV2D,
+    DEPTHWISE_CONV2D_NORM,
+    DEPTHWISE_CONV2D_STATS,
+)
+from overlock_mm.ops.dispatch import overridable
+from overlock_mm.ops.precision import lower_to_autocast
 
 
+@overridable
 def depthwise_conv2d(
     x: Tensor,
     weight: Tensor,
@@ -40,8 +47,8 @@ def depthwise_conv2d(
         addend: [B, C, H, W], in the dtype of x.
         gelu_input: Apply GELU before the convolution.
         gelu_output: Apply GELU to the result.
-        backend: 'cpu', 'cuda', 'triton' or 'reference' and no other; None takes the first
-            that can run the call.
+        backend: One of ``available_backends('depthwise_conv2d')``, and no other; None takes
+            that of :func:`use_backend`, or else the first that can run the call.
 
     Returns:
         [B, C, H, W] in the dtype of x, in channels_last memory. Sums are float32 (float64 for
@@ -59,19 +66,12 @@ def depthwise_conv2d(
     """
     x, addend = _lowered(x, addend)
     checks.check_call(x, weight, bias, input_bias, addend, backend)
-    return registration.call(
-        'depthwise_conv2d',
-        x,
-        weight,
-        bias,
-        input_bias,
-        addend,
-        gelu_input,
-        gelu_output,
-        backend,
+    return DEPTHWISE_CONV2D(
+        x, weight, bias, input_bias, addend, gelu_input, gelu_output, backend=backend
     )
 
 
+@overridable
 def depthwise_conv2d_norm(
     x: Tensor,
     weight: Tensor,
@@ -110,20 +110,12 @@ def depthwise_conv2d_norm(
     x, _ = _lowered(x, None)
     checks.check_call(x, weight, bias, None, None, backend)
     checks.check_norm(weight, norm_weight, norm_bias, eps, skip_weight, skip_bias)
-    return registration.call(
-        'depthwise_conv2d_norm',
-        x,
-        weight,
-        bias,
-        norm_weight,
-        norm_bias,
-        eps,
-        skip_weight,
-        skip_bias,
-        backend,
+    return DEPTHWISE_CONV2D_NORM(
+        x, weight, bias, norm_weight, norm_bias, eps, skip_weight, skip_bias, backend=backend
     )
 
 
+@overridable
 def depthwise_conv2d_stats(
     x: Tensor,
     weight: Tensor,
@@ -161,8 +153,8 @@ def depthwise_conv2d_stats(
     x, addend = _lowered(x, addend)
     checks.check_call(x, weight, bias, input_bias, addend, backend)
     checks.check_stat(stat)
-    return registration.call(
-        'depthwise_conv2d_stats', x, weight, bias, input_bias, addend, gelu_input, stat, backend
+    return DEPTHWISE_CONV2D_STATS(
+        x, weight, bias, input_bias, addend, gelu_input, stat, backend=backend
     )
 
 

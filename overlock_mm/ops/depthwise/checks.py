@@ -1,9 +1,16 @@
-"""What the operators demand of their arguments, checked once, at the door."""
+"""What the depthwise operators demand of their arguments.
+
+Every message states the rule, then the values that break it.
+"""
 
 from torch import Tensor
 
-from overlock_mm.ops.contmix.backends import check_backend
-from overlock_mm.ops.contmix.checks import MAX_KERNEL_SIZE, MIN_KERNEL_SIZE, check_tensors
+from overlock_mm.ops.checks import (
+    MAX_KERNEL_SIZE,
+    MIN_KERNEL_SIZE,
+    check_same_device,
+    check_tensors,
+)
 from overlock_mm.ops.depthwise.backends import BACKENDS
 
 STATS = ('mean', 'norm')
@@ -18,7 +25,7 @@ def check_call(
     backend: str | None,
 ) -> None:
     """Arguments that all three operators have; x and addend are known to be tensors."""
-    check_backend(backend, BACKENDS)
+    BACKENDS.check(backend)
     check_tensors(weight=weight)
     if x.dim() != 4 or 0 in x.shape[1:]:
         raise ValueError(
@@ -37,7 +44,7 @@ def check_call(
             f'{MIN_KERNEL_SIZE} and {MAX_KERNEL_SIZE}, got {rows} x {columns}. '
             'Use torch.nn.functional.conv2d for other kernels.'
         )
-    _check_device('weight', weight, x)
+    check_same_device('weight', weight, 'x', x)
     if bias is not None:
         check_parameter('bias', bias, weight)
     if input_bias is not None:
@@ -49,7 +56,7 @@ def check_call(
             )
         if addend.dtype != x.dtype:
             raise TypeError(f'addend must have the dtype of x, {x.dtype}, got {addend.dtype}.')
-        _check_device('addend', addend, x)
+        check_same_device('addend', addend, 'x', x)
 
 
 def check_norm(
@@ -89,12 +96,4 @@ def check_parameter(name: str, parameter: Tensor, weight: Tensor) -> None:
             f'All parameters must have one dtype, got weight {weight.dtype}, '
             f'{name} {parameter.dtype}.'
         )
-    _check_device(name, parameter, weight)
-
-
-def _check_device(name: str, tensor: Tensor, other: Tensor) -> None:
-    if tensor.device != other.device:
-        raise ValueError(
-            f'All tensors must be on one device, got {name} on {tensor.device} and '
-            f'another on {other.device}.'
-        )
+    check_same_device(name, parameter, 'weight', weight)

@@ -3,11 +3,18 @@
 Sums are float32; results are the same bits in every run on one device.
 """
 
-from overlock_mm.ops.contmix.cuda_backend import why_not_here as why_not
+from overlock_mm.ops.depthwise.backends import BACKENDS, Call
 from overlock_mm.ops.depthwise.extension import (
     depthwise_conv2d,
     depthwise_conv2d_norm,
     depthwise_conv2d_stats,
 )
+from overlock_mm.ops.extension import why_not_on_cuda
 
-__all__ = ['depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats', 'why_not']
+
+def why_not(call: Call) -> list[str]:
+    """All reasons why this backend cannot run a call."""
+    return why_not_on_cuda(call)
+
+
+BACKENDS.register('cuda', why_not, depthwise_conv2d, depthwise_conv2d_norm, depthwise_conv2d_stats)

@@ -1,4 +1,4 @@
-"""The definition of the operators in plain PyTorch, and the backend 'reference'.
+"""The definition of the operators in plain PyTorch.
 
 Every other backend is tested against these functions. They run on any device and dtype,
 with the library's convolution, and are differentiable by autograd, which gives the
@@ -9,13 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from overlock_mm.ops.contmix.reference import compute_dtype
-from overlock_mm.ops.depthwise.backends import Call
-
-
-def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call: none."""
-    return []
+from overlock_mm.ops.precision import compute_dtype
 
 
 def depthwise_conv2d(

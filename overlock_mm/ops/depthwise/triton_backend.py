@@ -10,15 +10,18 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from overlock_mm.ops.contmix.triton_backend import padded
-from overlock_mm.ops.contmix.triton_backend import why_not_here as why_not
-
-__all__ = ['depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats', 'why_not']
+from overlock_mm.ops.depthwise.backends import BACKENDS, Call
+from overlock_mm.ops.triton_runtime import contiguous, padded, why_not_here
 
 #: Elements of a program's [pixels, channels] tile: 16 registers a thread.
 TILE_ELEMENTS = 2048
 #: Channels of a tile, where it need not hold all of them.
 SLICE = 64
+
+
+def why_not(call: Call) -> list[str]:
+    """All reasons why this backend cannot run a call."""
+    return why_not_here(call)
 
 
 def depthwise_conv2d(
@@ -73,11 +76,11 @@ def depthwise_conv2d_norm(
             x.stride(),
             weight,
             _weight_strides(weight),
-            _contiguous(bias),
+            contiguous(bias),
             norm_weight.contiguous(),
             norm_bias.contiguous(),
-            _contiguous(skip_weight),
-            _contiguous(skip_bias),
+            contiguous(skip_weight),
+            contiguous(skip_bias),
             out,
             normed,
             out.stride(),
@@ -115,8 +118,8 @@ def _convolution(
             x.stride(),
             weight,
             _weight_strides(weight),
-            _contiguous(bias),
-            _contiguous(input_bias),
+            contiguous(bias),
+            contiguous(input_bias),
             addend,
             None if addend is None else addend.stride(),
             out,
@@ -140,10 +143,11 @@ def _weight_strides(weight: Tensor) -> tuple[int, ...]:
     return channel, row, column
 
 
-def _contiguous(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.contiguous()
-
-
 def _kernels() -> ModuleType:
     # Triton is imported when a kernel first runs: importing the package stays quick.
     return importlib.import_module('overlock_mm.ops.depthwise.triton_kernels')
+
+
+BACKENDS.register(
+    'triton', why_not, depthwise_conv2d, depthwise_conv2d_norm, depthwise_conv2d_stats
+)

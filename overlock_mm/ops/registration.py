@@ -1,0 +1,117 @@
+"""The operators as torch knows them: ``torch.ops.overlock_mm``, once for all backends.
+
+A call selects its backend when it runs, not when it is traced, so a compiled graph holds one
+operator whatever backend serves it. Arguments have been checked before.
+
+First derivatives are those of a backend or of the definition, second and higher ones those of the
+definition. So are all derivatives by ``torch.func.grad`` and in forward mode.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from overlock_mm.ops.dispatch import bypasses_dispatcher, has_tangent, is_transformed
+from overlock_mm.ops.precision import without_autocast
+from overlock_mm.ops.selection import Backends, Call
+
+
+class Operator:
+    """An operator of this package.
+
+    Args:
+        name: Its name in ``torch.ops.overlock_mm``.
+        schema: Arguments and results; the last argument is the backend.
+        backends: The family's.
+        describe: The call that has certain arguments, all but the backend.
+        run: Runs a call, from the functions of a backend and the arguments.
+        fake: Results of the right shape, dtype and strides with no values, from the arguments
+            with the backend.
+        definition: The results in plain PyTorch, from the arguments.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        backends: Backends,
+        describe: Callable[..., Call],
+        run: Callable[..., Any],
+        fake: Callable[..., Any],
+        definition: Callable[..., Any],
+    ) -> None:
+        self.name = name
+        self._backends = backends
+        self._describe = describe
+        self._definition = definition
+
+        def select_and_run(*arguments: Any) -> Any:
+            *args, backend = arguments
+            if has_tangent(args):  # through torch.ops, past the definition
+                raise RuntimeError(
+                    f'torch.ops.overlock_mm.{name} has no forward-mode derivative. Remedy: call '
+                    f'overlock_mm.ops.{name}.'
+                )
+            functions = backends.select(describe(*args), backend).functions
+            return run(functions, *args)
+
+        self._run = without_autocast(select_and_run)
+        define(name, schema, self._run, fake)
+
+    def __call__(self, *arguments: Any, backend: str | None) -> Any:
+        """Call the operator, or its backend at once where nothing else must see the call."""
+        if torch.compiler.is_compiling():
+            return getattr(torch.ops.overlock_mm, self.name)(*arguments, backend)
+        # Found here, so that the gradient has it too.
+        backend = self._backends.chosen(backend)
+        if bypasses_dispatcher(arguments):
+            return self._run(*arguments, backend)
+        if is_transformed(arguments):
+            self._backends.select(self._describe(*arguments, transformed=True), backend)
+            return self._definition(*arguments)
+        return getattr(torch.ops.overlock_mm, self.name)(*arguments, backend)
+
+
+def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Define ``torch.ops.overlock_mm.NAME`` for all devices, without a derivative."""
+    qualified = f'overlock_mm::{name}'
+    torch.library.define(qualified, schema, tags=torch.Tag.pt2_compliant_tag)
+    torch.library.impl(qualified, 'CompositeExplicitAutograd', run)
+    torch.library.register_fake(qualified, fake)
+
+
+def gradients_of_definition(
+    definition: Callable[..., Any],
+    arguments: Sequence[Any],
+    needed: Sequence[int],
+    grad_results: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Gradients of an operator by its definition, themselves differentiable where that is asked.
+
+    Args:
+        definition: The results in plain PyTorch.
+        arguments: All arguments of the definition.
+        needed: Positions of the arguments whose gradient is wanted.
+        grad_results: Gradients of the results.
+
+    Returns:
+        A gradient for each argument, None where it is not needed.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Aliases, so that no gradient takes the way by which one argument was computed from
+        # another.
+        aliases = [x.view_as(x) if isinstance(x, Tensor) else x for x in arguments]
+        results = definition(*aliases)
+    results = results if isinstance(results, tuple) else (results,)
+    pairs = [pair for pair in zip(results, grad_results, strict=True) if pair[1] is not None]
+    found = torch.autograd.grad(
+        [result for result, _ in pairs],
+        [aliases[i] for i in needed],
+        [gradient for _, gradient in pairs],
+        create_graph=create_graph,
+    )
+    by_position = dict(zip(needed, found, strict=True))
+    return [by_position.get(i) for i in range(len(arguments))]

@@ -1,0 +1,266 @@
+"""Which implementation runs a call, and why another one cannot.
+
+Operators that share their implementations form a family: :class:`Backends`, the table of a
+family's backends. A backend is a module with the functions that the family asks for (its
+``backends.py`` lists them) and ``why_not(call)``, which returns every reason why it cannot run a
+call. It registers itself when it is imported, and imports nothing heavy before it runs.
+"""
+
+import importlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+logger = logging.getLogger('overlock_mm')
+
+
+@dataclass(frozen=True)
+class Call:
+    """What selection must know of a call; families add what their backends must know.
+
+    Attributes:
+        op: Name of the operator.
+        device: Of all tensors.
+        dtype: Of the activations.
+        transformed: Whether ``torch.func.grad`` or a forward-mode derivative reaches the call,
+            which only the definition can serve.
+    """
+
+    op: str
+    device: torch.device
+    dtype: torch.dtype
+    transformed: bool = field(default=False, kw_only=True)
+
+    @classmethod
+    def typical(cls, op: str) -> 'Call':
+        """A float32 call, on the GPU if there is one."""
+        device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        return cls(op, device, torch.float32)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of a family's operators.
+
+    Attributes:
+        name: What callers ask for.
+        why_not: Lists every reason why it cannot run a call.
+        functions: The functions that the family asks for, by name.
+    """
+
+    name: str
+    why_not: Callable[[Any], list[str]]
+    functions: Mapping[str, Callable[..., Any]]
+
+
+class Backends(Mapping[str, Backend]):
+    """The backends of a family of operators, in the order of automatic choice.
+
+    Args:
+        family: Name of the family.
+        operators: Names of its operators.
+        functions: Names of the functions that a backend must have.
+        call_type: Describes a call to one of the operators.
+        reference_is_slow: Whether it deserves a warning that 'reference' runs a call.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        operators: Iterable[str],
+        functions: Iterable[str],
+        call_type: type[Call] = Call,
+        reference_is_slow: bool = False,
+    ) -> None:
+        self.family = family
+        self.functions = tuple(functions)
+        self.call_type = call_type
+        self.reference_is_slow = reference_is_slow
+        self._backends: dict[str, Backend] = {}
+        _FAMILIES[family] = self
+        _FAMILY_OF.update(dict.fromkeys(operators, self))
+
+    def register(
+        self, name: str, why_not: Callable[[Any], list[str]], *functions: Callable[..., Any]
+    ) -> None:
+        """Add a backend, after those that are there.
+
+        Args:
+            name: What callers ask for.
+            why_not: Lists every reason why it cannot run a call.
+            *functions: The functions that the family asks for, under their own names.
+
+        Raises:
+            ValueError: The name is taken, or a function is missing or unknown.
+        """
+        by_name = {function.__name__: function for function in functions}
+        if name in self._backends:
+            raise ValueError(f'The family {self.family} has a backend {name!r} already.')
+        if set(by_name) != set(self.functions):
+            raise ValueError(
+                f'A backend of the family {self.family} must have the functions '
+                f'{", ".join(self.functions)}; {name!r} has {", ".join(by_name)}.'
+            )
+        self._backends[name] = Backend(name, why_not, MappingProxyType(by_name))
+
+    def __getitem__(self, name: str) -> Backend:
+        return self._backends[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._backends)
+
+    def __len__(self) -> int:
+        return len(self._backends)
+
+    def check(self, name: str | None) -> None:
+        """Raise a ValueError unless the name is that of a backend or None."""
+        if name is not None and name not in self._backends:
+            known = ', '.join(self._backends)
+            raise ValueError(f'backend must be None or one of: {known}; got {name!r}.')
+
+    def why_not(self, name: str, call: Call) -> list[str]:
+        """All reasons why a backend cannot run a call; a backend without reasons can."""
+        reasons = self._backends[name].why_not(call)
+        if call.transformed and name != 'reference':
+            reasons = [
+                'it has no forward-mode derivative and does not run under torch.func.grad, as only '
+                "backend 'reference' does.",
+                *reasons,
+            ]
+        return reasons
+
+    def chosen(self, name: str | None) -> str | None:
+        """The backend that a call asks for, or else :func:`use_backend`, or None."""
+        return _chosen.get().get(self.family) if name is None else name
+
+    def select(self, call: Call, name: str | None = None) -> Backend:
+        """The backend that runs a call.
+
+        Args:
+            call: The call.
+            name: The backend to use and no other; None takes the one of :func:`use_backend`, or
+                else the first that can, and logs once which one it is.
+
+        Raises:
+            ValueError: No backend has this name.
+            RuntimeError: The forced backend cannot run the call; states all reasons.
+        """
+        self.check(name)
+        name = self.chosen(name)
+        if name is not None:
+            reasons = self.why_not(name, call)
+            if reasons:
+                raise RuntimeError(
+                    f'Backend {name!r} cannot run {call.op} here: {_listed(reasons)} '
+                    'Pass backend=None to let overlock_mm choose.'
+                )
+            return self._backends[name]
+
+        refusals: dict[str, list[str]] = {}
+        for name, backend in self._backends.items():
+            reasons = self.why_not(name, call)
+            if not reasons:
+                self._log_choice(call, name, refusals)
+                return backend
+            refusals[name] = reasons
+        raise RuntimeError(f'No backend can run {call}: {refusals}')  # the reference always can
+
+    def _log_choice(self, call: Call, name: str, refusals: dict[str, list[str]]) -> None:
+        """Say once per op, kind of device and backend what was chosen, and what is faster."""
+        topic = (call.op, call.device.type, name, call.transformed)
+        if topic in _logged:
+            return
+        _logged.add(topic)
+        if name != 'reference' or not self.reference_is_slow:
+            logger.info('%s on %s runs on backend %r.', call.op, call.device.type, name)
+            return
+        # Two backends of one binary share reasons.
+        reasons = dict.fromkeys(reason for listed in refusals.values() for reason in listed)
+        logger.warning(
+            '%s on %s runs on the slow backend %r, because %s cannot run it: %s',
+            call.op,
+            call.device.type,
+            name,
+            ', '.join(refusals),
+            _listed(list(reasons)),
+        )
+
+
+_FAMILIES: dict[str, Backends] = {}
+_FAMILY_OF: dict[str, Backends] = {}
+_NONE_CHOSEN: Mapping[str, str] = MappingProxyType({})
+_chosen: ContextVar[Mapping[str, str]] = ContextVar('overlock_mm_backends', default=_NONE_CHOSEN)
+_logged: set[tuple[str, str, str, bool]] = set()
+
+
+def load_backends(package: str, *names: str) -> None:
+    """Import a family's backends, which register themselves, in the order of automatic choice."""
+    for name in names:
+        importlib.import_module(f'{package}.{name}_backend')
+
+
+def available_backends(call: Call | str = 'contmix') -> dict[str, list[str]]:
+    """Why each backend can or cannot run a call.
+
+    Args:
+        call: The call in question; or the name of an operator, for a typical call of it.
+
+    Returns:
+        Name of each backend, in the order of automatic choice, and all reasons why it
+        cannot run the call. A backend without reasons can.
+
+    Raises:
+        ValueError: There is no operator of this name.
+
+    Example:
+        >>> [name for name, reasons in available_backends().items() if not reasons][-1]
+        'reference'
+    """
+    op = call if isinstance(call, str) else call.op
+    if op not in _FAMILY_OF:
+        raise ValueError(f'The operator must be one of: {", ".join(_FAMILY_OF)}; got {op!r}.')
+    family = _FAMILY_OF[op]
+    call = family.call_type.typical(call) if isinstance(call, str) else call
+    return {name: family.why_not(name, call) for name in family}
+
+
+@contextmanager
+def use_backend(**backends: str | None) -> Iterator[None]:
+    """Choose the backends of all calls inside that name none themselves.
+
+    Like a backend that is named in the call, a chosen one never falls back. The choice holds for
+    the current thread or asynchronous task. A gradient uses the backend of its forward call.
+    Compiled graphs (``torch.compile``) follow it when they run.
+
+    Args:
+        **backends: Family of operators (``contmix``, ``depthwise``) to the name of a backend, or
+            to None for automatic choice.
+
+    Raises:
+        ValueError: There is no such family or backend.
+
+    Example:
+        >>> with use_backend(contmix='reference', depthwise='reference'):
+        ...     pass  # every operator by its definition
+    """
+    for family, name in backends.items():
+        if family not in _FAMILIES:
+            raise ValueError(
+                f'The family of operators must be one of: {", ".join(_FAMILIES)}; got {family!r}.'
+            )
+        _FAMILIES[family].check(name)
+    token = _chosen.set({**_chosen.get(), **backends})  # type: ignore[dict-item]
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def _listed(reasons: list[str]) -> str:
+    return ' '.join(f'({number}) {reason}' for number, reason in enumerate(reasons, 1))
