@@ -279,25 +279,26 @@ _INTRODUCTION = """\
 
 <!-- Written by `python -m overlock_mm.heads`; a test holds the page to the table there. -->
 
-The detectors and segmentors of mmdet and mmseg take this backbone by the lines below. For each, a
-test builds the model, takes two training steps, in which every parameter gets a gradient, and
-predicts. The numbers are those of OverLoCK-T; `python -m overlock_mm.heads RetinaNet b` prints a
-config for another variant. Nobody has trained these to the end: the learning rates are choices of
-ours, for the batch size of the base.
+The configs below combine this backbone with the detectors and segmentors of mmdet and mmseg. For
+each one, a test builds the model, takes two training steps, in which every parameter receives a
+gradient, and predicts. The numbers are those of OverLoCK-T; `python -m overlock_mm.heads RetinaNet b`
+prints a config for another variant. None of these models has been trained to the end: the learning
+rates are our choices, for the batch size of the base config.
 
-Three things are the same everywhere. `in_channels` of what reads the backbone are the widths of its
-outputs:
+Three rules apply to all of them. The `in_channels` of the neck or head are the widths of the
+backbone's outputs:
 
 | variant | stride 4 | stride 8 | stride 16 | stride 32 |
 |---|---|---|---|---|
 """
 _RULES = """
-`out_indices` names the outputs that are read and no others, as data-parallel training ends with an
-error about parameters that got no gradient. And images are normalised as in ImageNet, in RGB.
+`out_indices` lists exactly the outputs that are used, because an unused output has a norm whose
+parameters receive no gradient, which is an error in data-parallel training. Images are normalised as
+for ImageNet, in RGB.
 
-The configs of the maintained mmseg are found by these names after `import overlock_mm`, which the
-tools of this repository do. `drop_path_rate` (larger for larger variants) and
-`norm_cfg=dict(type='SyncBN')`, for several GPUs, go into `backbone`.
+The configs of the maintained mmseg are found under these names after `import overlock_mm`, which the
+tools of this repository do. Set `drop_path_rate` (larger for larger variants) and, for several GPUs,
+`norm_cfg=dict(type='SyncBN')` in `backbone`.
 """
 
 
