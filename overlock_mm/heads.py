@@ -281,9 +281,11 @@ _INTRODUCTION = """\
 
 The configs below combine this backbone with the detectors and segmentors of mmdet and mmseg. For
 each one, a test builds the model, takes two training steps, in which every parameter receives a
-gradient, and predicts. The numbers are those of OverLoCK-T; `python -m overlock_mm.heads RetinaNet b`
-prints a config for another variant. None of these models has been trained to the end: the learning
-rates are our choices, for the batch size of the base config.
+gradient, and predicts. The numbers are those of OverLoCK-T; `python -m overlock_mm.heads RetinaNet
+b` prints a config for another variant. None of these models has been trained to the end: the
+learning rates are our choices, for the batch size of the base config. RTMDet-Ins and Mask2Former
+are also shipped as full configs: `configs/detection/rtmdet_ins_overlock_*`,
+`configs/detection/mask2former_overlock_*` and `configs/segmentation/mask2former_overlock_*`.
 
 Three rules apply to all of them. The `in_channels` of the neck or head are the widths of the
 backbone's outputs:
@@ -293,12 +295,12 @@ backbone's outputs:
 """
 _RULES = """
 `out_indices` lists exactly the outputs that are used, because an unused output has a norm whose
-parameters receive no gradient, which is an error in data-parallel training. Images are normalised as
-for ImageNet, in RGB.
+parameters receive no gradient, which is an error in data-parallel training. Images are normalised
+as for ImageNet, in RGB.
 
-The configs of the maintained mmseg are found under these names after `import overlock_mm`, which the
-tools of this repository do. Set `drop_path_rate` (larger for larger variants) and, for several GPUs,
-`norm_cfg=dict(type='SyncBN')` in `backbone`.
+The configs of the maintained mmseg are found under these names after `import overlock_mm`, which
+the tools of this repository do. Set `drop_path_rate` (larger for larger variants) and, for several
+GPUs, `norm_cfg=dict(type='SyncBN')` in `backbone`.
 """
 
 

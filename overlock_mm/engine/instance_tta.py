@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 
 # The axes of a mask [instances, H, W] that each of mmdet's flips reverses.
-_FLIPPED_AXES = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
+_FLIPPED_AXES = {None: (), 'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
 
 
 @MODELS.register_module()
@@ -60,16 +60,16 @@ class InstanceTTAModel(BaseTTAModel):
 
 
 def _without_flip(view: DetDataSample) -> InstanceData:
-    """The view's instances in the coordinates of the original, unflipped image."""
-    instances = view.pred_instances
+    """The view's instances in the coordinates of the original, unflipped image.
+
+    Of what a head adds for itself, such as RTMDet's kernels, nothing is kept.
+    """
+    found = view.pred_instances
     direction = view.flip_direction
-    if direction is None:
-        return instances
-    unflipped = InstanceData(
-        bboxes=bbox_flip(instances.bboxes, view.ori_shape, direction),
-        scores=instances.scores,
-        labels=instances.labels,
-    )
-    if 'masks' in instances:
-        unflipped.masks = torch.flip(instances.masks, _FLIPPED_AXES[direction])
-    return unflipped
+    boxes = found.bboxes
+    if direction is not None:
+        boxes = bbox_flip(boxes, view.ori_shape, direction)
+    instances = InstanceData(bboxes=boxes, scores=found.scores, labels=found.labels)
+    if 'masks' in found:
+        instances.masks = torch.flip(found.masks, _FLIPPED_AXES[direction])
+    return instances

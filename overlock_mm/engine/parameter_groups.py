@@ -52,7 +52,8 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             return
         logger = MMLogger.get_current_instance()
         level = logger.level
-        logger.setLevel(max(level, logging.WARNING))
+        # A line for each parameter, and for each that a head shares among its levels a warning.
+        logger.setLevel(max(level, logging.ERROR))
         try:
             super().add_params(params, module, **kwargs)
         finally:

@@ -33,14 +33,11 @@ def test_config_survives_a_dump(name, load, tmp_path):
 def test_model_builds_and_its_parts_fit(cfg, build):
     model = build(cfg)
     widths = list(model.backbone.out_channels)
-    if cfg.default_scope == 'mmdet':
-        assert list(cfg.model.neck.in_channels) == widths
-    elif cfg.default_scope == 'mmseg':
-        assert list(cfg.model.decode_head.in_channels) == widths
-        auxiliary = cfg.model.get('auxiliary_head')
-        assert auxiliary is None or auxiliary.in_channels == widths[auxiliary.in_index]
-    else:
-        assert list(cfg.model.head.in_channels) == widths
+    readers = [cfg.model.get(name) for name in ('neck', 'panoptic_head', 'decode_head', 'head')]
+    first = next(reader for reader in readers if reader)
+    assert list(first.in_channels) == widths
+    auxiliary = cfg.model.get('auxiliary_head')
+    assert auxiliary is None or auxiliary.in_channels == widths[auxiliary.in_index]
     optimizer = build_optimizer(model, cfg)
     optimized = [p for group in optimizer.param_groups for p in group['params']]
     # Those of the deploy form are constants.

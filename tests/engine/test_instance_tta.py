@@ -66,3 +66,10 @@ def test_views_without_instances():
     merged = _merge(_view([], [], [], None), _view([], [], [], 'horizontal'))
     assert len(merged) == 0
     assert merged.masks.shape == (0, HEIGHT, WIDTH)
+
+
+def test_what_a_head_adds_for_itself_is_left_out():
+    plain, mirrored = (_view([[1, 1, 4, 4]], [0.9], [0], d) for d in (None, 'horizontal'))
+    for view in (plain, mirrored):
+        view.pred_instances.kernels = torch.zeros(1, 8)
+    assert set(_merge(plain, mirrored).keys()) == {'bboxes', 'scores', 'labels', 'masks'}

@@ -1,0 +1,14 @@
+_base_ = './rtmdet_ins_overlock_t.py'
+
+model = dict(
+    backbone=dict(
+        arch='b',
+        drop_path_rate=0.6,
+        init_cfg=dict(
+            checkpoint=(
+                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_b_in1k_224.pth'
+            ),
+        ),
+    ),
+    neck=dict(in_channels=[160, 528, 720]),
+)

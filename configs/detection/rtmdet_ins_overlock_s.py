@@ -1,0 +1,14 @@
+_base_ = './rtmdet_ins_overlock_t.py'
+
+model = dict(
+    backbone=dict(
+        arch='s',
+        drop_path_rate=0.4,
+        init_cfg=dict(
+            checkpoint=(
+                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_s_in1k_224.pth'
+            ),
+        ),
+    ),
+    neck=dict(in_channels=[128, 448, 640]),
+)

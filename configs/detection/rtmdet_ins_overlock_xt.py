@@ -1,0 +1,15 @@
+_base_ = './rtmdet_ins_overlock_t.py'
+
+model = dict(
+    backbone=dict(
+        arch='xt',
+        # Not published: the rate of its ImageNet training.
+        drop_path_rate=0.1,
+        init_cfg=dict(
+            checkpoint=(
+                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_xt_in1k_224.pth'
+            ),
+        ),
+    ),
+    neck=dict(in_channels=[112, 340, 420]),
+)
