@@ -112,11 +112,11 @@ class Head:
 
 _UPPER = (1, 2, 3)
 _NO_LEVEL_LEFT_OUT = (
-    'The base gives its neck four maps and `start_level=1`. Here the backbone gives the three '
-    'that are read: an output that nothing reads has a norm without a gradient.'
+    'The base passes four maps to its neck and sets `start_level=1`. Here the backbone returns '
+    'only the three maps that the neck uses: the norm of an unused output gets no gradient.'
 )
 _CHANNEL_MAPPER = (
-    'The optimizer of the base stays: AdamW, with a tenth of the rate for the backbone.'
+    'The optimizer of the base is kept: AdamW, with a tenth of the learning rate for the backbone.'
 )
 
 HEADS: tuple[Head, ...] = (
@@ -149,7 +149,7 @@ HEADS: tuple[Head, ...] = (
         'mmdet::rtmdet/rtmdet_l_8xb32-300e_coco.py',
         f'{_IMAGENET}    neck=dict(in_channels=$widths),',
         _UPPER,
-        note='The optimizer of the base stays: AdamW with 0.004 for 256 images a step.',
+        note='The optimizer of the base is kept: AdamW with 0.004 for 256 images per step.',
     ),
     Head(
         'Deformable DETR',
@@ -176,7 +176,7 @@ HEADS: tuple[Head, ...] = (
         'Mask2Former (instances)',
         'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
         '    panoptic_head=dict(in_channels=$widths),',
-        note='There is no neck: the pixel decoder reads all four maps. ' + _CHANNEL_MAPPER,
+        note='There is no neck: the pixel decoder uses all four maps. ' + _CHANNEL_MAPPER,
     ),
     Head(
         'YOLOX',
@@ -184,14 +184,14 @@ HEADS: tuple[Head, ...] = (
         _TYPED_IMAGENET + '    neck=dict(in_channels=$widths),',
         _UPPER,
         (1e-3, 0.05),
-        note='The base trains from scratch and normalises no images; this backbone wants it.',
+        note='The base trains from scratch without normalising images; this backbone expects it.',
     ),
     Head(
         'HTC',
         'mmdet::htc/htc_r50_fpn_1x_coco.py',
         '    neck=dict(in_channels=$widths),',
         rate=(1e-4, 0.05),
-        note='The semantic branch needs maps of stuff, as in the base.',
+        note='The semantic branch needs stuff maps, as in the base.',
     ),
     Head(
         'SOLO',
@@ -204,13 +204,13 @@ HEADS: tuple[Head, ...] = (
         'Sparse R-CNN',
         'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
         '    neck=dict(in_channels=$widths),',
-        note='The optimizer of the base stays: AdamW, one rate for all.',
+        note='The optimizer of the base is kept: AdamW, with one learning rate.',
     ),
     Head(
         'SegFormer',
         'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
         '    pretrained=None,\n    decode_head=dict(in_channels=$widths),',
-        note='The optimizer of the base stays: AdamW with 6e-5 for 16 images a step.',
+        note='The optimizer of the base is kept: AdamW with 6e-5 for 16 images per step.',
     ),
     Head(
         'Segmenter',
@@ -218,7 +218,7 @@ HEADS: tuple[Head, ...] = (
         f'    pretrained=None,\n{_IMAGENET}    decode_head=dict(in_channels=$w0),',
         (3,),
         (6e-5, 0.01),
-        note='It reads one map, that of stride 32; ViT gives it one of stride 16.',
+        note='It uses one map, of stride 32; the ViT of the base provides one of stride 16.',
     ),
     Head(
         'Semantic FPN',
@@ -270,7 +270,7 @@ HEADS: tuple[Head, ...] = (
         'Mask2Former (semantic)',
         'mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',
         '    decode_head=dict(in_channels=$widths),',
-        note='There is no neck: the pixel decoder reads all four maps. ' + _CHANNEL_MAPPER,
+        note='There is no neck: the pixel decoder uses all four maps. ' + _CHANNEL_MAPPER,
     ),
 )
 
