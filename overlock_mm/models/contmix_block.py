@@ -34,6 +34,7 @@ from overlock_mm.models.layers import (
     ResidualDepthwiseConv,
     SqueezeExcite,
     build_norm,
+    draw_truncated_normal,
 )
 from overlock_mm.models.lean import lean
 from overlock_mm.models.official_names import CONTMIX_BLOCK, rename_in_block
@@ -105,7 +106,7 @@ class ContMixBlock(RecomputableBlock):
         self.value = ConvNorm(dim, dim, 1, _NORM)
         self.contmix = ContMix(dim, dim, dim, num_heads, kernel_size, smk_size, _NORM)
         for table in (self.contmix.rpb_small, self.contmix.rpb_large):
-            nn.init.trunc_normal_(table, std=0.02)
+            draw_truncated_normal(table)
         self.se = SqueezeExcite(dim)
         self.out_norm = build_norm(_NORM, dim)
         self.out_proj = nn.Conv2d(dim, dim, 1)

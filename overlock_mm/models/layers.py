@@ -17,12 +17,17 @@ _INIT_STD = 0.02
 _INIT_BOUND = 6
 
 
+def draw_truncated_normal(tensor: Tensor) -> None:
+    """Fill a tensor with a normal distribution of std 0.02, cut off at 6 standard deviations."""
+    bound = _INIT_BOUND * _INIT_STD
+    nn.init.trunc_normal_(tensor, std=_INIT_STD, a=-bound, b=bound)
+
+
 def initialise_projections(module: nn.Module) -> None:
     """Truncated normal weights and zero biases for all convolutions and linear layers."""
-    bound = _INIT_BOUND * _INIT_STD
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
-            nn.init.trunc_normal_(part.weight, std=_INIT_STD, a=-bound, b=bound)
+            draw_truncated_normal(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
 

@@ -6,6 +6,7 @@ The published runs never called ``init_weights()``. What the constructors of tor
 
 import math
 
+import mmengine.model.weight_init
 import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
@@ -102,3 +103,32 @@ def test_the_cascade_starts_as_its_peers_did(load):
             found = model.get_submodule(layer).weight.std().item()
             # The smallest of these layers has 768 weights.
             assert found == pytest.approx(deviation, rel=0.08), layer
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'classification/overlock_t',
+        'detection/mask2former_overlock_t',
+        'detection/mask_rcnn_overlock_t_1x',
+        'detection/rtmdet_ins_overlock_t',
+        'segmentation/mask2former_overlock_t',
+        'segmentation/upernet_overlock_t',
+    ],
+)
+def test_no_part_draws_from_a_distribution_that_reaches_far_out(name, load, build, monkeypatch):
+    """Between bounds of a hundred deviations, ``trunc_normal_`` draws the bounds now and then."""
+    reach = []
+
+    def note(tensor, mean=0.0, std=1.0, a=-2.0, b=2.0, *args, **kwargs):
+        reach.append(max(abs(a - mean), abs(b - mean)) / std)
+        return tensor
+
+    monkeypatch.setattr(torch.nn.init, 'trunc_normal_', note)
+    # mmengine has a function of its own.
+    monkeypatch.setattr(mmengine.model.weight_init, '_no_grad_trunc_normal_', note)
+    cfg = load(f'{name}.py')
+    cfg.model.backbone.init_cfg = None
+    build(cfg).init_weights()
+    assert reach
+    assert max(reach) <= 7

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from overlock_mm.models import OverLoCK
+from overlock_mm.models import ContMixBlock, OverLoCK
 from overlock_mm.models.layers import initialise_projections
 
 STD, BOUND = 0.02, 0.12001  # in float32, 6 * 0.02 is a little more
@@ -29,6 +29,14 @@ def test_every_other_weight_is_that_of_the_default_bounds():
     torch.manual_seed(0)
     published = nn.init.trunc_normal_(torch.empty(2048, 2048), std=STD)
     assert torch.equal(layer.weight, published.clamp(-6 * STD, 6 * STD))
+
+
+def test_biases_of_the_stand_alone_block_are_drawn_within_bounds(monkeypatch):
+    """They are too few for a test by seeds: an end point is one draw of millions."""
+    drawn = []
+    monkeypatch.setattr(nn.init, 'trunc_normal_', lambda _, **settings: drawn.append(settings))
+    ContMixBlock(32)
+    assert drawn == [dict(std=STD, a=-6 * STD, b=6 * STD)] * 2
 
 
 @pytest.mark.slow
