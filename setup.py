@@ -1,4 +1,4 @@
-"""Installation; the version lives in overlock_mm/version.py.
+"""The compiled extension; all else about the package is in pyproject.toml.
 
 Environment variables:
     OVERLOCK_WITH_EXT: 0 leaves out the compiled extension overlock_mm._C, 1 insists on it.
@@ -19,34 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
-
-# mmcv, mmengine, mmdet, mmsegmentation and mmpretrain are no hard requirements, because each
-# exists as two distributions (mmcv and onedl-mmcv, say) under one import name: naming one here
-# would make pip install it over the other.
-MAINTAINED_STACK = [
-    'onedl-mmengine>=0.10.12',
-    'onedl-mmcv>=2.3.6',
-    'onedl-mmdetection>=3.5.1',
-    'onedl-mmsegmentation>=1.4.2',
-    'onedl-mmpretrain>=1.3.6',
-    'faster-coco-eval>=1.8.0',
-]
-
-
-def read_version() -> str:
-    """The version, without importing the package (torch may be missing yet)."""
-    text = (ROOT / 'overlock_mm' / 'version.py').read_text(encoding='utf-8')
-    return re.search(r"^__version__ = '([^']+)'", text, re.MULTILINE).group(1)
-
-
-def read_description() -> str:
-    """The README, if this copy has one."""
-    readme = ROOT / 'README.md'
-    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
-
 
 CSRC = Path('overlock_mm', 'ops', 'csrc')
 
@@ -232,33 +207,4 @@ def build_arguments() -> dict:
     }
 
 
-setup(
-    name='overlock_mm',
-    version=read_version(),
-    description='The OverLoCK backbone (CVPR 2025) for the OpenMMLab 2.x stack',
-    long_description=read_description(),
-    long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    packages=find_packages(include=['overlock_mm', 'overlock_mm.*']),
-    # The configs, where mmengine and mim look for them (links to configs/ in the sources), and
-    # their bridges to mmengine's pure-Python style.
-    package_data={
-        'overlock_mm': [
-            '.mim/model-index.yml',
-            '.mim/configs/**/*.py',
-            '.mim/configs/**/*.yml',
-            'configs/*/*.py',
-        ],
-        # Templates of the page that explores dynamic kernels.
-        'overlock_mm.analysis': ['explorer_page/*'],
-        # mmcv's folder shape: the sources travel with the package.
-        'overlock_mm.ops': ['csrc/**/*'],
-    },
-    python_requires='>=3.10',
-    # No version of torch: pip would exchange it below an mmcv that was compiled for it. The
-    # package itself says which it needs (overlock_mm/version.py).
-    install_requires=['torch', 'numpy>=1.22', 'pillow>=9'],
-    extras_require={'openmmlab': MAINTAINED_STACK},
-    zip_safe=False,
-    **build_arguments(),
-)
+setup(**build_arguments())

@@ -11,7 +11,7 @@ import pytest
 
 from overlock_mm.datasets.shapes import write_shapes
 from tests.configs.conftest import ROOT
-from tests.configs.test_packaging import STYLES, works_with
+from tests.configs.test_packaging import STYLES
 
 pytestmark = pytest.mark.slow
 
@@ -102,20 +102,22 @@ def environment(request, sources, tmp_path_factory):
 
 def test_all_styles_of_inheritance(environment, sources, tmp_path):
     python, how = environment
-    styles = [text for name, text in STYLES.items() if works_with(name, how)]
-    for number, style in enumerate(styles):
+    for number, style in enumerate(STYLES.values()):
         (tmp_path / f'{number}.py').write_text(f'{style}\n')
     code = (
         'import overlock_mm; from mmengine.config import Config; '
         "print(overlock_mm.__file__, *(Config.fromfile(f'{i}.py').model.backbone.arch "
-        f'for i in range({len(styles)})))'
+        f'for i in range({len(STYLES)})))'
     )
     place, *archs = run(python, '-c', code, cwd=tmp_path).split()
-    assert archs == ['s'] * len(styles)
+    assert archs == ['s'] * len(STYLES)
     expected = sources if how == 'editable' else python.parents[1]
     assert Path(place).is_relative_to(expected)
     if how == 'wheel':
-        assert not any(path.is_symlink() for path in Path(place).parent.rglob('*'))
+        package = Path(place).parent
+        assert not any(path.is_symlink() for path in package.rglob('*'))
+        assert (package / '.mim/tools/visualization/demo.py').is_file()
+        assert not (package / '.mim/tools/dev').exists()
 
 
 def test_a_project_overrides_registers_trains_and_tests(environment, tmp_path):

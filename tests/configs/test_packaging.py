@@ -1,16 +1,16 @@
 """The configs are part of the package, and other projects inherit them."""
 
-import sys
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 from mmengine.config import Config
+from mmengine.hub import get_config
 from modelindex.load_model_index import load as load_model_index
 
 from overlock_mm.configs import CONFIG_ROOT, config_path, list_configs
 from tests.configs.conftest import CONFIGS, ROOT
-from tests.conftest import maintained_stack
 
 PARENT = 'detection/cascade_overlock_s'
 STYLES = {
@@ -19,29 +19,28 @@ STYLES = {
         f"_base_ = __import__('overlock_mm.configs').configs.config_path('{PARENT}.py')"
     ),
     'pure Python': (
-        'from mmengine.config import read_base\n\nwith read_base():\n'
-        f'    from overlock_mm.configs.{PARENT.replace("/", ".")} import *  # noqa: F403'
+        'from mmengine.config import Config\n'
+        'from mmengine.optim import OptimWrapper\n\n'
+        f"parent = __import__('overlock_mm.configs').configs.config_path('{PARENT}.py')\n"
+        'globals().update(Config.fromfile(parent).to_dict())\n'
+        "optim_wrapper['type'] = OptimWrapper"
     ),
 }
 
 
-def works_with(style, installation):
-    """Of the original mmengine, ``read_base`` finds no editable installation."""
-    return style != 'pure Python' or installation == 'wheel' or maintained_stack()
-
-
 @pytest.mark.parametrize('style', STYLES)
 def test_another_project_inherits(style, tmp_path):
-    if not works_with(style, 'editable'):
-        pytest.skip('read_base of the original mmengine finds no editable installation.')
     override = (
-        'model.update(dict(backbone=dict(drop_path_rate=0.1)))'
+        "model['backbone']['drop_path_rate'] = 0.1"
         if style == 'pure Python'
         else 'model = dict(backbone=dict(drop_path_rate=0.1))'
     )
     path = tmp_path / 'child.py'
     path.write_text(f'{STYLES[style]}\n\n{override}\n')
     child = Config.fromfile(path).to_dict()
+    if style == 'pure Python':
+        del child['parent']
+        child['optim_wrapper']['type'] = child['optim_wrapper']['type'].rpartition('.')[2]
     parent = Config.fromfile(config_path(f'{PARENT}.py')).to_dict()
     assert child['model']['backbone'].pop('drop_path_rate') == 0.1
     assert parent['model']['backbone'].pop('drop_path_rate') == 0.4
@@ -71,12 +70,31 @@ def test_names_of_mmseg_are_found_under_every_name_of_its_distribution(tmp_path)
         Config.fromfile(path)
 
 
-def test_every_config_is_shipped_and_has_a_bridge():
+def test_every_config_is_shipped_with_the_tools():
     assert CONFIG_ROOT.resolve() == ROOT
     assert list_configs() == CONFIGS
-    bridges = Path(sys.modules['overlock_mm.configs'].__file__).parent
-    assert sorted(p.relative_to(bridges).as_posix() for p in bridges.glob('*/*.py')) == CONFIGS
-    assert {p.resolve().name for p in bridges.glob('*/*.py')} == {'_bridge.py'}
+    for name in ('train', 'test'):
+        assert (CONFIG_ROOT.parent / f'tools/{name}.py').is_file()
+
+
+def test_mim_finds_each_config_by_its_bare_name():
+    """It looks for files of that name in the whole package, and wants exactly one."""
+    package = CONFIG_ROOT.parents[1]
+    files = [
+        name
+        for folder, _, names in os.walk(package, followlinks=True)
+        if '_base_' not in folder
+        for name in names
+    ]
+    assert all(files.count(Path(name).name) == 1 for name in CONFIGS)
+
+
+@pytest.mark.parametrize(
+    'name', ['detection/cascade_overlock_s.py', 'demo/upernet_overlock_shapes.py']
+)
+def test_the_hub_of_mmengine_has_our_configs(name):
+    cfg = get_config(f'overlock_mm::{name}')
+    assert cfg.to_dict() == Config.fromfile(config_path(name)).to_dict()
 
 
 def test_model_index_is_valid_and_complete():

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import forget_globals_of_mmengine, maintained_stack
+from tests.conftest import forget_globals_of_mmengine
 from tests.docs.pages import ROOT, commands_of, python_of
 from tools import test as test_tool
 from tools import train as train_tool
@@ -160,9 +160,7 @@ def test_page(page, project, data_folders, capsys, request):
         path = project / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-        # The original mmengine, as the page says, does not find those of an editable installation.
-        if 'read_base' not in content or maintained_stack():
-            Config.fromfile(path)
+        Config.fromfile(path)
     commands = commands_of(page)
     assert files or code or commands
     assert bool(commands) == (page not in PYTHON_ONLY)

@@ -27,6 +27,7 @@ PARTS = (
     'CHANGELOG.md',
     'CONTRIBUTING.md',
     'LICENSE',
+    'MANIFEST.in',
     'Makefile',
     'README.md',
     'model-index.yml',

@@ -1,14 +1,12 @@
 """The configs that come with the package, for the tools and for other projects.
 
-A config of another project inherits one of them in any of these ways::
+A config of another project inherits one of them by its name or by its path::
 
     _base_ = 'overlock_mm::detection/cascade_overlock_s.py'   # after `import overlock_mm`
 
-    with read_base():                                         # mmengine's pure-Python style
-        from overlock_mm.configs.detection.cascade_overlock_s import *
-
     # Without an import before, for example in the tools of mmdet:
-    _base_ = __import__('overlock_mm.configs').configs.config_path('detection/cascade_overlock_s.py')
+    configs = __import__('overlock_mm.configs').configs
+    _base_ = configs.config_path('detection/cascade_overlock_s.py')
 """
 
 from __future__ import annotations
@@ -18,11 +16,12 @@ import importlib.util
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 
 #: The folder with detection/, segmentation/, classification/, demo/ and _base_/.
-CONFIG_ROOT = Path(__file__).resolve().parents[1] / '.mim' / 'configs'
+CONFIG_ROOT = Path(__file__).resolve().parent / '.mim' / 'configs'
 
-_PREFIX = 'overlock_mm::'
+_PACKAGE = 'overlock_mm'
 
 
 def list_configs() -> list[str]:
@@ -51,33 +50,34 @@ def config_path(name: str) -> str:
     return str(path)
 
 
-def allow_package_bases() -> None:
-    """Let ``_base_`` name a config as ``overlock_mm::FOLDER/NAME.py``; called on import.
+def allow_package_names() -> None:
+    """Let mmengine find configs as ``overlock_mm::FOLDER/NAME.py``; called on import.
 
-    mmengine knows such names for a fixed list of packages only. An entry in that list would not
-    do: it also makes the package's name the registry scope of all that is inherited, and the parts
-    of our configs are those of mmdet, mmseg and mmpretrain.
+    An entry in its table of packages is all that :func:`mmengine.hub.get_config` needs. For
+    ``_base_``, mmengine also makes the package's name the registry scope of everything inherited,
+    and no part of our configs is in a registry of this package: they are mmdet's, mmseg's and
+    mmpretrain's. So names of ours are resolved here.
 
     Names such as ``mmseg::...`` are found, too, where mmengine looks for a distribution of another
     name (``mmsegmentation`` instead of ``onedl-mmsegmentation``).
     """
-    resolve = Config._get_cfg_path
-    if getattr(resolve, 'knows_overlock_mm', False):
+    if _PACKAGE in MODULE2PACKAGE:
         return
+    MODULE2PACKAGE[_PACKAGE] = _PACKAGE
+    resolve = Config._get_cfg_path
 
     def resolve_ours(cfg_path: str, filename: str) -> tuple[str, str | None]:
-        if cfg_path.startswith(_PREFIX):
-            return config_path(cfg_path.removeprefix(_PREFIX)), None
+        scope, separator, name = cfg_path.partition('::')
+        if separator and scope == _PACKAGE:
+            return config_path(name), None
         try:
             return resolve(cfg_path, filename)
         except ModuleNotFoundError:
-            scope, _, name = cfg_path.partition('::')
             path = _installed_config(scope, name)
             if path is None:
                 raise
             return path, scope
 
-    resolve_ours.knows_overlock_mm = True  # type: ignore[attr-defined]
     Config._get_cfg_path = staticmethod(resolve_ours)
 
 
