@@ -285,7 +285,7 @@ gradient, and predicts. The numbers are those of OverLoCK-T; `python -m overlock
 b` prints a config for another variant. None of these models has been trained to the end: the
 learning rates are our choices, for the batch size of the base config. RTMDet-Ins and Mask2Former
 are also shipped as full configs: `configs/detection/rtmdet_ins_overlock_*`,
-`configs/detection/mask2former_overlock_*` and `configs/segmentation/mask2former_overlock_*`.
+`configs/detection/mask2former_ins_overlock_*` and `configs/segmentation/mask2former_overlock_*`.
 
 Three rules apply to all of them. The `in_channels` of the neck or head are the widths of the
 backbone's outputs:

@@ -15,7 +15,7 @@ from tests.models.helpers import TINY
 
 LIBRARY = {
     'rtmdet_ins': 'rtmdet/rtmdet-ins_l_8xb32-300e_coco.py',
-    'mask2former': 'mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
+    'mask2former_ins': 'mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
 }
 # What depends on the backbone.
 OTHER = ('in_channels', '_scope_')

@@ -1,4 +1,4 @@
-_base_ = './mask2former_overlock_t.py'
+_base_ = './mask2former_ins_overlock_t.py'
 
 model = dict(
     backbone=dict(
