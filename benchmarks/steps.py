@@ -9,12 +9,9 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +19,8 @@ from torch import Tensor, nn
 from benchmarks import measure
 from benchmarks.run import RESULTS
 from overlock_mm import OverLoCK
-from overlock_mm.deploy import layers as folded_layers
 from overlock_mm.deploy.folding import fold_branches
-from overlock_mm.models import products
+from overlock_mm.ops import use_backend
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
 NOTES = Path(__file__).with_name('steps.md')
@@ -42,23 +38,6 @@ STEPS = {
 Forward = Callable[[Tensor], object]
 
 
-@contextmanager
-def _torchs_products() -> Iterator[None]:
-    """Let the folded layers take torch's own matrix product."""
-    with mock.patch.object(products, '_for_onednn', lambda *_: False):
-        yield
-
-
-@contextmanager
-def _torchs_depthwise() -> Iterator[None]:
-    """Let the folded layers take the library's depthwise convolution."""
-    with ExitStack() as stack:
-        for name in ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats'):
-            function = partial(getattr(folded_layers, name), backend='reference')
-            stack.enter_context(mock.patch.object(folded_layers, name, function))
-        yield
-
-
 def forwards(variant: str, rival: str) -> dict[str, Forward]:
     """The classification backbone after each step, and the rival."""
     from mmpretrain.models import ConvNeXt
@@ -72,11 +51,11 @@ def forwards(variant: str, rival: str) -> dict[str, Forward]:
     convnext.eval()
 
     def folded(image: Tensor) -> object:
-        with _torchs_depthwise(), _torchs_products():
+        with use_backend(depthwise='reference', pointwise='reference'):
             return deploy(image)
 
     def fused(image: Tensor) -> object:
-        with _torchs_products():
+        with use_backend(pointwise='reference'):
             return deploy(image)
 
     return {

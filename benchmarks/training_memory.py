@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from benchmarks import measure
 from benchmarks.run import RESULTS
@@ -104,14 +104,22 @@ def plain_formulation() -> Iterator[None]:
         yield
 
 
+class _Chain(TorchFunctionMode):
+    """Puts the chain of its operations in the place of the fused ContMix."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is ops.contmix:
+            return reference.contmix(*args, scale=kwargs['scale'])
+        return function(*args, **kwargs)
+
+
 @contextmanager
 def _written_out() -> Iterator[None]:
     """The plain formulation, with ContMix as the chain of its operations."""
-
-    def chain(*tensors: Tensor, scale: float, backend: str | None) -> Tensor:
-        return reference.contmix(*tensors, scale=scale)
-
-    with plain_formulation(), mock.patch.object(ops, 'contmix', chain):
+    with plain_formulation(), _Chain():
         yield
 
 

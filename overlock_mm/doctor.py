@@ -34,7 +34,11 @@ OPTIONAL = {
     'mmpretrain': 'classification',
 }
 #: Title -> one of the operators that share their backends.
-OPERATORS = {'ContMix': 'contmix', 'depthwise convolution': 'depthwise_conv2d'}
+OPERATORS = {
+    'ContMix': 'contmix',
+    'depthwise convolution': 'depthwise_conv2d',
+    '1 x 1 convolution in deploy form': 'pointwise_conv2d',
+}
 OTHERS = ('torch', 'torchvision', 'triton', 'numpy', 'setuptools', 'faster-coco-eval')
 OPENCVS = (
     'opencv-python',

@@ -1,7 +1,6 @@
 """Parameters and multiply-adds of a network, ContMix included."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from overlock_mm import ops
 from overlock_mm.models.overlock import image_channels
 
 
@@ -23,7 +21,7 @@ class Complexity:
         parameters: All parameters of the module.
         dense: Multiply-adds of convolutions and linear layers.
         affinity: Of ContMix: queries times region keys; once for the two kernels that share it,
-            though the operator computes it anew for each rather than store it.
+            though the operator computes it for each rather than store it.
         projection: Of ContMix: affinities to the logits of the kernels.
         aggregation: Of ContMix: kernels times values.
     """
@@ -60,15 +58,40 @@ def measure_complexity(
     """
     copy = deepcopy(module).to('meta').eval()
     image = torch.empty(1, image_channels(module), *shape, device='meta')
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-    with torch.no_grad(), _counting_contmix() as counts, counter:
+    contmix = _ContMixFormula()
+    formulas = {torch.ops.overlock_mm.contmix: contmix, **_FORMULAS}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         forward(copy, image)
     return Complexity(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         # torch counts a multiplication and an addition apart.
-        dense=counter.get_total_flops() // 2,
-        **counts,
+        dense=counter.get_total_flops() // 2 - sum(contmix.counts.values()),
+        **contmix.counts,
     )
+
+
+class _ContMixFormula:
+    """Counts the operations of ContMix, and keeps the multiply-adds of its three steps apart."""
+
+    _get_raw = True  # by which torch knows formulas of tensors from those of shapes
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(('affinity', 'projection', 'aggregation'), 0)
+        self._known_query: Tensor | None = None
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, *_: Any, **__: Any
+    ) -> int:
+        before = sum(self.counts.values())
+        batch, groups, query_channels, height, width = query.shape
+        rows = batch * groups * height * width
+        taps, regions = proj_weight.shape
+        if query is not self._known_query:
+            self.counts['affinity'] += rows * query_channels * regions
+        self._known_query = query
+        self.counts['projection'] += rows * regions * taps
+        self.counts['aggregation'] += rows * taps * value.shape[2]
+        return 2 * (sum(self.counts.values()) - before)
 
 
 def _depthwise_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
@@ -77,46 +100,6 @@ def _depthwise_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
     return 2 * prod(map_shape) * shapes[1][-1] ** 2
 
 
-def _product_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
-    """Of a sum of a matrix and a product of two."""
-    return 2 * prod(out_shape) * shapes[1][-1]
-
-
 _FUSED = ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats')
 #: Beyond what torch counts by itself.
-_FORMULAS = {
-    **{getattr(torch.ops.overlock_mm, name): _depthwise_flops for name in _FUSED},
-    torch.ops.aten.addmm_: _product_flops,
-    torch.ops.aten.baddbmm_: _product_flops,
-}
-
-
-@contextmanager
-def _counting_contmix() -> Iterator[dict[str, int]]:
-    """Let :func:`overlock_mm.ops.contmix` count from the shapes instead of computing.
-
-    So the count is the same whichever backend would run, and whichever calls torch would see.
-    """
-    counts = dict.fromkeys(('affinity', 'projection', 'aggregation'), 0)
-    known_query: Tensor | None = None
-
-    def count(
-        query: Tensor, key: Tensor, value: Tensor, proj_weight: Tensor, *_: Any, **__: Any
-    ) -> Tensor:
-        nonlocal known_query
-        batch, groups, query_channels, height, width = query.shape
-        rows = batch * groups * height * width
-        taps, regions = proj_weight.shape
-        if query is not known_query:
-            counts['affinity'] += rows * query_channels * regions
-        known_query = query
-        counts['projection'] += rows * regions * taps
-        counts['aggregation'] += rows * taps * value.shape[2]
-        return torch.empty_like(value)
-
-    original = ops.contmix
-    ops.contmix = count
-    try:
-        yield counts
-    finally:
-        ops.contmix = original
+_FORMULAS = {getattr(torch.ops.overlock_mm, name): _depthwise_flops for name in _FUSED}

@@ -18,13 +18,13 @@ from overlock_mm.models.layers import (
     ResidualDepthwiseConv,
     SqueezeExcite,
 )
-from overlock_mm.models.products import linear
 from overlock_mm.models.reparam import fuse_conv_bn
 from overlock_mm.ops import (
     channels_innermost,
     depthwise_conv2d,
     depthwise_conv2d_norm,
     depthwise_conv2d_stats,
+    pointwise_conv2d,
 )
 
 
@@ -69,7 +69,7 @@ def constant(tensor: Tensor) -> nn.Parameter:
 
 
 class _Matrix(nn.Module):
-    """Weight [O, I] of a 1 x 1 convolution, whose input may be multiplied with a factor.
+    """Weight [O, I] of a 1 x 1 convolution.
 
     Args:
         weight: [O, I, 1, 1].
@@ -79,41 +79,8 @@ class _Matrix(nn.Module):
         super().__init__()
         self.weight = constant(weight.flatten(1))
 
-    def convolve(self, x: Tensor, factor: Tensor | None, added: Tensor | None) -> Tensor:
-        """The convolution of ``x`` times ``factor``, plus ``added``.
-
-        The factor of a large map goes into one matrix per sample, which spares a pass over
-        the map.
-
-        Args:
-            x: [B, I, H, W].
-            factor: Per sample and channel, [B, I], or None.
-            added: [O], or [B, O, H, W], which may become the result, or None.
-
-        Returns:
-            [B, O, H, W].
-        """
-        batch, _, height, width = x.shape
-        weight: Tensor = self.weight
-        start = 0
-        # Statistics of half-precision maps come in float32, as norms overflow in float16.
-        factor = None if factor is None else factor.to(x.dtype)
-        if factor is not None and height * width >= 2 * len(weight):
-            weight, start = weight * factor[:, None], 1
-        elif factor is not None:
-            x = x * factor[..., None, None]
-        if added is not None and added.dim() == 4:
-            added = _rows(added, start)
-        out = linear(_rows(x, start), weight, added)
-        return out.view(batch, height, width, -1).permute(0, 3, 1, 2)
-
     def extra_repr(self) -> str:
         return f'{self.weight.shape[1]}, {self.weight.shape[0]}'
-
-
-def _rows(x: Tensor, start: int) -> Tensor:
-    """The pixels of [B, C, H, W] as rows: [B * H * W, C] from axis 0 on, [B, H * W, C] from 1."""
-    return x.permute(0, 2, 3, 1).flatten(start, 2)
 
 
 class Pointwise(_Matrix):
@@ -130,7 +97,7 @@ class Pointwise(_Matrix):
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
         """[B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
-        return self.convolve(x, factor, self.bias)
+        return pointwise_conv2d(x, self.weight, self.bias, factor=factor)
 
 
 class PointwiseSum(_Matrix):
@@ -145,7 +112,7 @@ class PointwiseSum(_Matrix):
 
         The sum may be written into ``skip``.
         """
-        return self.convolve(x, factor, skip)
+        return pointwise_conv2d(x, self.weight, factor=factor, addend=skip, inplace=True)
 
 
 class DepthwiseConv(nn.Module):

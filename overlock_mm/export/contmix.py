@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from overlock_mm.ops.contmix.arguments import ContMixArguments
+
 #: Tokens per tile. A wider one copies each value less often and computes more logits in vain;
 #: among 4, 8 and 16 this is the fastest on the maps of 224 x 224 and of 800 x 1280 pixels.
 TILE = 4
@@ -82,17 +84,9 @@ def tiling(height: int, width: int, kernel_size: int) -> Tiling:
     )
 
 
-def contmix(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    proj_weight: Tensor,
-    proj_bias: Tensor,
-    rpb: Tensor,
-    tiles: Tiling,
-    scale: float,
-) -> Tensor:
-    """See :func:`overlock_mm.ops.contmix`, with the window size and the map's in ``tiles``."""
+def contmix(arguments: ContMixArguments, tiles: Tiling) -> Tensor:
+    """See :func:`overlock_mm.ops.contmix`; ``tiles`` are for its window and map size."""
+    query, key, value, proj_weight, proj_bias, rpb, _, scale = arguments
     groups, query_channels = int(query.shape[1]), int(query.shape[2])
     channels, k = int(value.shape[2]), (int(rpb.shape[-1]) + 1) // 2
     slots = k + TILE - 1

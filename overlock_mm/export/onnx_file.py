@@ -132,7 +132,7 @@ def _traced(part: Exportable, shape: tuple[int, int] | None, opset: int) -> byte
     }
     image = torch.rand(2, image_channels(part), *(shape or TRACED_SIZE))
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), operators.active():
+    with warnings.catch_warnings(), torch.no_grad(), operators:
         # The checks of sizes in the network are Python's and, rightly, not in the graph.
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
         warnings.simplefilter('ignore', DeprecationWarning)

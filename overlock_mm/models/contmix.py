@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from overlock_mm import ops
 from overlock_mm.models.layers import ConvNorm, build_norm
 from overlock_mm.models.lean import lean
+from overlock_mm.ops.dispatch import overridable
 
 #: Side of the grid of region centres that a token is compared with.
 REGION_GRID = 7
@@ -25,6 +26,16 @@ def enlarged_size(height: int, width: int, kernel_size: int) -> tuple[int, int]:
         return kernel_size, int(kernel_size / height * width)
     # max: for some K, K / W * H of a square map truncates to K - 1.
     return max(kernel_size, int(kernel_size / width * height)), kernel_size
+
+
+@overridable
+def enlarge(x: Tensor, kernel_size: int) -> Tensor:
+    """[B, C, H, W], resized to :func:`enlarged_size` where it is smaller than the window."""
+    height, width = x.shape[-2:]
+    if min(height, width) >= kernel_size:
+        return x
+    size = enlarged_size(height, width, kernel_size)
+    return F.interpolate(x, size, mode='bilinear', align_corners=False)
 
 
 class KernelParameters(NamedTuple):
@@ -129,11 +140,7 @@ class ContMix(nn.Module):
 
     def enlarged(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """The maps [B, *, H, W] as they are mixed: resized if smaller than the large window."""
-        height, width = maps[0].shape[-2:]
-        if min(height, width) >= self.kernel_sizes[1]:
-            return maps
-        size = enlarged_size(height, width, self.kernel_sizes[1])
-        return tuple(F.interpolate(x, size, mode='bilinear', align_corners=False) for x in maps)
+        return tuple(enlarge(x, self.kernel_sizes[1]) for x in maps)
 
     def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Each token's query and each region's key, per group.

@@ -7,6 +7,7 @@ from overlock_mm.ops.depthwise.api import (
     depthwise_conv2d_norm,
     depthwise_conv2d_stats,
 )
+from overlock_mm.ops.pointwise.api import pointwise_conv2d
 from overlock_mm.ops.selection import available_backends, use_backend
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     'depthwise_conv2d_norm',
     'depthwise_conv2d_stats',
     'neighborhood_aggregate',
+    'pointwise_conv2d',
     'use_backend',
 ]

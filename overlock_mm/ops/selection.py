@@ -239,8 +239,8 @@ def use_backend(**backends: str | None) -> Iterator[None]:
     Compiled graphs (``torch.compile``) follow it when they run.
 
     Args:
-        **backends: Family of operators (``contmix``, ``depthwise``) to the name of a backend, or
-            to None for automatic choice.
+        **backends: Family of operators (``contmix``, ``depthwise``, ``pointwise``) to the name of
+            a backend, or to None for automatic choice.
 
     Raises:
         ValueError: There is no such family or backend.

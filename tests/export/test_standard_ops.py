@@ -10,6 +10,7 @@ from overlock_mm.export.pooling import adaptive_avg_pool2d, averaging_matrix
 from overlock_mm.export.standard_ops import StandardOperators, traced_enlarged_size
 from overlock_mm.models.contmix import enlarged_size
 from overlock_mm.ops.contmix import reference
+from overlock_mm.ops.contmix.arguments import ContMixArguments
 from tests.models.helpers import TINY, randomize_parameters
 
 
@@ -22,9 +23,8 @@ def test_contmix_is_the_operator(kernel_size, extra):
     arguments = [query, torch.randn(2, 3, 4, 49), value]
     arguments += [torch.randn(k * k, 49), torch.randn(k * k), torch.randn(3, 2 * k - 1, 2 * k - 1)]
     expected = reference.contmix(*arguments, k, 0.3)
-    torch.testing.assert_close(
-        contmix(*arguments, tiling(height, width, k), 0.3), expected, atol=2e-5, rtol=1e-4
-    )
+    out = contmix(ContMixArguments(*arguments, k, 0.3), tiling(height, width, k))
+    torch.testing.assert_close(out, expected, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize('output_size', ((7, 7), (1, 1), (13, 19), (4, 17), (20, 25)))
@@ -54,7 +54,7 @@ def test_network_in_standard_operators(fixed_size):
     with torch.no_grad():
         expected = model(image)
         for _ in range(2):  # the second run finds what the first has kept
-            with operators.active():
+            with operators:
                 actual = model(image)
             for got, wanted in zip(actual, expected, strict=True):
                 torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
