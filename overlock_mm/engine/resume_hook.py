@@ -19,9 +19,10 @@ _KEY = 'resume_state'
 class ResumeHook(Hook):
     """Keeps in checkpoints what mmengine leaves out, and goes on from there.
 
-    That is the states of the random generators of every process and the position in the epoch. A
-    resumed run then sees the batches that the run before it would have seen next, without loading
-    earlier ones, and computes the same numbers. What stands in the way of that is logged.
+    That is the states of the random generators of every process, the position in the epoch, and the
+    size to which a data preprocessor resizes batches for the time being. A resumed run then sees
+    the batches that the run before it would have seen next, without loading earlier ones, and
+    computes the same numbers. What stands in the way of that is logged.
 
     Validation leaves the generators as they were, so a run does not depend on how often it is
     validated.
@@ -43,7 +44,12 @@ class ResumeHook(Hook):
         """Collect the states of all processes; each must call it before a checkpoint is saved."""
         states = self._before_validation or random_states()
         processes: list[Any] = all_gather_object(states)
-        self._gathered = dict(generators=processes, batch=self._batch, epoch_length=_length(runner))
+        self._gathered = dict(
+            generators=processes,
+            batch=self._batch,
+            epoch_length=_length(runner),
+            input_sizes=[module._input_size for module in _with_input_size(runner)],
+        )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Put the collected states into the checkpoint."""
@@ -71,6 +77,9 @@ class ResumeHook(Hook):
             self._generators = generators[get_rank()]
         if self._resumed.get('epoch_length') == _length(runner):
             self._batch = self._resumed['batch']
+        sizes = self._resumed.get('input_sizes', [])
+        for module, size in zip(_with_input_size(runner), sizes, strict=False):
+            module._input_size = size
         self._resumed = None
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -138,6 +147,14 @@ class _BatchesFrom:
         return next(self._batches)
 
 
+def _with_input_size(runner: Runner) -> list[Any]:
+    """Modules that draw a size for their images and keep it for some steps.
+
+    Such as mmdet's ``BatchSyncRandomResize``.
+    """
+    return [module for module in runner.model.modules() if hasattr(module, '_input_size')]
+
+
 def _length(runner: Runner) -> int:
     """Batches of an epoch, in each process."""
     return len(runner.train_dataloader)
@@ -163,6 +180,8 @@ def _differences(runner: Runner, resumed: dict[str, Any]) -> Iterator[str]:
     loader = runner.train_dataloader
     if not isinstance(loader, ResumableLoader):
         yield 'the data set is an iterable one, whose position is not known'
+    if len(_with_input_size(runner)) != len(resumed.get('input_sizes', [])):
+        yield 'the size to which batches are resized is not kept, and is drawn when it is due'
     accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
     if runner.iter % accumulated:
         yield f'gradients of {runner.iter % accumulated} accumulated batch(es) are lost'

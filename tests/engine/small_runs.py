@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
@@ -37,16 +38,31 @@ class Noisy:
         return {'inputs': noise + index}
 
 
+class Resizing(nn.Module):
+    """Draws a size every fourth step and keeps it, as mmdet's ``BatchSyncRandomResize`` does."""
+
+    def __init__(self):
+        super().__init__()
+        self._input_size = None
+
+    def forward(self, inputs):
+        resized = inputs * (self._input_size or 1)
+        if self.training and (MessageHub.get_current_instance().get_info('iter') + 1) % 4 == 0:
+            self._input_size = random.randint(2, 9)
+        return resized
+
+
 @MODELS.register_module()
 class Dropping(BaseModel):
     """Depends on the generators of its process, as drop path, mixing and sampling of boxes do."""
 
-    def __init__(self):
+    def __init__(self, resizes=False):
         super().__init__()
+        self.resize = Resizing() if resizes else nn.Identity()
         self.layers = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
 
     def forward(self, inputs, mode='tensor'):
-        inputs = torch.stack(inputs)
+        inputs = self.resize(torch.stack(inputs))
         noise = np.random.rand() + random.random()
         loss = (self.layers(inputs) - noise).square().mean()
         return {'loss': loss} if mode == 'loss' else [loss.detach()]

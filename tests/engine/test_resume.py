@@ -27,6 +27,7 @@ CASES = {
     'mid-epoch, workers, average': dict(
         by_epoch=True, save_by_epoch=False, interval=4, ema=True, workers=2
     ),
+    'size of batches': dict(by_epoch=True, model=dict(type='Dropping', resizes=True)),
     'end of an epoch by iterations': dict(by_epoch=True, save_by_epoch=False, interval=5),
 }
 
@@ -124,6 +125,7 @@ def test_what_hooks_read_of_a_loader_is_kept():
         ({'epoch_length': 9}, 'an epoch had 9 batches and has 5 now'),
         ({'accumulative_counts': 3}, 'gradients of 2 accumulated batch(es) are lost'),
         ({'cache': True}, 'CachedMosaic mix in earlier images'),
+        ({'input_sizes': [(64, 64)]}, 'the size to which batches are resized is not kept'),
     ],
 )
 def test_the_log_says_whether_a_run_goes_on_exactly(change, told, tmp_path, monkeypatch):
@@ -138,6 +140,7 @@ def test_the_log_says_whether_a_run_goes_on_exactly(change, told, tmp_path, monk
         state = checkpoint['resume_state']
         state['generators'] *= change.get('processes', 1)
         state['epoch_length'] = change.get('epoch_length', 5)
+        state['input_sizes'] = change.get('input_sizes', [])
     torch.save(checkpoint, path)
     cfg.optim_wrapper.accumulative_counts = change.get('accumulative_counts', 1)
     cfg.log_level = 'INFO'
