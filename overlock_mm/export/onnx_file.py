@@ -122,8 +122,12 @@ def export_onnx(
 def _traced(part: Exportable, shape: tuple[int, int] | None, opset: int) -> bytes:
     """The file's content.
 
-    By torch's tracing exporter: it needs seconds where the one behind ``dynamo=True`` needs
-    minutes for these networks, and names nodes by their modules.
+    By torch's tracing exporter, which names nodes by their modules. The one behind ``dynamo=True``,
+    tried with torch 2.11 on variant T, takes 113 s where this one takes 7 s (224 x 224, one thread;
+    99 s of them after ``torch.export``), for a file with the same results that ONNX Runtime runs no
+    faster (391 ms, this one's 365 ms). For all sizes ``torch.export`` stops at the resizing of
+    small maps, as :class:`StandardOperators` computes their size with tensors; a formulation with
+    symbolic integers has not been tried.
     """
     operators = StandardOperators(fixed_size=shape is not None)
     axes: dict[str, dict[int, str]] = {
