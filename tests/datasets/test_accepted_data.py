@@ -202,7 +202,7 @@ ODD_FILES = {
     'ids as text': (change_ids, 'objects'),
     'ids with gaps': (spread_categories, 'objects'),
     'crowds as uncompressed run lengths': (make_crowds, 'crowd regions, which are not learned'),
-    'a polygon of two points': (as_polygons, '1 objects whose polygons have fewer than three'),
+    'a polygon of two points': (as_polygons, '1 ignored because their polygons have fewer'),
     'a box that is marked': (
         lambda content: content['annotations'][0].update(ignore=1),
         "marked 'ignore'",

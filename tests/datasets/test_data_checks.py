@@ -227,6 +227,35 @@ def test_more_outputs_than_classes(shapes_root):
     assert 'num_classes is 6, but' in message(DEMO, shapes_root, **options)
 
 
+def test_masks_that_the_pipeline_ignores(shapes_root):
+    """A loader that keeps polygons only ignores objects whose masks are run lengths."""
+    cfg = load_config(DEMO, {'data_root': str(shapes_root)})
+    load = next(t for t in cfg.train_pipeline if t.type == 'LoadAnnotations')
+    load.poly2mask = False
+    cfg.train_dataloader.dataset.pipeline = cfg.train_pipeline
+    with pytest.raises(DataError, match='every object of .* ignored, .* Set poly2mask=True'):
+        check_data(cfg, ('train',))
+
+
+@pytest.mark.parametrize(
+    ('setting', 'told'),
+    [
+        ('num_things_classes', 'model.panoptic_head.num_things_classes=5'),
+        ('class_weight', 'panoptic_head.loss_cls.class_weight has 81 weights for 5 classes'),
+    ],
+)
+def test_mask2former_and_the_number_of_classes(setting, told, shapes_root):
+    data = load_config(DEMO, {'data_root': str(shapes_root)})
+    cfg = load_config(ROOT / 'configs/detection/mask2former_ins_overlock_t.py')
+    cfg.train_dataloader = data.train_dataloader
+    if setting == 'class_weight':
+        for head in (cfg.model.panoptic_head, cfg.model.panoptic_fusion_head):
+            head.num_things_classes = 5
+    with pytest.raises(DataError) as caught:
+        check_data(cfg, ('train',))
+    assert told in str(caught.value)
+
+
 WRONG_MAPS = {
     '16 bits': (lambda x: x.astype(np.uint16) + 256, 'keeps 8 bits'),
     'colours': (lambda x: np.stack([x] * 3, -1), 'picture in 3 colour channels'),

@@ -9,12 +9,12 @@ from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.checks.loading import check_complete, load_with_name
 
 FORMATS = {
-    'bmp': dict(),
-    'gif': dict(),
+    'bmp': {},
+    'gif': {},
     'jp2': dict(irreversible=True),
     'jpg': dict(progressive=True),
-    'png': dict(),
-    'tif': dict(),
+    'png': {},
+    'tif': {},
     'tiff': dict(compression='tiff_lzw'),
     'webp': dict(lossless=True),
 }

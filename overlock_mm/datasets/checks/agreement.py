@@ -40,11 +40,22 @@ def check_same_classes(classes: dict[str, list[str]]) -> list[str]:
     return odd
 
 
+_HEADS = (
+    'bbox_head',
+    'mask_head',
+    'panoptic_head',
+    'panoptic_fusion_head',
+    'decode_head',
+    'auxiliary_head',
+    'head',
+)
+
+
 def heads_of(model: Any) -> Iterator[tuple[str, Any]]:
     """The heads that tell the data set's classes apart, by the setting that holds them."""
     model = model.get('module', model)  # below test-time augmentation
     for prefix, owner in (('model', model), ('model.roi_head', model.get('roi_head') or {})):
-        for name in ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head', 'head'):
+        for name in _HEADS:
             heads = owner.get(name) if isinstance(owner, dict) else None
             several = isinstance(heads, (list, tuple))
             listed: list[Any] = list(heads or ()) if several else [heads]
@@ -66,17 +77,54 @@ def check_outputs(model: Any, num_classes: int, none_over: bool) -> None:
     """
     if 'language_model' in model:  # its outputs are words
         return
+    wrong = {
+        setting: own
+        for setting, own in _outputs_of(model)
+        # One output may stand for two classes; one box class for any object.
+        if own not in (1, num_classes) and (own < num_classes or none_over)
+    }
+    if wrong:
+        told = ', '.join(f'{setting} is {own}' for setting, own in wrong.items())
+        options = ' '.join(f'{setting}={num_classes}' for setting in wrong)
+        raise DataError(
+            f'{told}, but the data set has {num_classes} classes. Set --cfg-options {options}, or '
+            'give the data set its classes (dataset.metainfo.classes).'
+        )
+
+
+def _outputs_of(model: Any) -> Iterator[tuple[str, int]]:
+    """Numbers of classes by the setting that holds them."""
     for setting, head in heads_of(model):
         own = head.get('num_classes')
-        # One output may stand for two classes; one box class for any object.
-        if not isinstance(own, int) or own in (1, num_classes):
-            continue
-        if own < num_classes or none_over:
-            raise DataError(
-                f'{setting}.num_classes is {own}, but the data set has {num_classes} classes. Set '
-                f'--cfg-options {setting}.num_classes={num_classes}, or give the data set its '
-                'classes (dataset.metainfo.classes).'
-            )
+        if isinstance(own, int):
+            yield f'{setting}.num_classes', own
+        # Heads of panoptic segmentation; for instances they have no stuff.
+        elif isinstance(head.get('num_things_classes'), int):
+            stuff = head.get('num_stuff_classes') or 0
+            yield f'{setting}.num_things_classes', head['num_things_classes'] + stuff
+
+
+def check_class_weights(model: Any) -> None:
+    """Demand that a loss has a weight for each class of its head, and perhaps one for none.
+
+    Raises:
+        DataError: Names the setting.
+    """
+    outputs = dict(_outputs_of(model))
+    for setting, head in heads_of(model):
+        own = outputs.get(f'{setting}.num_classes') or outputs.get(f'{setting}.num_things_classes')
+        for name in ('loss_cls', 'loss_decode', 'loss'):
+            loss = head.get(name)
+            weights = loss.get('class_weight') if isinstance(loss, dict) else None
+            if (
+                own is not None
+                and isinstance(weights, (list, tuple))
+                and len(weights) not in (own, own + 1)
+            ):
+                raise DataError(
+                    f'{setting}.{name}.class_weight has {len(weights)} weights for {own} classes. '
+                    'Give one for each class, and one more where the head has "no object".'
+                )
 
 
 def check_labels(model: Any, largest: int, where: str) -> None:

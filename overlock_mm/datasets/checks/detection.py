@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from .coco_file import CocoFile
-from .errors import DataError
+from .errors import DataError, Problems
 from .loading import transforms_of
 
 #: What building the data set reads without a default, and COCO's evaluation besides.
@@ -85,21 +86,14 @@ def check_annotations(
         DataError: What would end the run, with the remedy.
     """
     head = file.head
-    sizes = {}
-    for image in file.images:
-        if image.get('height') is None or image.get('width') is None:
-            raise DataError(
-                f'{head}: image {image["id"]!r} has no height and width. Add both, in pixels.'
-            )
-        sizes[image['id']] = (image['width'], image['height'])
+    _check_fields(file, measured)
+    sizes = {image['id']: (image['width'], image['height']) for image in file.images}
     objects = Objects()
     odd = []
     strangers: Counter[Any] = Counter()
     beyond, corners = 0, True
     for annotation in file.annotations or ():
         size = sizes.get(annotation.get('image_id'))
-        if size is not None:
-            _check_fields(head, annotation, measured)
         name = file.names.get(annotation.get('category_id'))
         if name is None:
             strangers[annotation.get('category_id')] += 1
@@ -143,19 +137,48 @@ def check_annotations(
     return objects, odd
 
 
-def _check_fields(head: str, annotation: dict, measured: bool) -> None:
+def _check_fields(file: CocoFile, measured: bool) -> None:
+    """Demand what building the data set and measuring read; each lack is told once.
+
+    Raises:
+        DataError: Has all of them, each with an example.
+    """
+    problems = Problems()
+    images = file.images
+    sizeless = [im['id'] for im in images if None in (im.get('height'), im.get('width'))]
+    if sizeless:
+        problems.add(
+            f'{file.head}: image {_with_others(sizeless)} no height and width. Add both, in pixels.'
+        )
+    # mmdet never looks at those of images that are not listed.
+    seen = [a for a in file.annotations or () if a.get('image_id') in file.image_ids]
     for name in (*_FIELDS, 'iscrowd') if measured else _FIELDS:
-        if annotation.get(name) is None:
-            raise DataError(
-                f'{head}: annotation {annotation.get("id")!r} has no {name!r}. Add it'
+        lacking = [a.get('id') for a in seen if a.get(name) is None]
+        if lacking:
+            problems.add(
+                f'{file.head}: annotation {_with_others(lacking)} no {name!r}. Add it'
                 f'{_HINTS.get(name, "")} to every annotation.'
             )
-    box = annotation['bbox']
-    if len(box) != 4 or not all(isinstance(value, (int, float)) for value in box):
-        raise DataError(
-            f'{head}: the bbox of annotation {annotation["id"]!r} is {box!r}. It must be the four '
-            'numbers [x, y, width, height], in pixels.'
+    wrong = [a for a in seen if a.get('bbox') is not None and not _is_box(a['bbox'])]
+    if wrong:
+        problems.add(
+            f'{file.head}: the bbox of annotation {wrong[0].get("id")!r} is {wrong[0]["bbox"]!r}'
+            f'{_others(wrong)}. It must be the four numbers [x, y, width, height], in pixels.'
         )
+    problems.raise_all()
+
+
+def _with_others(ids: list[Any]) -> str:
+    """``1 has``, or ``1 (and 5 more) has``."""
+    return f'{ids[0]!r}{_others(ids)} has'
+
+
+def _others(found: list[Any]) -> str:
+    return f' (and {len(found) - 1} more)' if len(found) > 1 else ''
+
+
+def _is_box(box: Any) -> bool:
+    return len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
 
 
 def _reason_to_drop(annotation: dict, size: tuple[float, float] | None) -> str | None:
@@ -174,46 +197,79 @@ def _reason_to_drop(annotation: dict, size: tuple[float, float] | None) -> str |
     return None
 
 
-def count_objects(dataset: Any, where: str) -> str:
+def count_objects(dataset: Any, where: str, transforms: Sequence[Any] | None = None) -> str:
     """Objects by class of a built ``CocoDataset``.
 
+    Args:
+        dataset: Fully initialised.
+        where: The setting that holds it.
+        transforms: Which load; by default its own.
+
     Raises:
-        DataError: Masks are learned, and an object has none.
+        DataError: Masks are learned, and an object has none, or all objects of a class have masks
+            that the loader ignores.
     """
-    loads_masks = any(getattr(t, 'with_mask', False) for t in transforms_of(dataset))
+    if transforms is None:
+        transforms = transforms_of(dataset)
+    loaders = [t for t in transforms if getattr(t, 'with_mask', False)]
+    polygons_only = any(not getattr(t, 'poly2mask', True) for t in loaders)
     labels: Counter[int] = Counter()
-    ignored = empty = 0
+    without: Counter[str] = Counter()
+    ignored: Counter[tuple[int, str]] = Counter()
+    crowds = 0
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
         for instance in info.get('instances', ()):
-            if loads_masks and 'mask' not in instance:
-                raise DataError(
-                    f'{dataset.ann_file} ({where}.ann_file): an object of {info["img_path"]} has '
-                    'no segmentation, but the config learns masks. Without masks, take '
-                    'configs/detection/cascade_overlock_*_boxes_only.py, or leave them out as it '
-                    'does: model.roi_head.mask_head=None, model.roi_head.mask_roi_extractor=None, '
-                    "LoadAnnotations without with_mask, and metric=['bbox']."
-                )
-            if instance.get('ignore_flag'):
-                ignored += 1
-            elif loads_masks and not _has_polygon(instance['mask']):
-                empty += 1
+            label = instance.get('bbox_label', -1)
+            if loaders and 'mask' not in instance:
+                without[info['img_path']] += 1
+            elif instance.get('ignore_flag'):
+                crowds += 1
+            elif loaders and (reason := _reason_to_ignore(instance['mask'], polygons_only)):
+                ignored[label, reason] += 1
             else:
-                labels[instance.get('bbox_label', -1)] += 1
+                labels[label] += 1
+    if without:
+        raise DataError(
+            f'{dataset.ann_file} ({where}.ann_file): an object of {next(iter(without))} has no '
+            f'segmentation, and {without.total() - 1} more, but the config learns masks. Without '
+            'masks, take configs/detection/cascade_overlock_*_boxes_only.py, or leave them out as '
+            'it does: model.roi_head.mask_head=None, model.roi_head.mask_roi_extractor=None, '
+            "LoadAnnotations without with_mask, and metric=['bbox']."
+        )
     classes = dataset.metainfo.get('classes') or ()
+    reasons: Counter[str] = Counter()
+    for (label, reason), count in ignored.items():
+        reasons[reason] += count
+        if not labels[label] and not dataset.test_mode:
+            name = classes[label] if 0 <= label < len(classes) else label
+            raise DataError(
+                f'{dataset.ann_file} ({where}.ann_file): every object of {name!r} would be '
+                f'ignored, because {reason}. {_REMEDIES[reason]}'
+            )
     told = short({name: labels[label] for label, name in enumerate(classes)})
-    if ignored:
-        told += f'; {ignored} crowd regions, which are not learned'
-    if empty:
-        told += f'; {empty} objects whose polygons have fewer than three points are ignored'
+    if crowds:
+        told += f'; {crowds} crowd regions, which are not learned'
+    for reason, count in reasons.items():
+        told += f'; {count} ignored because {reason}'
     return told
 
 
-def _has_polygon(mask: Any) -> bool:
-    """Whether mmdet keeps a mask: it ignores polygons of fewer than three points."""
+_FEW_POINTS = 'their polygons have fewer than three points'
+_RUN_LENGTHS = 'their masks are run lengths, and the pipeline loads polygons only'
+_REMEDIES = {
+    _FEW_POINTS: 'Correct the polygons.',
+    _RUN_LENGTHS: 'Set poly2mask=True for LoadAnnotations in every training pipeline.',
+}
+
+
+def _reason_to_ignore(mask: Any, polygons_only: bool) -> str | None:
+    """Why mmdet ignores an object with this mask, if it does."""
     if not isinstance(mask, list):
-        return True
-    return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask)
+        return _RUN_LENGTHS if polygons_only else None
+    if any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask):
+        return None
+    return _FEW_POINTS
 
 
 def check_image_size(loaded: dict, where: str, masks_measured: bool) -> str | None:

@@ -15,6 +15,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from overlock_mm.utils.config import innermost_dataset
 
 from .agreement import (
+    check_class_weights,
     check_ignored,
     check_labels,
     check_metric_file,
@@ -27,7 +28,7 @@ from .agreement import (
 from .classification import check_class_folders
 from .coco_file import CocoFile
 from .detection import Objects, check_annotations, check_image_size, count_objects, short
-from .errors import DataError
+from .errors import DataError, Problems
 from .loading import load_sample
 from .segmentation import check_label_maps, named_pixels
 
@@ -69,17 +70,21 @@ def check_data_sets(cfg: Config, splits: Sequence[str], sample: int | None = SAM
         The data sets, with the report in ``lines``.
 
     Raises:
-        DataError: What cannot be right; names the file and the remedy.
+        DataError: Whatever cannot be right, all of it at once, each with file and remedy.
     """
     sets = DataSets()
+    problems = Problems()
     if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) > 0:
         return sets
     classes: dict[str, list[str]] = {}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         for split in splits:
             if cfg.get(f'{split}_dataloader') is not None:
-                _Split(cfg, split, sets, sample).check(classes)
-        sets.warn(check_same_classes(classes))
+                with problems.gathered():
+                    _Split(cfg, split, sets, sample).check(classes)
+        with problems.gathered():
+            sets.warn(check_same_classes(classes))
+    problems.raise_all()
     return sets
 
 
@@ -96,23 +101,34 @@ class _Split:
         self.sets = sets
         self.sample = sample
         self.files: dict[str, CocoFile] = {}
+        self.problems = Problems()
 
     def check(self, classes: dict[str, list[str]]) -> None:
-        """Ask them all, and add the names of the classes to ``classes``."""
+        """Ask them all, and add the names of the classes to ``classes``.
+
+        Raises:
+            DataError: What cannot be right. What cannot even be built is not asked further.
+        """
         built = self.sets.get(self.config)
         if built is None:
             self._check_before_building()
             built = self._build()
             self.sets.add(self.config, built)
             for leaf in _leaves(built):
-                self._check_leaf(leaf)
+                with self.problems.gathered():
+                    self._check_leaf(leaf)
         metainfo = getattr(built, 'metainfo', None)
         names = metainfo.get('classes') if isinstance(metainfo, dict) else None
         if names and not isinstance(names, str):
             classes[self.split] = list(names)
             none_over = self.split != 'train' and self.scope == 'mmdet'
-            check_outputs(self.model, len(names), none_over)
-            check_top_k(self.evaluators, self.model, len(names), self.split)
+            with self.problems.gathered():
+                check_outputs(self.model, len(names), none_over)
+            with self.problems.gathered():
+                check_class_weights(self.model)
+            with self.problems.gathered():
+                check_top_k(self.evaluators, self.model, len(names), self.split)
+        self.problems.raise_all()
 
     def _check_before_building(self) -> None:
         """Ask what would end the building without a readable message."""
@@ -124,13 +140,16 @@ class _Split:
             if _is_plain_coco(lazy):
                 file = self._file(lazy.ann_file, f'{self.where}.ann_file')
                 measured = self._is_measured(lazy.ann_file)
-                file.check_ids()
                 names = list(lazy.metainfo['classes'])
-                self.sets.warn(file.check_classes(names, measured))
+                with self.problems.gathered():
+                    file.check_ids()
+                with self.problems.gathered():
+                    self.sets.warn(file.check_classes(names, measured))
                 if file.annotations is not None:  # as in the files of COCO's test server
-                    found, odd = check_annotations(file, names, measured)
-                    objects += found
-                    self.sets.warn(odd)
+                    with self.problems.gathered():
+                        found, odd = check_annotations(file, names, measured)
+                        objects += found
+                        self.sets.warn(odd)
             elif (
                 'CustomDataset' in _families(lazy)
                 and not lazy.ann_file
@@ -138,7 +157,9 @@ class _Split:
                 and Path(lazy.img_prefix).is_dir()
             ):
                 names = lazy.metainfo.get('classes')
-                check_class_folders(Path(lazy.img_prefix), names, self.where)
+                with self.problems.gathered():
+                    check_class_folders(Path(lazy.img_prefix), names, self.where)
+        self.problems.raise_all()
         if any(file.annotations is not None for file in self.files.values()):
             head = ', '.join(file.head for file in self.files.values())
             images = sum(len(file.images) for file in self.files.values())
@@ -194,10 +215,12 @@ class _Split:
                 listed = len(self.files[dataset.ann_file].images)
                 told += f' of {listed} in the file' if count < listed else ''
                 names = list(dataset.metainfo['classes'])
-                self.sets.warn(
-                    check_metric_file(self.evaluators, dataset, names, self.split, self._file)
-                )
-            told += f'; objects: {count_objects(dataset, self.where)}'
+                with self.problems.gathered():
+                    self.sets.warn(
+                        check_metric_file(self.evaluators, dataset, names, self.split, self._file)
+                    )
+            with self.problems.gathered():
+                told += f'; objects: {count_objects(dataset, self.where)}'
         elif 'CustomDataset' in families and count:
             told += self._count_labels(dataset)
         if 'BaseSegDataset' not in families and hasattr(dataset, 'get_data_info'):
@@ -219,9 +242,10 @@ class _Split:
         masks_measured = any('segm' in m.get('metric', ()) for m in coco_metrics(self.evaluators))
         odd = None
         for index in indices:
-            loaded = load_sample(dataset, index, self.where)
-            if loaded is not None:
-                odd = odd or check_image_size(loaded, self.where, masks_measured)
+            with self.problems.gathered():
+                loaded = load_sample(dataset, index, self.where)
+                if loaded is not None:
+                    odd = odd or check_image_size(loaded, self.where, masks_measured)
         self.sets.warn([odd] if odd else [])
 
     def _file(self, path: str, where: str) -> CocoFile:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .errors import DataError
+from .errors import DataError, Problems
 from .loading import load_sample
 
 #: Label maps that are looked at, at most, for a value besides 0 and 255.
@@ -34,19 +34,25 @@ def check_label_maps(dataset: Any, where: str, sample: Sequence[int]) -> Counter
     classes = dataset.metainfo.get('classes')
     ignored = dataset.ignore_index
     pixels: Counter[int] = Counter()
+    problems = Problems()
     for index in sample:
-        labels, path = _load(dataset, index, where)
+        labels = None
+        with problems.gathered():
+            labels, path = _load(dataset, index, where)
+            if labels is None:
+                return None
         if labels is None:
-            return None
+            continue
         found, counts = np.unique(labels, return_counts=True)
         pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
         wrong = found[(found >= len(classes)) & (found != ignored)] if classes else found[:0]
         if len(wrong):
-            raise DataError(
+            problems.add(
                 f'{path} has label {wrong.max()}, counted from 0 after any reduce_zero_label; the '
                 f'data set has {len(classes)} classes and {ignored} is ignored. Correct the file, '
                 'or set metainfo.classes, reduce_zero_label and num_classes to fit it.'
             )
+    problems.raise_all()
     if pixels and set(pixels) <= {0, ignored} and classes and len(classes) > 1:
         _check_binary(dataset, where, sample)
     if pixels and set(pixels) == {ignored}:
