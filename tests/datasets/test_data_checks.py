@@ -247,12 +247,12 @@ def test_masks_that_the_pipeline_ignores(shapes_root):
 def test_mask2former_and_the_number_of_classes(setting, told, shapes_root):
     data = load_config(DEMO, {'data_root': str(shapes_root)})
     cfg = load_config(ROOT / 'configs/detection/mask2former_ins_overlock_t.py')
-    cfg.train_dataloader = data.train_dataloader
+    cfg.update({k: data[k] for k in ('train_dataloader', 'val_dataloader', 'val_evaluator')})
     if setting == 'class_weight':
         for head in (cfg.model.panoptic_head, cfg.model.panoptic_fusion_head):
             head.num_things_classes = 5
     with pytest.raises(DataError) as caught:
-        check_data(cfg, ('train',))
+        check_data(cfg, BOTH)
     assert told in str(caught.value)
 
 
