@@ -13,7 +13,7 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest --numprocesses=auto --dist=worksteal --d
 CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-asan lint format bench bench-gpu bench-networks clean clean-env
+.PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-asan lint format docs bench bench-gpu bench-networks clean clean-env
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,11 +72,15 @@ bench-gpu: env ## The same on a GPU
 bench-networks: env ## Measure whole networks beside others on the CPU: 30 min (2 cores); docs/networks.md
 	$(CPU) $(PY) -m benchmarks networks --device cpu
 
-lint: env ## Ruff (rules and format), clang-format and mypy: 20 s
+docs: env ## Build the documentation site into build/site
+	$(PY) -m mkdocs build --quiet
+
+lint: env docs ## Ruff (rules and format), clang-format, mypy, import-linter and the site: 30 s
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
 	$(PY) -m mypy
+	.venv/bin/lint-imports --no-cache
 
 format: env ## Let ruff and clang-format repair what they can
 	$(PY) -m ruff check --fix .

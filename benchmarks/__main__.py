@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from benchmarks import network_report, network_run, report, run
+from benchmarks import network_report, network_run, readme, report, run
 
 
 def main() -> int:
@@ -27,7 +27,9 @@ def main() -> int:
     whole.add_argument('--networks', default='', help='regular expression for their names')
     whole.add_argument('--budget', type=float, default=40.0, help='seconds per case')
     commands.add_parser(
-        'report', help='write docs/benchmarks.md and docs/networks.md from the stored results'
+        'report',
+        help='write docs/benchmarks.md, docs/networks.md and the tables of README.md from the '
+        'stored results',
     )
     arguments = parser.parse_args()
 
@@ -50,7 +52,8 @@ def main() -> int:
             torch.device(arguments.device), arguments.cases, arguments.budget, arguments.rivals
         )
         logging.info('Results in %s', path)
-    logging.info('Tables in %s and %s', report.write(), network_report.write())
+    pages = (report.write(), network_report.write(), readme.write())
+    logging.info('Tables in %s', ', '.join(map(str, pages)))
     return 0
 
 

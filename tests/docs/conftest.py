@@ -126,6 +126,11 @@ def released(project):
     put_config(project, 'classification/overlock_xt.py', REAL_CLASSIFICATION)
 
 
+@pytest.fixture
+def all_of_it(trained_and_pictures, released):
+    """What the readers of all pages have."""
+
+
 def put_config(project, name, content):
     path = project / 'configs' / name
     path.unlink(missing_ok=True)

@@ -8,9 +8,14 @@ BLOCK = re.compile(r'^```(\w+)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r'# (\S+\.py)\n')
 
 
+def path_of(page: str) -> Path:
+    """The file of a page: the README, or one below ``docs``."""
+    return ROOT / 'README.md' if page == 'README' else ROOT / 'docs' / f'{page}.md'
+
+
 def blocks_of(page: str, *languages: str) -> list[str]:
     """Contents of a page's fenced blocks in one of the languages."""
-    text = (ROOT / 'docs' / f'{page}.md').read_text()
+    text = path_of(page).read_text()
     return [content for language, content in BLOCK.findall(text) if language in languages]
 
 

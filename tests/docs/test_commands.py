@@ -19,12 +19,14 @@ from mmengine.config import Config
 
 from tests.conftest import forget_globals_of_mmengine
 from tests.docs.pages import ROOT, commands_of, python_of
+from tests.docs.test_installation import install_commands
 from tools import test as test_tool
 from tools import train as train_tool
 
 pytestmark = pytest.mark.slow
 
 PAGES = (
+    'README',
     'data_preparation',
     'training',
     'evaluation',
@@ -39,6 +41,7 @@ PAGES = (
 )
 #: What a page's reader has before the first command.
 GIVEN = {
+    'README': 'all_of_it',
     'evaluation': 'trained',
     'conversion': 'released',
     'analysis': 'trained_and_pictures',
@@ -59,6 +62,7 @@ class Shell:
         self.first_node = None
         self.port = None
         self.rules = (
+            (r'pip install ', self.look_up),
             (r'python tools/dataset_tools/make_shapes\.py ', self.draw),
             (r'python tools/train\.py .*--amp ', self.needs_gpu),
             (r'python tools/\w+(/\w+)?\.py ', self.run_tool),
@@ -105,6 +109,10 @@ class Shell:
         command = command.replace('_fsdp/epoch_36.pth', '_fsdp/epoch_1.pth')
         _, program, *arguments = shlex.split(command)
         importlib.import_module(program.removesuffix('.py').replace('/', '.')).main(arguments)
+
+    def look_up(self, command):
+        # make test-install runs them.
+        assert command in install_commands()
 
     def needs_gpu(self, command):
         with pytest.raises(SystemExit):

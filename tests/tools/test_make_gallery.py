@@ -61,7 +61,9 @@ def test_an_entry_is_made(work_dir, tmp_path):
 
 @pytest.mark.slow
 def test_a_command_that_fails_is_told(work_dir, tmp_path):
-    entry = gallery.Entry('no', 'No', '', 'demo.py /no/where {classification}', ('{out}/*.png',))
+    entry = gallery.Entry(
+        'no', 'No', '', 'visualization/demo.py /no/where {classification}', ('{out}/*.png',)
+    )
     words = gallery.fillings(work_dir, gallery.trained_models(work_dir, [entry]))
     with pytest.raises(RuntimeError, match="(?s)demo.py /no/where .*failed:.*'/no/where'"):
         gallery.make(entry, words, tmp_path)

@@ -232,6 +232,22 @@ def side_by_side(paths: Sequence[Path]) -> Image.Image:
     return row
 
 
+def banner(pictures: Path) -> Image.Image:
+    """The picture of the README, from two of the gallery: kernels and detections of one scene."""
+    with Image.open(pictures / 'contmix_kernels.jpg') as file:
+        kernels = file.convert('RGB')
+    with Image.open(pictures / 'detection.jpg') as file:
+        detections = file.convert('RGB')
+    # The second of three images, of the same scene as the kernels.
+    width, height = detections.size
+    one = detections.crop((round(width / 3) + GAP // 3, 0, round(width * 2 / 3) - GAP // 3, height))
+    one = one.resize((round(one.width * kernels.height / height), kernels.height), Image.LANCZOS)
+    row = Image.new('RGB', (kernels.width + 2 * GAP + one.width, kernels.height), 'white')
+    row.paste(kernels, (0, 0))
+    row.paste(one, (kernels.width + 2 * GAP, 0))
+    return row
+
+
 def save_small(picture: Image.Image, path: Path) -> None:
     """Write a JPEG, no wider than ``MAX_WIDTH`` and no larger than ``MAX_BYTES``."""
     if picture.width > MAX_WIDTH:
@@ -322,6 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.only is None:
         with replacing(args.out_dir / 'gallery.md') as partial:
             partial.write_text(page(commands, 'images/gallery'))
+        save_small(banner(pictures), args.out_dir / 'images/banner.jpg')
         # Pictures of entries that are no longer there.
         for path in pictures.glob('*.jpg'):
             if path.stem not in names:

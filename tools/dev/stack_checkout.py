@@ -30,6 +30,7 @@ PARTS = (
     'MANIFEST.in',
     'Makefile',
     'README.md',
+    'mkdocs.yml',
     'model-index.yml',
     'pyproject.toml',
     'setup.py',
