@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from overlock_mm.utils.files import replacing
 
 _LOG = 'vis_data/scalars.json'
 # What a log line says about itself, and how long it took.
@@ -183,8 +184,10 @@ def plot_curves(
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path.with_suffix('.csv'), _numbers(runs, chosen).encode())
-    _write(path, picture.getvalue())
+    with replacing(path.with_suffix('.csv')) as partial:
+        partial.write_text(_numbers(runs, chosen))
+    with replacing(path) as partial:
+        partial.write_bytes(picture.getvalue())
     return chosen
 
 
@@ -245,16 +248,6 @@ def _numbers(runs: Sequence[Run], keys: Sequence[str]) -> str:
                 points = zip(curve.steps.tolist(), curve.values.tolist(), strict=True)
                 writer.writerows([run.name, key, step, value] for step, value in points)
     return text.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file, complete or not at all."""
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _find_logs(path: Path) -> list[Path]:

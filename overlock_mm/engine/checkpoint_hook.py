@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from overlock_mm.utils.files import replacing
 
 ATOMIC_BACKEND = 'overlock_atomic'
 #: Checkpoint of a run that was signalled to stop; the next one replaces it.
@@ -25,29 +26,12 @@ _HASH_DIGITS = 8
 # Registering twice happens when a tool reloads this module; the class is the same.
 @register_backend(ATOMIC_BACKEND, force=True)
 class AtomicLocalBackend(LocalBackend):
-    """Local files that appear whole or not at all.
-
-    ``put`` writes a temporary file beside the target, flushes it to the disk and renames it, so a
-    reader sees the old content or the new one. A killed writer leaves ``.<name>.tmp`` behind, which
-    the next ``put`` to the same name replaces.
-    """
+    """Local files that appear whole or not at all: :func:`overlock_mm.utils.files.replacing`."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write ``obj`` to ``filepath``, creating its folder where needed."""
-        target = Path(filepath)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f'.{target.name}.tmp')
-        try:
-            with temporary.open('wb') as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except OSError:
-            # A file system that is gone refuses this too, with an error that says less.
-            with suppress(OSError):
-                temporary.unlink()
-            raise
+        with replacing(filepath) as partial:
+            partial.write_bytes(obj)
 
 
 def write_with_hash(content: dict[str, Any], target: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from overlock_mm.models.recompute import RecomputableBlock
+from overlock_mm.utils.files import replacing
 
 
 def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
@@ -64,10 +64,11 @@ class BlockFSDPStrategy(FSDPStrategy):
 
     def save_checkpoint(self, filename: str, **kwargs: Any) -> None:
         """Gather the state from all processes; the first one writes it."""
-        incomplete = f'{filename}.tmp'
-        super().save_checkpoint(incomplete, **kwargs)
-        if is_main_process():
-            os.replace(incomplete, filename)
+        if not is_main_process():
+            super().save_checkpoint(filename, **kwargs)
+            return
+        with replacing(filename) as partial:
+            super().save_checkpoint(str(partial), **kwargs)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Give each process its part of a whole optimizer state."""

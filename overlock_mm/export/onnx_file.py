@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from overlock_mm.export.parts import Exportable
 from overlock_mm.export.standard_ops import StandardOperators
 from overlock_mm.models.overlock import MIN_IMAGE_SIZE, image_channels
+from overlock_mm.utils.files import replacing
 
 #: The first with LayerNormalization, and the last that torch's tracing exporter writes.
 OPSETS = range(17, 21)
@@ -102,10 +102,9 @@ def export_onnx(
         model, {'task': part.task, 'image_size': size, **({} if metadata is None else metadata)}
     )
     onnx.checker.check_model(model)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        onnx.save(model, temporary)
-        differences = _differences(part, temporary, shape) if compare else {}
+    with replacing(path) as partial:
+        onnx.save(model, partial)
+        differences = _differences(part, partial, shape) if compare else {}
         for compared, difference in differences.items():
             if not difference <= TOLERANCE:  # NaN too
                 raise ExportError(
@@ -113,9 +112,6 @@ def export_onnx(
                     f'PyTorch by {difference:.2g} of the largest value, allowed are {TOLERANCE:g}. '
                     f'{path} was not written.'
                 )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return differences
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,23 @@ from typing import Any
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path to write to, beside ``path`` and with its suffix; it takes its place at the end.
 
-    An error within the block removes what was written and leaves an older file as it was.
+    What was written is flushed to the disk first, so a reader finds the old content or the new one,
+    even after a crash of the machine. An error within the block removes what was written and leaves
+    an older file as it was. A killed process leaves the hidden ``.partial-NAME`` behind, which the
+    next one replaces.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.partial-{os.getpid()}-{path.name}')
+    partial = path.with_name(f'.partial-{path.name}')
     try:
         yield partial
+        with partial.open('rb') as file:
+            os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        # A file system that is gone refuses this too, with an error that says less.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, content: Any) -> None:

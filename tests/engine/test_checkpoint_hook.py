@@ -48,7 +48,7 @@ def _runner(work_dir, epochs, size=8, **hook):
 def test_outdated_checkpoints_go_in_the_end(tmp_path):
     _runner(tmp_path, 4, max_keep_ckpts=2).train()
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['epoch_3.pth', 'epoch_4.pth']
-    assert not list(tmp_path.glob('.*.tmp'))
+    assert not list(tmp_path.glob('.partial-*'))
 
 
 def test_full_disk_while_saving_keeps_the_checkpoint_before(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_killed_while_writing(tmp_path):
     assert half_written.stat().st_size < 100_000_000, 'killed too late to show anything'
 
     newest = find_checkpoint_to_resume(tmp_path)
-    assert newest.name != half_written.name.removeprefix('.').removesuffix('.tmp')
+    assert newest.name != half_written.name.removeprefix('.partial-')
     epoch = read_checkpoint(newest)['meta']['epoch']
     assert newest.name == f'epoch_{epoch}.pth'
 
@@ -140,10 +140,10 @@ def _wait_for_a_half_written_checkpoint(folder, child):
     while time.monotonic() < deadline:
         assert child.poll() is None, 'the run ended by itself'
         # The third, so that one is there and an older one was removed.
-        for path in folder.glob('.epoch_*.pth.tmp'):
+        for path in folder.glob('.partial-epoch_*.pth'):
             if (folder / 'last_checkpoint').exists() and path.name not in (
-                '.epoch_1.pth.tmp',
-                '.epoch_2.pth.tmp',
+                '.partial-epoch_1.pth',
+                '.partial-epoch_2.pth',
             ):
                 return path
         time.sleep(0.002)

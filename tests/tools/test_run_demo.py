@@ -1,6 +1,5 @@
 """The parts of the demo that its own run does not show to be right."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -67,16 +66,6 @@ def test_a_failing_tool_shows_the_end_of_its_output(tmp_path):
     with pytest.raises(RuntimeError, match='(?s)failed with status 1.*no config file'):
         run_demo.run_tool(['tools/train.py', 'configs/demo/none.py'], log)
     assert 'no config file' in log.read_text()
-
-
-def test_results_are_written_whole(tmp_path):
-    path = tmp_path / 'results.json'
-    run_demo.write_results(path, {'a': 1})
-    assert json.loads(path.read_text()) == {'a': 1}
-    with pytest.raises(TypeError):
-        run_demo.write_results(path, {'a': object()})
-    assert json.loads(path.read_text()) == {'a': 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.slow

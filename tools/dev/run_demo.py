@@ -38,6 +38,7 @@ from overlock_mm.analysis import plot_curves, read_run
 from overlock_mm.cli.arguments import readable_errors
 from overlock_mm.cli.preflight import check_work_dir
 from overlock_mm.datasets import write_classification, write_shapes
+from overlock_mm.utils.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 TAIL_LINES = 30
@@ -270,13 +271,6 @@ def run_task(task: Task, work_dir: Path) -> dict[str, Any]:
     }
 
 
-def write_results(path: Path, results: dict[str, Any]) -> None:
-    """Write the figures, complete or not at all."""
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(results, indent=2) + '\n')
-    os.replace(partial, path)
-
-
 def missed(task: Task, figures: dict[str, Any]) -> list[str]:
     """Sentences about the figures that fell short."""
     values = figures['metrics']
@@ -340,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         'total_seconds': round(time.monotonic() - start, 1),
         **figures,
     }
-    write_results(work_dir / 'results.json', results)
+    write_json(work_dir / 'results.json', results)
     console.print(f'Figures: {work_dir / "results.json"}')
     console.print(f'{results["total_seconds"]:.0f} s in all.')
     shortfalls = [sentence for task in tasks for sentence in missed(task, figures[task.name])]
