@@ -97,7 +97,7 @@ def _fold_children(module: nn.Module) -> None:
         if folded_form is None:
             _fold_children(child)
         else:
-            setattr(module, name, folded_form(child))
+            setattr(module, name, folded_form(child).train(child.training))
 
 
 def fold_conv_norm(layer: ConvNorm) -> nn.Conv2d:

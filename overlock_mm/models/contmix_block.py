@@ -172,7 +172,7 @@ class ContMixBlock(RecomputableBlock):
         folded = FoldedContMixBlock(self)
         for name in list(self._modules):
             delattr(self, name)
-        self.folded = folded.requires_grad_(False)
+        self.folded = folded.requires_grad_(False).train(self.training)
 
 
 class FoldedContMixBlock(nn.Module):

@@ -92,6 +92,7 @@ def test_nothing_is_left_to_fold():
     _, folded = both_forms(TINY, **TASKS['detection'])
     unfolded = (nn.modules.batchnorm._BatchNorm, LayerScale)
     assert not [name for name, m in folded.named_modules() if isinstance(m, unfolded)]
+    assert not [name for name, m in folded.named_modules() if m.training]  # as before
 
 
 def test_twice_is_the_same_as_once_and_loads_into_a_built_deploy_form():

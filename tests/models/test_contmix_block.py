@@ -96,6 +96,7 @@ def test_folding_takes_trained_scales_and_statistics_along(res_scale):
         torch.testing.assert_close(block(x), expected, rtol=1e-9, atol=1e-9)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in block.modules())
     assert not any(p.requires_grad for p in block.parameters())
+    assert not any(m.training for m in block.modules())
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 27), (40, 2), (7, 7)])

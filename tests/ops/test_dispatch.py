@@ -1,5 +1,7 @@
 """Nothing is lost on the short way to a backend: transforms, forward mode, modes and tracers."""
 
+import copy
+
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -157,6 +159,19 @@ def test_a_block_under_transforms():
     _, tangent = jvp(loss, ({n: x.detach() for n, x in parameters.items()},), (tangents,))
     wanted = sum(x.grad.sum() for x in parameters.values() if x.grad is not None)
     assert_close(tangent, wanted)
+
+
+def test_the_deploy_form_under_transforms():
+    torch.manual_seed(0)
+    block = ContMixBlock(dim=16, kernel_size=5, smk_size=3, num_heads=1).eval()
+    deploy = copy.deepcopy(block)
+    deploy.switch_to_deploy()
+    image = torch.randn(1, 16, 6, 7)
+    direct = torch.randn(1, 16, 6, 7)
+    wanted = jvp(block, (image,), (direct,))[1]
+    torch.testing.assert_close(jvp(deploy, (image,), (direct,))[1], wanted, atol=1e-4, rtol=1e-3)
+    got, wanted = (grad(lambda x, f=f: (f(x) * direct).sum())(image) for f in (deploy, block))
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-3)
 
 
 def test_a_tracer_finds_one_operator(case):
