@@ -4,11 +4,7 @@ model = dict(
     backbone=dict(
         arch='s',
         drop_path_rate=0.4,
-        init_cfg=dict(
-            checkpoint=(
-                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_s_in1k_224.pth'
-            ),
-        ),
+        init_cfg=dict(checkpoint=_base_.variants.s.weights),
     ),
-    neck=dict(in_channels=[64, 128, 448, 640]),
+    neck=dict(in_channels=_base_.variants.s.pyramid_channels),
 )

@@ -4,11 +4,7 @@ model = dict(
     backbone=dict(
         arch='b',
         drop_path_rate=0.5,
-        init_cfg=dict(
-            checkpoint=(
-                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_b_in1k_224.pth'
-            ),
-        ),
+        init_cfg=dict(checkpoint=_base_.variants.b.weights),
     ),
-    decode_head=dict(in_channels=[80, 160, 528, 720]),
+    decode_head=dict(in_channels=_base_.variants.b.pyramid_channels),
 )

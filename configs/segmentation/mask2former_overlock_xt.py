@@ -5,11 +5,7 @@ model = dict(
         arch='xt',
         # Not published: the rate of its ImageNet training.
         drop_path_rate=0.1,
-        init_cfg=dict(
-            checkpoint=(
-                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_xt_in1k_224.pth'
-            ),
-        ),
+        init_cfg=dict(checkpoint=_base_.variants.xt.weights),
     ),
-    decode_head=dict(in_channels=[56, 112, 340, 420]),
+    decode_head=dict(in_channels=_base_.variants.xt.pyramid_channels),
 )

@@ -4,12 +4,8 @@ model = dict(
     backbone=dict(
         arch='s',
         drop_path_rate=0.3,
-        init_cfg=dict(
-            checkpoint=(
-                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_s_in1k_224.pth'
-            ),
-        ),
+        init_cfg=dict(checkpoint=_base_.variants.s.weights),
     ),
-    decode_head=dict(in_channels=[64, 128, 448, 640]),
-    auxiliary_head=dict(in_channels=448),
+    decode_head=dict(in_channels=_base_.variants.s.pyramid_channels),
+    auxiliary_head=dict(in_channels=_base_.variants.s.pyramid_channels[2]),
 )

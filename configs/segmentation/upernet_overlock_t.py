@@ -8,11 +8,6 @@ _base_ = [
 model = dict(
     backbone=dict(
         drop_path_rate=0.2,
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint=(
-                'https://github.com/LMMMEng/OverLoCK/releases/download/v1/overlock_t_in1k_224.pth'
-            ),
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint=_base_.variants.t.weights),
     )
 )

@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
+from overlock_mm.models import ARCHS
 from tests.configs.conftest import CONFIGS, ROOT, build_optimizer
 
 
@@ -148,3 +149,10 @@ def _values(node, name):
             yield value
         elif isinstance(value, (dict, list)):
             yield from _values(value, name)
+
+
+def test_table_of_variants_is_that_of_the_network():
+    table = Config.fromfile(ROOT / '_base_/variants.py').variants
+    assert list(table) == list(ARCHS)
+    for name, arch in ARCHS.items():
+        assert table[name].pyramid_channels == list(arch.pyramid_channels)

@@ -1,6 +1,6 @@
 # Mask2Former on OverLoCK-T for the 80 classes of COCO, with the head of mmdet's own recipe.
 # A child changes `backbone.arch` and the head's `in_channels` together.
-_base_ = './mask2former_head.py'
+_base_ = ['./mask2former_head.py', '../variants.py']
 
 num_classes = 80
 
@@ -38,7 +38,7 @@ model = dict(
     ),
     panoptic_head=dict(
         **_base_.mask2former_head,
-        in_channels=[64, 128, 384, 640],
+        in_channels=_base_.variants.t.pyramid_channels,
         num_things_classes=num_classes,
         num_stuff_classes=0,
         loss_cls=dict(

@@ -1,6 +1,6 @@
 # Mask2Former on OverLoCK-T for the 150 classes of ADE20K, with the head of mmseg's own recipe.
 # A child changes `backbone.arch` and the head's `in_channels` together.
-_base_ = './mask2former_head.py'
+_base_ = ['./mask2former_head.py', '../variants.py']
 
 num_classes = 150
 
@@ -25,7 +25,7 @@ model = dict(
     ),
     decode_head=dict(
         **_base_.mask2former_head,
-        in_channels=[64, 128, 384, 640],
+        in_channels=_base_.variants.t.pyramid_channels,
         num_classes=num_classes,
         align_corners=False,
         loss_cls=dict(

@@ -1,5 +1,7 @@
 # RTMDet-Ins-l on OverLoCK-T: neck and head as in mmdet, on the outputs of stride 8, 16 and 32.
 # A child changes `backbone.arch` and `neck.in_channels` together.
+_base_ = '../variants.py'
+
 norm_cfg = dict(type='SyncBN')
 act_cfg = dict(type='SiLU', inplace=True)
 
@@ -23,7 +25,7 @@ model = dict(
     ),
     neck=dict(
         type='CSPNeXtPAFPN',
-        in_channels=[128, 384, 640],
+        in_channels=_base_.variants.t.pyramid_channels[1:],
         out_channels=256,
         num_csp_blocks=3,
         expand_ratio=0.5,

@@ -1,4 +1,6 @@
 # What Mask R-CNN and its cascade have in common: OverLoCK-T with FPN and mmdet's usual heads.
+_base_ = '../variants.py'
+
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(
@@ -19,7 +21,9 @@ model = dict(
         # The published detectors add an overview residual to output 4.
         context_residual=True,
     ),
-    neck=dict(type='FPN', in_channels=[64, 128, 384, 640], out_channels=256, num_outs=5),
+    neck=dict(
+        type='FPN', in_channels=_base_.variants.t.pyramid_channels, out_channels=256, num_outs=5
+    ),
     rpn_head=dict(
         type='RPNHead',
         in_channels=256,

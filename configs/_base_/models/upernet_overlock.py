@@ -1,5 +1,7 @@
 # UperNet on OverLoCK-T with an FCN auxiliary head, for the 150 classes of ADE20K.
 # A child changes `backbone.arch` and both heads' `in_channels` together.
+_base_ = '../variants.py'
+
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 
 model = dict(
@@ -26,7 +28,7 @@ model = dict(
         # The published runs never called `init_weights()`, which mmengine does: the heads kept what
         # their constructors drew.
         init_cfg=None,
-        in_channels=[64, 128, 384, 640],
+        in_channels=_base_.variants.t.pyramid_channels,
         in_index=[0, 1, 2, 3],
         pool_scales=(1, 2, 3, 6),
         channels=512,
@@ -39,7 +41,7 @@ model = dict(
     auxiliary_head=dict(
         type='FCNHead',
         init_cfg=None,
-        in_channels=384,
+        in_channels=_base_.variants.t.pyramid_channels[2],
         in_index=2,
         channels=256,
         num_convs=1,
