@@ -28,7 +28,12 @@ from overlock_mm.cli.arguments import (
     readable_errors,
     unwrapped,
 )
-from overlock_mm.cli.preflight import check_data, check_output_file, check_work_dir
+from overlock_mm.cli.preflight import (
+    check_classes_of_weights,
+    check_data,
+    check_output_file,
+    check_work_dir,
+)
 from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.checks.report import log_report
 from overlock_mm.engine.runner import build_runner
@@ -105,11 +110,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     load_tensors_only()
     with readable_errors():
         cfg = load_run_config(args)
-        weights = read_checkpoint(args.checkpoint)['state_dict']
+        checkpoint = read_checkpoint(args.checkpoint)
         check_work_dir(cfg.work_dir)
         if args.tta:
             enable_tta(cfg)  # before the data set is built, which takes over its pipeline
         data_sets = check_data(cfg, ('test',))
+        check_classes_of_weights(checkpoint.get('meta') or {}, data_sets, 'test')
         cfg.load_from = args.checkpoint
         if args.out is not None:
             check_output_file(args.out, ('.pkl', '.pickle'))
@@ -124,8 +130,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         runner = build_runner(cfg, data_sets)
         if is_main_process():
             log_report(data_sets, cfg.work_dir)
-        check_compatible(unwrapped(runner.model), weights, args.checkpoint)
-        del weights
+        check_compatible(unwrapped(runner.model), checkpoint['state_dict'], args.checkpoint)
+        del checkpoint
     if args.out is not None:
         runner.test_evaluator.metrics.append(results_writer(cfg, args.out))
     with readable_errors((DataError,)):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -29,10 +30,12 @@ from overlock_mm.cli.arguments import (
 )
 from overlock_mm.cli.preflight import (
     allow_unread_outputs,
+    check_classes_of_weights,
     check_constructor,
     check_data,
     check_initial_weights,
     check_sharding,
+    check_widths,
     check_work_dir,
     find_checkpoint_to_resume,
 )
@@ -111,8 +114,8 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
         cfg.load_from = resume
 
 
-def read_starting_weights(cfg: Config) -> dict[str, Tensor]:
-    """The weights in ``load_from``, after a look at whether a run can go on from it.
+def read_starting_checkpoint(cfg: Config) -> dict[str, Any]:
+    """The checkpoint ``load_from``, after a look at whether a run can go on from it.
 
     A run that goes on gets the seed of the one before it: the order of images follows from it, and
     mmengine has fixed that order by the time it reads the checkpoint.
@@ -128,7 +131,7 @@ def read_starting_weights(cfg: Config) -> dict[str, Tensor]:
     seed = checkpoint.get('message_hub', {}).get('runtime_info', {}).get('seed')
     if cfg.resume and seed is not None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-    return checkpoint['state_dict']
+    return checkpoint
 
 
 def check_starting_weights(model: nn.Module, weights: dict[str, Tensor], cfg: Config) -> None:
@@ -151,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_sharding(cfg)
         allow_unread_outputs(cfg)
         check_constructor(cfg)
+        check_widths(cfg)
         check_initial_weights(cfg)
         check_work_dir(cfg.work_dir)
         data_sets = check_data(cfg, ('train', 'val'))
@@ -160,15 +164,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.auto_scale_lr:
             enable_lr_scaling(cfg)
         apply_resume(cfg, args.resume)
-        weights = read_starting_weights(cfg) if cfg.load_from else None
+        checkpoint = read_starting_checkpoint(cfg) if cfg.load_from else None
+        if checkpoint is not None and cfg.resume:
+            check_classes_of_weights(checkpoint.get('meta') or {}, data_sets, 'train')
         runner = build_runner(cfg, data_sets)
         if is_main_process():
             log_report(data_sets, cfg.work_dir)
         # A FlexibleRunner has the model's settings only, until it trains.
         model = MODELS.build(runner.model) if isinstance(runner.model, dict) else runner.model
-        if weights is not None:
-            check_starting_weights(unwrapped(model), weights, cfg)
-        del model, weights
+        if checkpoint is not None:
+            check_starting_weights(unwrapped(model), checkpoint['state_dict'], cfg)
+        del model, checkpoint
     # Pretrained weights are fetched before the first step, and images are read.
     with readable_errors((CheckpointError, DataError)):
         runner.train()

@@ -44,13 +44,21 @@ def activation_map(score: Score, module: nn.Module, inputs: Tensor, method: str)
         for the score.
 
     Raises:
-        ValueError: An unknown method, or the result is not finite.
+        ValueError: An unknown method, a score without the gradient that the method needs, or a
+            result that is not finite.
     """
     if method not in METHODS:
         raise ValueError(f'The method must be one of {", ".join(METHODS)}, got {method!r}.')
     cam = METHODS[method](model=score, target_layers=[module])
     try:
         heat = cam(input_tensor=inputs, targets=[lambda output: output[0]])[0]
+    except RuntimeError as error:
+        if 'does not require grad' not in str(error):
+            raise
+        raise ValueError(
+            f'{method} needs the gradient of the score, and this model gives its scores without, '
+            'as the one-stage detectors of mmdet do. Use --method scorecam or --method eigencam.'
+        ) from error
     finally:
         cam.activations_and_grads.release()
     if not np.isfinite(heat).all():

@@ -13,8 +13,10 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from overlock_mm.datasets.checks import DataError, DataSets, check_data_sets
+from overlock_mm.datasets.checks.agreement import check_same_classes
 from overlock_mm.datasets.checks.report import SAMPLE, is_local, leaf_configs
 from overlock_mm.engine.checkpoint_hook import INTERRUPTED
+from overlock_mm.models.arch import OverLoCKArch
 
 
 def check_data(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) -> DataSets:
@@ -125,6 +127,55 @@ def check_constructor(cfg: Config) -> None:
         )
 
 
+def check_classes_of_weights(meta: dict[str, Any], data_sets: DataSets, split: str) -> None:
+    """Compare the classes that a checkpoint was trained on with those of the data set.
+
+    Args:
+        meta: Of the checkpoint.
+        data_sets: Checked; without those of processes but the first.
+        split: Name of the data set.
+
+    Raises:
+        DataError: The same names stand in another order.
+    """
+    trained = (meta.get('dataset_meta') or {}).get('classes')
+    classes = data_sets.classes.get(split)
+    if isinstance(trained, (list, tuple)) and classes is not None:
+        data_sets.warn(check_same_classes({'the checkpoint': list(trained), split: classes}))
+
+
+def check_widths(cfg: Config) -> None:
+    """Demand that what reads the backbone expects the widths of its outputs.
+
+    Raises:
+        ValueError: Names the setting and its value.
+    """
+    model = cfg.model
+    backbone = model.get('backbone') or {}
+    if str(backbone.get('type')).rpartition('.')[2] != 'OverLoCK':
+        return
+    widths = OverLoCKArch.from_spec(backbone.get('arch', 't')).pyramid_channels
+    outputs = list(backbone.get('out_indices', (0, 1, 2, 3)))
+    if any(index not in range(len(widths)) for index in outputs):
+        return
+    given = [widths[index] for index in outputs]
+    for setting, reader in _readers(model):
+        expected = reader.get('in_channels')
+        index = reader.get('in_index', -1) if isinstance(expected, int) else reader.get('in_index')
+        read: Any = given
+        if isinstance(index, int):
+            read = given[index] if -len(given) <= index < len(given) else None
+        elif index is not None:
+            read = [given[i] for i in index if i in range(len(given))]
+        if expected is not None and _listed(expected) != _listed(read):
+            value = str(read).replace(' ', '')
+            raise ValueError(
+                f'{setting}.in_channels is {expected}, but OverLoCK with '
+                f'out_indices={tuple(outputs)} gives {read}. Set --cfg-options '
+                f'{setting}.in_channels={value}.'
+            )
+
+
 def allow_unread_outputs(cfg: Config) -> None:
     """Let data-parallel training pass over backbone outputs that neither neck nor heads read.
 
@@ -158,16 +209,33 @@ def _unread_outputs(model: Any) -> list[int]:
         neck = neck[0] if isinstance(neck, (list, tuple)) else neck
         return outputs[: neck.get('start_level', 0)]
     read: set[int] = set()
-    for name in ('decode_head', 'auxiliary_head'):
-        heads = model.get(name) or []
-        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
-            # mmseg's default is the last map; heads such as Mask2Former's, with a list of widths
-            # and no index, read all.
-            width = head.get('in_channels')
-            index = head.get('in_index', -1 if isinstance(width, int) else range(len(outputs)))
-            indices = [index] if isinstance(index, int) else list(index)
-            read |= {i % len(outputs) for i in indices}
+    for setting, head in _readers(model):
+        if not setting.startswith(('model.decode_head', 'model.auxiliary_head')):
+            continue
+        # mmseg's default is the last map; heads such as Mask2Former's, with a list of widths and
+        # no index, read all.
+        width = head.get('in_channels')
+        index = head.get('in_index', -1 if isinstance(width, int) else range(len(outputs)))
+        indices = [index] if isinstance(index, int) else list(index)
+        read |= {i % len(outputs) for i in indices}
     return [output for i, output in enumerate(outputs) if read and i not in read]
+
+
+def _listed(widths: Any) -> list[Any]:
+    return list(widths) if isinstance(widths, (list, tuple)) else [widths]
+
+
+def _readers(model: Any) -> Iterator[tuple[str, Any]]:
+    """What reads the backbone's outputs, the neck if there is one, by the setting that holds it."""
+    names = ('neck',) if model.get('neck') else ('panoptic_head', 'decode_head', 'auxiliary_head')
+    for name in names:
+        parts = model.get(name) or []
+        if not isinstance(parts, (list, tuple)):
+            yield f'model.{name}', parts
+        elif name == 'neck':
+            yield f'model.{name}.0', parts[0]  # the others read the first one
+        else:
+            yield from ((f'model.{name}.{number}', part) for number, part in enumerate(parts))
 
 
 def check_work_dir(path: str | Path) -> None:

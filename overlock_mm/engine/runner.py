@@ -37,6 +37,12 @@ class _RunnerOfTools:
             return ResumableLoader(loader, self.seed, get_rank(), get_world_size())
         return loader
 
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        super().call_hook(fn_name, **kwargs)  # type: ignore[misc]
+        if fn_name == 'before_train_epoch':
+            # A hook may have put another pipeline in place (mmdet's PipelineSwitchHook).
+            watch_files(self.train_dataloader.dataset)  # type: ignore[attr-defined]
+
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         # In every process; mmengine's method does nothing in all but the first.
         self.resume_hook.gather(self)

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overlock_mm.models.overlock import MIN_IMAGE_SIZE, image_channels
+
 
 class Exportable(nn.Module):
     """A part of a model that maps images to tensors.
@@ -113,6 +115,20 @@ class Normalised(Exportable):
         return self.model((image - self.mean) / self.std)
 
 
+_DETECTOR_HEADS = ('roi_head', 'rpn_head', 'bbox_head', 'mask_head', 'panoptic_head')
+
+
+def _levels(model: Any) -> int:
+    """How many maps a detector's features have: what a neck calls that number differs."""
+    weight = next(model.parameters())
+    size = (1, image_channels(model), MIN_IMAGE_SIZE, MIN_IMAGE_SIZE)
+    training = model.training
+    with torch.no_grad():
+        maps = model.eval().extract_feat(weight.new_zeros(size))
+    model.train(training)
+    return len(maps)
+
+
 def exportable(model: Any) -> Exportable:
     """The part of a model that can be exported, by its kind.
 
@@ -123,10 +139,15 @@ def exportable(model: Any) -> Exportable:
     Raises:
         TypeError: The model is none of these.
     """
-    if hasattr(model, 'roi_head') or hasattr(model, 'rpn_head') or hasattr(model, 'bbox_head'):
-        levels = model.neck.num_outs if model.with_neck else len(model.backbone.out_indices)
-        return ExportableFeatures(model, levels)
+    if any(hasattr(model, head) for head in _DETECTOR_HEADS):
+        return ExportableFeatures(model, _levels(model))
     if hasattr(model, 'decode_head'):
+        if hasattr(model.decode_head, 'transformer_decoder'):  # Mask2Former
+            raise TypeError(
+                f'{type(model.decode_head).__name__} is called with more than the maps of the '
+                'backbone and cannot be exported. Segmentors whose heads are convolutions, such as '
+                'UPerNet, can.'
+            )
         return ExportableSegmentor(model)
     if hasattr(model, 'backbone') and hasattr(model, 'head'):
         return ExportableClassifier(model)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from overlock_mm.cli.arguments import PathAwareAction
-from overlock_mm.cli.preflight import check_data
+from overlock_mm.cli.preflight import check_classes_of_weights, check_data
 from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.shapes import CLASSES, write_classification
 from overlock_mm.utils.config import load_config
@@ -254,6 +254,41 @@ def test_mask2former_and_the_number_of_classes(setting, told, shapes_root):
     with pytest.raises(DataError) as caught:
         check_data(cfg, BOTH)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('second', 'told'),
+    [
+        (
+            [
+                dict(type='LoadImageFromFile'),
+                dict(type='LoadAnnotations', with_mask=True, poly2mask=False),
+            ],
+            'Set poly2mask=True',
+        ),
+        ([dict(type='NoSuchTransform')], 'NoSuchTransform'),
+        ([dict(type='Resize', scale=(64, 64))], "KeyError: 'scale_factor'"),
+    ],
+)
+def test_a_pipeline_that_a_hook_puts_in_place_later(second, told, shapes_root):
+    hook = dict(type='PipelineSwitchHook', switch_epoch=9, switch_pipeline=second)
+    found = message(DEMO, shapes_root, custom_hooks=[hook])
+    assert found.startswith('custom_hooks.0.switch_pipeline')
+    assert told in found
+
+
+def test_a_pipeline_that_a_hook_puts_in_place_later_passes(shapes_root):
+    pipeline = load_config(DEMO).train_pipeline
+    hook = dict(type='PipelineSwitchHook', switch_epoch=9, switch_pipeline=pipeline)
+    check(DEMO, shapes_root, custom_hooks=[hook])
+
+
+def test_a_checkpoint_of_classes_in_another_order(shapes_root):
+    sets = check_data(load_config(DEMO, {'data_root': str(shapes_root)}), ('val',))
+    for trained in ({}, dict(dataset_meta=dict(classes=CLASSES))):
+        check_classes_of_weights(trained, sets, 'val')
+    with pytest.raises(DataError, match='classes of val are not those of the checkpoint'):
+        check_classes_of_weights(dict(dataset_meta=dict(classes=CLASSES[::-1])), sets, 'val')
 
 
 WRONG_MAPS = {

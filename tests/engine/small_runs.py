@@ -14,7 +14,7 @@ from torch import nn
 
 from overlock_mm.cli.arguments import load_tensors_only
 from overlock_mm.engine.runner import build_runner
-from tools.train import apply_resume, read_starting_weights
+from tools.train import apply_resume, read_starting_checkpoint
 
 IMAGES, BATCH, EPOCHS = 10, 2, 3
 ITERATIONS = EPOCHS * IMAGES // BATCH
@@ -147,7 +147,7 @@ def train(cfg, log=None, resume=False):
     load_tensors_only()
     if resume:
         apply_resume(cfg, 'auto')
-        read_starting_weights(cfg)
+        read_starting_checkpoint(cfg)
     cfg.experiment_name = f'{cfg.work_dir}-{id(log)}'
     runner = build_runner(cfg)
     runner.register_hook(log)

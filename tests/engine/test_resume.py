@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
 from overlock_mm.checkpoint import read_checkpoint
+from overlock_mm.datasets.checks import DataError
 from overlock_mm.engine.resumable_loader import ResumableLoader
 from overlock_mm.engine.runner import build_runner
 from tests.engine.small_runs import BATCH, IMAGES, Log, Noisy, config, train
@@ -149,3 +151,21 @@ def test_the_log_says_whether_a_run_goes_on_exactly(change, told, tmp_path, monk
         monkeypatch.setattr(Noisy, 'pipeline', SimpleNamespace(transforms=[mosaic]), raising=False)
     train(cfg, resume=True)
     assert told in ''.join(log.read_text() for log in tmp_path.glob('*/*.log'))
+
+
+def test_a_pipeline_that_a_hook_has_put_in_place_is_watched(tmp_path, monkeypatch):
+    class LoadNothing:
+        def __call__(self, sample):
+            raise RuntimeError('damaged')
+
+    class Switch(Hook):
+        def before_train_epoch(self, runner):
+            runner.train_dataloader.dataset.pipeline = SimpleNamespace(transforms=[LoadNothing()])
+
+    runner = build_runner(config(tmp_path, by_epoch=True))
+    runner.register_hook(Switch())
+    runner.train_loop  # noqa: B018  (is built when it is asked for)
+    runner.call_hook('before_train_epoch')
+    load, *_ = runner.train_dataloader.dataset.pipeline.transforms
+    with pytest.raises(DataError, match='a.bmp cannot be read'):
+        load({'img_path': 'a.bmp'})

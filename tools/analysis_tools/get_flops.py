@@ -35,30 +35,52 @@ SCOPES = {
     'parameters.',
     'mmdet': 'Backbone, neck and region proposals; the cost of the heads behind them depends on '
     'the number of proposals, and only their parameters are counted.',
+    'one stage': 'Backbone, neck and the head at every location; what follows the selection of '
+    'objects is among the parameters only.',
+    'features': 'Backbone and, where there is one, neck; the head reads its samples too, and only '
+    'its parameters are counted.',
 }
 
 
-def forward_of(cfg: Config) -> Callable[[nn.Module, Tensor], Any]:
-    """What to run of a model: all that does not depend on the content of the image."""
-    if cfg.default_scope == 'mmdet':
+def scope_of(cfg: Config, model: nn.Module) -> str:
+    """Key of ``SCOPES``: how much of the model does not depend on the content of the image."""
+    if cfg.default_scope == 'mmdet' and not hasattr(model, 'rpn_head'):
+        # Heads of queries are called with more than the maps.
+        dense = getattr(getattr(model, 'bbox_head', None), 'prior_generator', None)
+        return 'features' if dense is None else 'one stage'
+    head = getattr(model, 'decode_head', None)
+    if hasattr(head, 'transformer_decoder'):  # of Mask2Former
+        return 'features'
+    return cfg.default_scope
+
+
+def forward_of(scope: str) -> Callable[[nn.Module, Tensor], Any]:
+    """What to run of a model for a key of ``SCOPES``."""
+    if scope == 'mmdet':
         return lambda model, image: model.rpn_head(model.extract_feat(image))
+    if scope == 'one stage':
+        return lambda model, image: model.bbox_head(model.extract_feat(image))
+    if scope == 'features':
+        return lambda model, image: model.extract_feat(image)
     return lambda model, image: model(image, mode='tensor')
 
 
-def measure(cfg: Config, shape: tuple[int, int]) -> dict[str, Complexity]:
-    """Counts by form."""
+def measure(cfg: Config, shape: tuple[int, int]) -> tuple[dict[str, Complexity], str]:
+    """Counts by form, and the key of ``SCOPES`` that says of what."""
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
+    scope = scope_of(cfg, model)
+    forward = forward_of(scope)
     forms = {}
     if not model.backbone.deploy:
-        forms['training'] = measure_complexity(model, forward_of(cfg), shape)
+        forms['training'] = measure_complexity(model, forward, shape)
         fold_branches(model.backbone)
         if cfg.default_scope == 'mmpretrain':
             model.head.drop_auxiliary()
-        forms['published deploy'] = measure_complexity(model, forward_of(cfg), shape)
+        forms['published deploy'] = measure_complexity(model, forward, shape)
         model.backbone.switch_to_deploy()
-    forms['deploy'] = measure_complexity(model, forward_of(cfg), shape)
-    return forms
+    forms['deploy'] = measure_complexity(model, forward, shape)
+    return forms, scope
 
 
 def print_table(forms: dict[str, Complexity], shape: tuple[int, int]) -> None:
@@ -95,9 +117,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Complexity]:
                 f'--shape must be at least {MIN_IMAGE_SIZE} x {MIN_IMAGE_SIZE}, got '
                 f'{args.shape[0]} x {args.shape[1]}.'
             )
-        forms = measure(cfg, tuple(args.shape))
+        forms, scope = measure(cfg, tuple(args.shape))
     print_table(forms, tuple(args.shape))
-    print(f'{SCOPES[cfg.default_scope]}\n{NOTES}')
+    print(f'{SCOPES[scope]}\n{NOTES}')
     return forms
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
@@ -41,6 +42,8 @@ class DataSets:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        #: Names of the classes, by split.
+        self.classes: dict[str, list[str]] = {}
         self._built: list[tuple[ConfigDict, Any]] = []
 
     def get(self, config: ConfigDict) -> Any | None:
@@ -76,14 +79,13 @@ def check_data_sets(cfg: Config, splits: Sequence[str], sample: int | None = SAM
     problems = Problems()
     if int(os.environ.get('RANK') or os.environ.get('SLURM_PROCID') or 0) > 0:
         return sets
-    classes: dict[str, list[str]] = {}
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         for split in splits:
             if cfg.get(f'{split}_dataloader') is not None:
                 with problems.gathered():
-                    _Split(cfg, split, sets, sample).check(classes)
+                    _Split(cfg, split, sets, sample).check()
         with problems.gathered():
-            sets.warn(check_same_classes(classes))
+            sets.warn(check_same_classes(sets.classes))
     problems.raise_all()
     return sets
 
@@ -102,9 +104,15 @@ class _Split:
         self.sample = sample
         self.files: dict[str, CocoFile] = {}
         self.problems = Problems()
+        #: Settings and pipelines that take the place of the first one in the course of training.
+        self.later = [
+            (f'custom_hooks.{number}.switch_pipeline', hook.switch_pipeline)
+            for number, hook in enumerate(cfg.get('custom_hooks') or ())
+            if split == 'train' and 'switch_pipeline' in hook
+        ]
 
-    def check(self, classes: dict[str, list[str]]) -> None:
-        """Ask them all, and add the names of the classes to ``classes``.
+    def check(self) -> None:
+        """Ask them all.
 
         Raises:
             DataError: What cannot be right. What cannot even be built is not asked further.
@@ -117,10 +125,14 @@ class _Split:
             for leaf in _leaves(built):
                 with self.problems.gathered():
                     self._check_leaf(leaf)
+            if not {'dataset', 'datasets'} & set(self.config):
+                for setting, pipeline in self.later:
+                    with self.problems.gathered():
+                        _check_later_pipeline(built, pipeline, setting, self.where)
         metainfo = getattr(built, 'metainfo', None)
         names = metainfo.get('classes') if isinstance(metainfo, dict) else None
         if names and not isinstance(names, str):
-            classes[self.split] = list(names)
+            self.sets.classes[self.split] = list(names)
             none_over = self.split != 'train' and self.scope == 'mmdet'
             with self.problems.gathered():
                 check_outputs(self.model, len(names), none_over)
@@ -259,6 +271,28 @@ class _Split:
     def _is_measured(self, path: str) -> bool:
         metrics = coco_metrics(self.evaluators)
         return any(m.get('ann_file') is None or same_file(m.ann_file, path) for m in metrics)
+
+
+def _check_later_pipeline(dataset: Any, pipeline: Any, setting: str, where: str) -> None:
+    """Let a pipeline that a hook puts in place later load a sample now.
+
+    Raises:
+        DataError: It cannot be built, or fails, or ignores all objects of a class.
+    """
+    try:
+        transforms = Compose(pipeline).transforms
+        if 'CocoDataset' in _families(dataset):
+            count_objects(dataset, where, transforms)
+        sample = dataset.get_data_info(0)
+        for transform in transforms:
+            sample = transform(sample) if sample is not None else None
+    except DataError as error:
+        raise DataError(f'{setting}: {error}') from error
+    except Exception as error:
+        raise DataError(
+            f'{setting} fails on the first sample of {where}, and would do so in the course of '
+            f'training: {type(error).__name__}: {error}.'
+        ) from error
 
 
 def leaf_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
