@@ -283,6 +283,25 @@ def test_a_pipeline_that_a_hook_puts_in_place_later_passes(shapes_root):
     check(DEMO, shapes_root, custom_hooks=[hook])
 
 
+@pytest.mark.parametrize('where', ['part 1 of train_dataloader', 'custom_hooks.0.switch_pipeline'])
+def test_samples_of_other_pipelines_that_lack_something(where, shapes_root):
+    cfg = load_config(DEMO, {'data_root': str(shapes_root)})
+    boxes = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(type='PackDetInputs'),
+    ]
+    if where.startswith('part'):
+        parts = [cfg.train_dataloader.dataset, dict(cfg.train_dataloader.dataset, pipeline=boxes)]
+        cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts)
+    else:
+        cfg.custom_hooks = [dict(type='PipelineSwitchHook', switch_pipeline=boxes)]
+    lines = check_data(cfg, ('train',)).lines
+    (told,) = (line for line in lines if 'have no' in line)
+    assert told.startswith(f'warning: samples of {where}')
+    assert 'gt_instances.masks' in told
+
+
 def test_a_checkpoint_of_classes_in_another_order(shapes_root):
     sets = check_data(load_config(DEMO, {'data_root': str(shapes_root)}), ('val',))
     for trained in ({}, dict(dataset_meta=dict(classes=CLASSES))):

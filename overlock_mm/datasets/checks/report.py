@@ -125,10 +125,7 @@ class _Split:
             for leaf in _leaves(built):
                 with self.problems.gathered():
                     self._check_leaf(leaf)
-            if not {'dataset', 'datasets'} & set(self.config):
-                for setting, pipeline in self.later:
-                    with self.problems.gathered():
-                        _check_later_pipeline(built, pipeline, setting, self.where)
+            self._check_alike(built)
         metainfo = getattr(built, 'metainfo', None)
         names = metainfo.get('classes') if isinstance(metainfo, dict) else None
         if names and not isinstance(names, str):
@@ -141,6 +138,27 @@ class _Split:
             with self.problems.gathered():
                 check_top_k(self.evaluators, self.model, len(names), self.split)
         self.problems.raise_all()
+
+    def _check_alike(self, built: Any) -> None:
+        """Compare what a first sample has with one of other parts and of later pipelines."""
+        first, *others = _leaves(built)
+        if not others and (not self.later or first is not built):
+            return
+        with self.problems.gathered():
+            expected = _fields(first[0])
+            for number, part in enumerate(others, 1):
+                self._warn_of_lacking(f'part {number} of {self.where}', expected, part[0])
+        for setting, pipeline in self.later if first is built else ():
+            with self.problems.gathered():
+                sample = _run_later(built, pipeline, setting, self.where)
+                self._warn_of_lacking(setting, expected, sample)
+
+    def _warn_of_lacking(self, name: str, expected: set[str], sample: Any) -> None:
+        lacking = sorted(expected - _fields(sample)) if sample is not None else []
+        if lacking:
+            self.sets.warn(
+                [f'samples of {name} have no {", ".join(lacking)}, which the first ones have.']
+            )
 
     def _check_before_building(self) -> None:
         """Ask what would end the building without a readable message."""
@@ -273,8 +291,19 @@ class _Split:
         return any(m.get('ann_file') is None or same_file(m.ann_file, path) for m in metrics)
 
 
-def _check_later_pipeline(dataset: Any, pipeline: Any, setting: str, where: str) -> None:
-    """Let a pipeline that a hook puts in place later load a sample now.
+def _fields(packed: Any) -> set[str]:
+    """Names of what a sample has when it leaves its pipeline."""
+    names = set(packed) if isinstance(packed, dict) else set()
+    sample: Any = packed.get('data_samples') if isinstance(packed, dict) else None
+    for name, part in sample.items() if hasattr(sample, 'items') else ():
+        names.add(name)
+        if hasattr(part, 'items'):
+            names.update(f'{name}.{key}' for key, _ in part.items())
+    return names
+
+
+def _run_later(dataset: Any, pipeline: Any, setting: str, where: str) -> Any:
+    """The first sample as a pipeline makes it that a hook puts in place later.
 
     Raises:
         DataError: It cannot be built, or fails, or ignores all objects of a class.
@@ -293,6 +322,7 @@ def _check_later_pipeline(dataset: Any, pipeline: Any, setting: str, where: str)
             f'{setting} fails on the first sample of {where}, and would do so in the course of '
             f'training: {type(error).__name__}: {error}.'
         ) from error
+    return sample
 
 
 def leaf_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
