@@ -59,7 +59,7 @@ def return_freed_memory() -> None:
 
 
 def peak_extra_memory(function: Callable[[], object], device: torch.device) -> int | None:
-    """Most bytes that a call held beyond what was held before it; None if it cannot be told."""
+    """Peak bytes of a call beyond those held before it; None if they cannot be determined."""
     if device.type == 'cuda':
         function()
         torch.cuda.synchronize(device)

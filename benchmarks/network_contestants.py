@@ -27,7 +27,7 @@ class Contestant:
         prepare: Brings the network into the mode and layout of the case; to be called when
             another case may have changed them.
         seconds: Wall times.
-        traceable: Whether the memory of a single call can be told.
+        traceable: Whether the memory of a single call can be measured.
     """
 
     call: Callable[[], object]

@@ -65,7 +65,7 @@ def draw_accuracy(content: dict[str, Any], path: Path) -> str:
 
 
 def draw_resolution(content: dict[str, Any], path: Path) -> str:
-    """Time and memory against pixels, batch 1; the title, empty if there is one size alone."""
+    """Time and memory against pixels, batch 1; returns the title, empty for a single size."""
     results = [
         r
         for r in content['results']

@@ -40,7 +40,7 @@ RATIOS = (
     ('OverLoCK-T, ONNX Runtime', 'OverLoCK-T, deploy form'),
     ('OverLoCK-T, training form', 'ConvNeXt-B'),
 )
-#: Growth is told between these cases.
+#: The two cases between which growth is reported.
 SMALL, LARGE = 'inference-b1-224x224', 'inference-b1-800x1280'
 
 

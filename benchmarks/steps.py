@@ -2,7 +2,7 @@
 
 It measures variant T after every step, all in turns in one process, beside a ConvNeXt-B, and
 writes ``benchmarks/results/steps-cpu.json`` and from it ``docs/performance.md``; with
-``--report`` the page alone.
+``--report`` writes only the page.
 """
 
 import argparse
@@ -119,9 +119,9 @@ def _case_title(case: dict) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Measure, unless told to report alone, and write the page."""
+    """Measure, unless only the report is requested, and write the page."""
     parser = argparse.ArgumentParser(prog='python -m benchmarks.steps', description=__doc__)
-    parser.add_argument('--report', action='store_true', help='write the page alone')
+    parser.add_argument('--report', action='store_true', help='only write the page')
     parser.add_argument('--seconds', type=float, default=20, help='for each case')
     arguments = parser.parse_args(argv)
     if not arguments.report:

@@ -199,7 +199,7 @@ def device_line() -> str:
     import torch
 
     if not torch.cuda.is_available():
-        made_for = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'the CPU alone'
+        made_for = f'CUDA {torch.version.cuda}' if torch.version.cuda else 'the CPU only'
         return f'none visible (torch is made for {made_for})'
     count = torch.cuda.device_count()
     names = ', '.join(torch.cuda.get_device_name(index) for index in range(count))

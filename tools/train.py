@@ -126,7 +126,7 @@ def read_starting_checkpoint(cfg: Config) -> dict[str, Any]:
     if cfg.resume and lacking:
         raise CheckpointError(
             f'{cfg.load_from!r} cannot be resumed from: it lacks {", ".join(lacking)}. To start '
-            f'from its weights alone, use --cfg-options load_from={cfg.load_from}.'
+            f'only from its weights, use --cfg-options load_from={cfg.load_from}.'
         )
     seed = checkpoint.get('message_hub', {}).get('runtime_info', {}).get('seed')
     if cfg.resume and seed is not None:

@@ -87,7 +87,7 @@ custom_imports = dict(
 )
 # An average over twenty steps, as there are only hundreds.
 custom_hooks = [dict(_base_.custom_hooks[0], momentum=0.05)]
-# Runs differ by rounding alone.
+# Runs differ only by rounding.
 randomness = dict(seed=0)
 
 default_hooks = dict(

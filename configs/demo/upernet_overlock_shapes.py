@@ -101,7 +101,7 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(base_batch_size=4)
 
-# Runs differ by rounding alone.
+# Runs differ only by rounding.
 randomness = dict(seed=0)
 
 default_hooks = dict(

@@ -37,7 +37,7 @@ def activation_map(score: Score, module: nn.Module, inputs: Tensor, method: str)
         score: What is to be explained, with the model in it.
         module: The stage: a module within the model whose output is [1, C, h, w].
         inputs: The image [1, 3, H, W], normalised.
-        method: One of :data:`METHODS`. ``eigencam`` asks for activations alone, not for the score.
+        method: One of :data:`METHODS`. ``eigencam`` uses only activations, not the score.
 
     Returns:
         float32 [H, W] from 0 to 1, the largest value being 1; all zero where no activation speaks

@@ -281,7 +281,7 @@ def _name_of(path: Path) -> str:
 
 def _read_log(path: Path) -> Iterator[tuple[int, bool, dict[str, float]]]:
     """For each line: the training iterations done, whether it is one of training, its numbers."""
-    # Iterations done, or None where a validation line tells them itself.
+    # Iterations done, or None where the validation line contains them.
     done: int | None = None
     lines = path.read_text().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
@@ -290,7 +290,7 @@ def _read_log(path: Path) -> Iterator[tuple[int, bool, dict[str, float]]]:
             return
         try:
             record = json.loads(line)
-            # Training lines alone carry the iteration.
+            # Only training lines contain the iteration.
             trains = 'iter' in record
             step = int(record['step'])
             if trains:

@@ -33,7 +33,7 @@ MAX_PAGE_BYTES = 10_000_000
 WEIGHT_MAP, AFFINITY_MAP = 'viridis', 'RdBu_r'
 #: With so many colours between which the page mixes, no colour is off by more than a shade.
 _COLORS = 17
-#: Digits after the point of a weight in percent, unless the precision allows for fewer alone.
+#: Decimal places of a weight in percent, unless the precision supports fewer.
 PERCENT_DECIMALS = 2
 _CODES = 2**16 - 1
 _PAGE = Path(__file__).with_name('explorer_page')

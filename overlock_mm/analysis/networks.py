@@ -31,7 +31,7 @@ class Network:
     """A model to look into, in evaluation mode.
 
     Args:
-        name: To tell it from others: the stem of its config file.
+        name: Identifies the network: the stem of its config file.
         cfg: Its config.
         model: Its parameters ask for no gradients.
         classes: Names of the classes, as far as checkpoint or config give them.
@@ -59,7 +59,7 @@ def load_network(
     Args:
         config: A config file of any library whose models are in mmengine's registries.
         checkpoint: Weights; None leaves those of the initialisation, drawn from seed 0.
-        backbone_only: Load the backbone alone, out of a checkpoint of any task, official or ours.
+        backbone_only: Load only the backbone, from a checkpoint of any task, official or ours.
             Otherwise the checkpoint must have just the tensors of the whole model.
         device: Where to put the model.
 

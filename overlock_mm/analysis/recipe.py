@@ -139,7 +139,7 @@ def plot_learning_rates(
 
 
 class SamplesAsSeen(list):
-    """Samples as the model of a classification config sees them, in the place of a data set.
+    """Samples as the model of a classification config sees them; stands in for a data set.
 
     Batches pass the preprocessor as in training, which may mix their images and erase from them;
     its normalisation is undone. A sample's labels are those with a share in it, the largest first,

@@ -90,7 +90,7 @@ def is_official(names: Iterable[str]) -> bool:
 
 
 def official_task(names: Iterable[str]) -> str:
-    """The task that official names belong to, told by the parts that only one task has."""
+    """The task that official names belong to, identified by the parts that only it has."""
     modules = {name.removeprefix('backbone.').split('.')[0] for name in names}
     if 'h_proj' in modules:
         return 'detection'

@@ -47,10 +47,10 @@ class OfficialModel:
 
     @property
     def config(self) -> str | None:
-        """The config that it is for; None for a backbone alone."""
+        """The config that it is for; None for a bare backbone."""
         suffix = '_deploy' if self.deploy else ''
         name = f'overlock_{self.variant}'
-        # A file does not tell Mask R-CNN's schedules apart; the models are the same.
+        # A file does not reveal Mask R-CNN's schedule; the models are the same.
         schedule = '' if self.deploy else '_1x'
         return {
             'classifier': f'configs/classification/{name}{suffix}.py',
@@ -138,7 +138,7 @@ def _describe(found: OfficialModel) -> str:
 
 
 def _model_name(names: Mapping[str, Tensor], task: str, source: str) -> str:
-    """The model around the backbone, told by the parts beside it."""
+    """The model around the backbone, identified by its other parts."""
     parts = {name.split('.')[0] for name in names} - {'backbone'}
     if not parts:
         return 'backbone'

@@ -140,7 +140,7 @@ def leaves_process_group() -> Iterator[None]:
     function's locals nothing is left when it has returned but cycles, such as a runner and its
     hooks.
 
-    An error during the run leaves the group alone: operations that wait for other processes may
+    An error during the run leaves the group as it is: operations that wait for other processes may
     be under way, and to leave would be to wait for them. The launcher ends those processes.
     """
     try:
@@ -200,7 +200,7 @@ def _use_gloo(cfg: Config) -> None:
             '--launcher pytorch expects the environment of torchrun. Start with '
             'torchrun --nproc-per-node N tools/train.py ... --launcher pytorch.'
         )
-    # mmengine leaves a process group that exists alone.
+    # mmengine does not touch an existing process group.
     distributed.init_process_group('gloo')
     cfg.env_cfg.dist_cfg = dict(backend='gloo')
     wrapper = cfg.get('model_wrapper_cfg') or dict(type='MMDistributedDataParallel')

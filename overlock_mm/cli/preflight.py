@@ -1,4 +1,4 @@
-"""Checks before long work: what is missing is told in the first seconds, not after an epoch."""
+"""Checks before long runs: what is missing is reported within seconds, not after an epoch."""
 
 from __future__ import annotations
 

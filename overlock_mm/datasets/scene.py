@@ -247,7 +247,7 @@ def draw_scene(
 ) -> Scene:
     """Draw a picture of overlapping shapes.
 
-    A piece that would hide too much is drawn anew: of each instance at least half of the whole
+    A piece that would hide too much is drawn again: of each instance at least half of the whole
     outline is visible, and at least 150 pixels at a shorter side of 128 (its square scales that).
 
     Args:

@@ -51,7 +51,7 @@ _ADE_NAMES = dict(train='training', val='validation')
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """The generator for picture ``index`` of ``split`` ('train' or 'val'), of these alone."""
+    """The generator for picture ``index`` of ``split`` ('train' or 'val')."""
     return np.random.default_rng([seed, tuple(_COCO_NAMES).index(split), index])
 
 
@@ -67,7 +67,7 @@ def write_shapes(
     """Write pictures with instance masks (COCO) and label maps (ADE20K).
 
     The folder appears under its name only when it is complete. Picture i of a split depends on
-    the seed, the split, the image size and i alone, not on the number of pictures.
+    the seed, the split, the image size and i, not on the number of pictures.
 
     Args:
         root: Folder to write; its parents are made.
@@ -250,7 +250,7 @@ def _check_existing(root: Path, parameters: dict[str, Any], overwrite: bool) -> 
     if not (root / _MANIFEST).is_file():
         raise FileExistsError(
             f'{root} exists and is not a data set drawn by overlock_mm (it has no {_MANIFEST}): '
-            'it is left alone; give the path of a new folder'
+            'it is not overwritten; give the path of a new folder'
         )
     try:
         existing = json.loads((root / _MANIFEST).read_text())
@@ -258,7 +258,7 @@ def _check_existing(root: Path, parameters: dict[str, Any], overwrite: bool) -> 
     except (ValueError, TypeError, KeyError) as error:
         raise FileExistsError(
             f'{root / _MANIFEST} cannot be read as the record of a drawn data set ({error!r}): '
-            'the folder is left alone; remove it yourself or give the path of a new folder'
+            'the folder is not overwritten; remove it yourself or give the path of a new folder'
         ) from error
 
     present = {p.relative_to(root).as_posix() for p in root.rglob('*') if not p.is_dir()}
@@ -329,7 +329,7 @@ def _write_split(
 
 def _coco_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
     """One COCO annotation per instance, with the exact mask as compressed run lengths."""
-    # Here, because drawing alone and the classification folders do not need it.
+    # Imported here, because drawing and the classification folders do not need it.
     from pycocotools import mask as run_lengths
 
     annotations = []

@@ -84,7 +84,7 @@ def background_colours(rng: np.random.Generator) -> FloatArray:
 def shape_colour(rng: np.random.Generator, others: FloatArray) -> FloatArray:
     """A vivid colour, float32 [3]: of eight random ones that farthest from ``others`` [n, 3].
 
-    Colours are drawn without regard to the class, so that a class shows in the outline alone.
+    Colours are independent of the class, so that only the outline reveals the class.
     """
     candidates = np.array(
         [

@@ -13,7 +13,7 @@ from mmpretrain.registry import METRICS
 class AuxiliaryAccuracy(Accuracy):
     """mmpretrain's ``Accuracy``, of the auxiliary classifier of ``OverLoCKClsHead``.
 
-    With test-time augmentation, which averages the main classifier alone, it is that of the first
+    With test-time augmentation, which averages only the main classifier, it is that of the first
     view.
     """
 

@@ -93,7 +93,7 @@ class ResumeHook(Hook):
         elif isinstance(loop, EpochBasedTrainLoop):
             first = loader.begin(runner.epoch, self._batch)
             run_iter = type(loop).run_iter
-            # mmengine counts the batches of an epoch from 0, and hooks tell its end by that.
+            # mmengine counts the batches of an epoch from 0, and hooks detect its end by that.
             loop.run_iter = lambda index, batch: run_iter(loop, index + first, batch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

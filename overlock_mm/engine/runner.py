@@ -1,4 +1,4 @@
-"""The runner of a config: its data sets tell what is wrong with a file, and it resumes exactly."""
+"""The runner of a config: its data sets name the file behind an error, and it resumes exactly."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool
     """A policy for FSDP: each block of the backbone is a unit, the rest of the model is one more.
 
     Heads must not be units of their own: detectors call other methods of them than ``forward``,
-    and FSDP gathers the parameters of a unit in its ``forward`` alone.
+    and FSDP gathers the parameters of a unit only in its ``forward``.
     """
     return recurse or isinstance(module, RecomputableBlock)
 

@@ -49,7 +49,7 @@ def roi_align_forward(
         output: (R, C, aligned_height, aligned_width), receives the result.
         argmax_y: Of the same shape, receives the row that the maximum comes from; empty for
             averages.
-        argmax_x: Likewise its column.
+        argmax_x: The same for its column.
         aligned_height: Bins of a column.
         aligned_width: Bins of a row.
         spatial_scale: Pixels of the input for a pixel of the image.

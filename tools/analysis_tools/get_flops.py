@@ -22,23 +22,23 @@ from overlock_mm.models.overlock import MIN_IMAGE_SIZE
 from overlock_mm.utils.config import load_config
 
 NOTES = """\
-Multiply-adds of one image: a multiplication with its addition counts once. Convolutions, linear
-layers and ContMix are counted; norms, activations, pooling, resizing and softmax are not.
+Multiply-adds per image: a multiplication and its addition count as one. Convolutions, linear layers
+and ContMix are counted; norms, activations, pooling, resizing and softmax are not.
 The published figures (2.6, 5.5, 9.7 and 16.7 G for XT, T, S and B at 224 x 224) lie between the
-convolutions alone and the total of the published deploy form, 2 to 4 % below the total: what makes
-the difference is how much of ContMix is counted. The published deploy form has its dilated branches
-folded; ours also all else that is constant in evaluation."""
+convolutions and the total of the published deploy form, 2 to 4 % below the total; the difference
+depends on how much of ContMix is counted. In the published deploy form only the dilated branches
+are folded; ours folds everything that is constant in evaluation."""
 SCOPES = {
-    'mmpretrain': 'Backbone and main classifier; the auxiliary one, in training alone, is among '
-    'the parameters of the training form.',
-    'mmseg': 'Backbone and decode head; the auxiliary head, in training alone, is among the '
-    'parameters.',
-    'mmdet': 'Backbone, neck and region proposals; the cost of the heads behind them depends on '
-    'the number of proposals, and only their parameters are counted.',
-    'one stage': 'Backbone, neck and the head at every location; what follows the selection of '
-    'objects is among the parameters only.',
-    'features': 'Backbone and, where there is one, neck; the head reads its samples too, and only '
-    'its parameters are counted.',
+    'mmpretrain': 'Backbone and main classifier; the parameters of the training form include the '
+    'auxiliary classifier, which is used only in training.',
+    'mmseg': 'Backbone and decode head; the parameters include the auxiliary head, which is used '
+    'only in training.',
+    'mmdet': 'Backbone, neck and region proposals; the cost of the following heads depends on the '
+    'number of proposals, so only their parameters are counted.',
+    'one stage': 'Backbone, neck and the head at every location; of what follows the selection of '
+    'objects only the parameters are counted.',
+    'features': 'Backbone and neck, if there is one; the head also reads its samples, so only its '
+    'parameters are counted.',
 }
 
 

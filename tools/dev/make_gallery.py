@@ -1,4 +1,4 @@
-"""Make docs/gallery.md anew: run its commands on the demo's models, shrink the pictures, write it.
+"""Regenerate docs/gallery.md: run its commands on the demo's models, shrink the pictures, write it.
 
     make demo && make gallery
 
@@ -307,7 +307,7 @@ def make(entry: Entry, words: Mapping[str, str], pictures: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the gallery; return the exit status."""
-    parser = argparse.ArgumentParser(description='Make docs/gallery.md anew.')
+    parser = argparse.ArgumentParser(description='Regenerate docs/gallery.md.')
     parser.add_argument(
         '--work-dir', type=Path, default=Path('work_dirs/demo'), help='of tools/dev/run_demo.py'
     )
@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs='+',
         choices=names,
         metavar='NAME',
-        help=f'make these pictures anew and keep the page; of {", ".join(names)}',
+        help=f'regenerate only these pictures and keep the page; of {", ".join(names)}',
     )
     args = parser.parse_args(argv)
     entries = [entry for entry in ENTRIES if args.only is None or entry.name in args.only]

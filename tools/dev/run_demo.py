@@ -153,7 +153,7 @@ TASKS = {
 
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Announce a step and tell how long it took."""
+    """Announce a step and report how long it took."""
     console.print(f'[bold]{title}[/bold]')
     start = time.monotonic()
     yield
@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = [TASKS[name] for name in args.tasks]
     start = time.monotonic()
     figures = {}
-    # This process builds and draws, of which mmengine would tell a thousand lines.
+    # This process builds and draws, about which mmengine would log a thousand lines.
     MMLogger.get_instance('overlock_mm demo', log_level='WARNING')
     with readable_errors():
         check_work_dir(work_dir)

@@ -4,7 +4,7 @@
     python tools/dev/stack_checkout.py upstream
 
 The folder ``.upstream`` then holds a copy of the project in which ``requirements/upstream/*.txt``
-stand in the place of the files of the same names. Everything else follows: its own ``.venv``, its
+replace the files of the same names. Everything else follows: its own ``.venv``, its
 own compiled operators (an extension fits only one torch), the same tests. Used by
 ``make test-upstream`` and ``make test-newest``.
 """

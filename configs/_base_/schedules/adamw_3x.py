@@ -4,7 +4,7 @@
 #   rate      1e-4 in every layer, as Mask R-CNN here and Swin; MogaNet-S has 2e-4, MogaNet-B 1e-4
 #             that falls by 0.8 a layer, ConvNeXt-S 2e-4 that falls by 0.7
 #   warm-up   500 iterations, as Mask R-CNN here; MogaNet has 1000
-#   decay     as Mask R-CNN here; MogaNet and Swin spare all norms
+#   decay     as Mask R-CNN here; MogaNet and Swin exclude all norms
 #   precision full, as Mask R-CNN here; Swin and ConvNeXt have fp16
 # The paper compares its cascade with MogaNet's.
 _base_ = './adamw_1x.py'
