@@ -24,7 +24,7 @@ env: ## Set up .venv: 3 min; MMCV=compiled compiles mmcv too: 13 min (2 cores)
 demo: env ## Train and test three small models on drawn images: 15 min (2 cores)
 	$(CPU) $(PY) tools/dev/run_demo.py --work-dir work_dirs/demo
 
-gallery: env ## Make docs/gallery.md anew from the models of `make demo`: 5 min (2 cores)
+gallery: env ## Regenerate docs/gallery.md from the models of `make demo`: 5 min (2 cores)
 	$(CPU) $(PY) tools/dev/make_gallery.py --work-dir work_dirs/demo
 
 test: lint ## Lint, type check and all tests: 15 min (2 cores)
@@ -40,7 +40,7 @@ test-newest test-upstream: test-%:
 	$(MAKE) -C .$* env
 	cd .$* && $(CPU) $(PYTEST)
 
-test-install: env ## The README's installation, run as it stands in a new virtual environment: 5 min
+test-install: env ## The README's installation, run verbatim in a new virtual environment: 5 min
 	$(CPU) OVERLOCK_TEST_INSTALL=1 $(PY) -m pytest -s tests/docs/test_installation.py
 
 test-gpu: env ## Tests that need a GPU, also under compute-sanitizer where it is installed

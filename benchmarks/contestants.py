@@ -33,7 +33,7 @@ def _backend(case: Case, name: str) -> Contestant:
 
 
 def rivals(case: Case, device: torch.device) -> dict[str, Contestant]:
-    """Plain PyTorch, and what else is installed."""
+    """Plain PyTorch and every other implementation that is installed."""
     k = case.kernel_size
     if case.op == 'neighborhood_aggregate':
         found: dict[str, Contestant] = {

@@ -84,7 +84,7 @@ def contestants_of(
 def time_in_turns(contestants: dict[str, Contestant], device: torch.device, budget: float) -> None:
     """Run each once per round, until the budget in seconds is spent.
 
-    What else happens on the machine then hits all alike.
+    Other activity on the machine then affects all of them equally.
     """
     started = time.perf_counter()
     for round_index in range(ROUNDS[1]):

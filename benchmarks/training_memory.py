@@ -274,7 +274,7 @@ def main() -> None:
     """Measure as the command line says, and write both files."""
     parser = argparse.ArgumentParser(prog='python -m benchmarks.training_memory')
     parser.add_argument(
-        'parts', nargs='*', help=f'what to measure anew: {", ".join(PARTS)}; default: all'
+        'parts', nargs='*', help=f'parts to measure again: {", ".join(PARTS)}; default: all'
     )
     parser.add_argument('--batch-size', type=int, default=2, help='of a timed step')
     parser.add_argument('--rounds', type=int, default=5, help='timed steps of each formulation')

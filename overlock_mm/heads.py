@@ -64,7 +64,7 @@ class Head:
         outputs: ``out_indices`` of the backbone: those that neck or head read, and no others.
         rate: Learning rate and weight decay of AdamW; None keeps the optimizer of the base.
         clip: Norm to which gradients are clipped.
-        note: What else to know, in whole sentences.
+        note: Remarks, in whole sentences.
     """
 
     name: str

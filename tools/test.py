@@ -73,7 +73,7 @@ def enable_drawing(cfg: Config, folder: str) -> None:
     if hook is None:
         raise ValueError('--show-dir needs `default_hooks.visualization` in the config.')
     folder = str(Path(folder).absolute())
-    # Three libraries, three spellings of the same wish.
+    # The three libraries spell the same option differently.
     if cfg.default_scope == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=folder)
     elif cfg.default_scope == 'mmseg':

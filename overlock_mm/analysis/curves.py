@@ -156,7 +156,7 @@ def plot_curves(
     """Draw one panel per key, with all runs over one another, and write the numbers beside it.
 
     The figure goes to ``path`` and the numbers, never smoothed, to a CSV file of the same name with
-    the columns run, key, step and value. Each of the two is written completely or not at all.
+    the columns run, key, step and value. Both files are written atomically.
 
     Args:
         runs: One or more, of different names.

@@ -54,7 +54,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure, complete or not at all; the suffix says how."""
+    """Write a figure atomically, in the format of the suffix."""
     with replacing(path) as partial:
         figure.savefig(partial, bbox_inches='tight', pad_inches=0.06)
 

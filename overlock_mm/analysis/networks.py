@@ -71,7 +71,7 @@ def load_network(
     """
     cfg = load_config(config)
     if 'backbone' not in cfg.get('model', {}):
-        raise ValueError(f'{config} has no model with a backbone, which is what is looked into.')
+        raise ValueError(f'{config} has no model with a backbone to analyse.')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         torch.manual_seed(0)
         model = MODELS.build(cfg.model)

@@ -311,7 +311,7 @@ def open_video(path: str | Path) -> Any:
     """Open a video as a sequence of frames, uint8 BGR [H, W, 3] each.
 
     Raises:
-        ValueError: It is no video that OpenCV can read.
+        ValueError: OpenCV cannot read it as a video.
     """
     video = mmcv.VideoReader(str(path))
     if not video.opened or video.frame_cnt < 1:

@@ -78,8 +78,8 @@ class RegionScore(Score):
 class BoxScore(Score):
     """The logit of a class of a fixed box, from the box heads of a two-stage detector.
 
-    The region proposals have no part in it: the box stays where it is, whatever happens to the
-    image. The stages of a cascade are averaged, as in its predictions.
+    The region proposals play no part in it: the box stays fixed while the image changes.
+    The stages of a cascade are averaged, as in its predictions.
 
     Args:
         model: The detector.

@@ -114,7 +114,7 @@ def read_everywhere() -> None:
     """
 
     def load(filename: str, map_location: Any = None) -> dict[str, Any]:
-        # On the CPU whatever is asked for: what is loaded is copied to the device of its module.
+        # Always on the CPU: loading copies each tensor to the device of its module.
         return read_checkpoint(Path(filename).expanduser() if '://' not in filename else filename)
 
     CheckpointLoader.register_scheme(('', 'http://', 'https://'), loader=load, force=True)
@@ -175,7 +175,7 @@ def _download(address: str) -> Path:
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(address, str(target))  # complete or not at all
+            torch.hub.download_url_to_file(address, str(target))  # atomic
         except OSError as error:
             raise CheckpointError(
                 f'{address} cannot be downloaded ({error}). Fetch it by other means and name the '

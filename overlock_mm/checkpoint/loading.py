@@ -1,4 +1,4 @@
-"""Loading with a report: what came in, what did not, and why that is right or wrong."""
+"""Loading with a report: what was loaded, what was not, and whether that is expected."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -161,8 +161,11 @@ def load_pretrained(backbone: OverLoCK, path: str | Path, prefix: str | None = N
     logger = MMLogger.get_current_instance()
     logger.info('%s: loaded %d of %d tensors', source, len(own.keys() & state_dict), len(own))
     for names, what in (
-        (own.keys() - state_dict.keys(), 'keep their initial weights, as another task wrote it'),
-        (state_dict.keys() - own.keys(), 'are left out, as this network has no use for them'),
+        (
+            own.keys() - state_dict.keys(),
+            'keep their initial weights: the file is from another task',
+        ),
+        (state_dict.keys() - own.keys(), 'are ignored: this network does not have them'),
     ):
         if names:
             parts = sorted({name.split('.')[0] for name in names})

@@ -80,7 +80,7 @@ def convert_file(
         a report of one sentence per line.
 
     Raises:
-        CheckpointError: It is no official file of a published variant.
+        CheckpointError: It is not an official file of a published variant.
         CheckpointMismatchError: It lacks tensors, has foreign ones or ones of wrong shape.
     """
     state_dict = state_dict_of(content, source)
@@ -125,7 +125,7 @@ def convert_file(
             del converted[name]
         if auxiliary:
             report.append(
-                f'Left out {len(auxiliary)} tensors of the auxiliary classifier, which teaches in '
+                f'Left out {len(auxiliary)} tensors of the auxiliary classifier, which is used in '
                 'training only.'
             )
     meta, sentences = _converted_meta(content, found)

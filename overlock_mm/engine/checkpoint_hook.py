@@ -1,4 +1,4 @@
-"""Checkpoints that a killed run cannot damage."""
+"""Checkpoints that survive a killed run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HASH_DIGITS = 8
 # Registering twice happens when a tool reloads this module; the class is the same.
 @register_backend(ATOMIC_BACKEND, force=True)
 class AtomicLocalBackend(LocalBackend):
-    """Local files that appear whole or not at all: :func:`overlock_mm.utils.files.replacing`."""
+    """Local files, written atomically by :func:`overlock_mm.utils.files.replacing`."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write ``obj`` to ``filepath``, creating its folder where needed."""
@@ -35,7 +35,7 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def write_with_hash(content: dict[str, Any], target: Path) -> Path:
-    """Save a checkpoint, whole or not at all, under a name that ends in its SHA-256.
+    """Save a checkpoint atomically, under a name that ends in its SHA-256.
 
     Returns:
         The path: ``<stem of target>-<first 8 digits>.pth``.

@@ -21,7 +21,7 @@ class EnlargingMixin:
         **kwargs: Of the visualizer.
 
     Raises:
-        ValueError: ``factor`` is no positive integer.
+        ValueError: ``factor`` is not a positive integer.
     """
 
     #: Fields of a data sample that :meth:`_enlarge` takes; the others are not drawn.

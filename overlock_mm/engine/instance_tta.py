@@ -25,7 +25,7 @@ class InstanceTTAModel(BaseTTAModel):
     suppression per class. A surviving box keeps the mask of its own view; masks are not averaged.
 
     The pipeline must pack the meta key ``flip_direction`` and not ``flip``: a cascade's heads take
-    the latter for a wish to flip masks themselves, at which mmdet fails.
+    the latter as a request to flip masks themselves, which fails in mmdet.
 
     Args:
         nms: Config of ``mmcv.ops.batched_nms``.
@@ -62,7 +62,7 @@ class InstanceTTAModel(BaseTTAModel):
 def _without_flip(view: DetDataSample) -> InstanceData:
     """The view's instances in the coordinates of the original, unflipped image.
 
-    Of what a head adds for itself, such as RTMDet's kernels, nothing is kept.
+    Fields that only one head adds, such as RTMDet's kernels, are dropped.
     """
     found = view.pred_instances
     direction = view.flip_direction

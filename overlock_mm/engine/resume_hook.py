@@ -1,4 +1,4 @@
-"""A resumed run goes on as the run before it would have."""
+"""A resumed run is identical to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _KEY = 'resume_state'
 
 
 class ResumeHook(Hook):
-    """Keeps in checkpoints what mmengine leaves out, and goes on from there.
+    """Adds to checkpoints what mmengine leaves out, and restores it.
 
-    That is the states of the random generators of every process, the position in the epoch, and the
-    size to which a data preprocessor resizes batches for the time being. A resumed run then sees
-    the batches that the run before it would have seen next, without loading earlier ones, and
-    computes the same numbers. What stands in the way of that is logged.
+    These are the states of the random generators of every process, the position in the epoch, and
+    the size to which a data preprocessor currently resizes batches. A resumed run then continues
+    with the next batch, without loading earlier ones, and computes the same numbers as an
+    uninterrupted run. The log gives the reasons when that cannot hold.
 
-    Validation leaves the generators as they were, so a run does not depend on how often it is
+    Validation restores the generators afterwards, so a run does not depend on how often it is
     validated.
 
     :func:`overlock_mm.engine.runner.build_runner` registers it and gives it the loader it needs.
@@ -67,11 +67,11 @@ class ResumeHook(Hook):
         differences = list(_differences(runner, self._resumed))
         if differences:
             runner.logger.warning(
-                'From here on the run may differ from one that was not interrupted:\n- '
+                'From here on the run may differ from an uninterrupted one:\n- '
                 + '\n- '.join(differences)
             )
         else:
-            runner.logger.info('The run goes on as if it had not been interrupted.')
+            runner.logger.info('The run continues exactly as an uninterrupted one would.')
         generators = self._resumed.get('generators', [])
         if len(generators) == get_world_size():
             self._generators = generators[get_rank()]
@@ -124,10 +124,10 @@ class ResumeHook(Hook):
 
 
 class _BatchesFrom:
-    """Takes the place of the iterator in mmengine's iteration-based loop.
+    """Replaces the iterator in mmengine's iteration-based loop.
 
-    That loop calls ``skip_iter`` to pass over what was seen, or in older versions asks for as many
-    batches, all of which are loaded.
+    That loop calls ``skip_iter`` to skip batches that were already used; older versions draw and
+    load all of them.
     """
 
     def __init__(self, loop: Any) -> None:
@@ -135,7 +135,7 @@ class _BatchesFrom:
         self._asked_in_vain = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
 
     def skip_iter(self, number: int) -> None:
-        """Nothing: the batches begin where the run goes on."""
+        """Do nothing: the first batch is already the next one."""
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -161,7 +161,7 @@ def _length(runner: Runner) -> int:
 
 
 def _differences(runner: Runner, resumed: dict[str, Any]) -> Iterator[str]:
-    """Why the resumed run may part from what the run before it would have computed."""
+    """Why the resumed run may differ from an uninterrupted one."""
     if not resumed:
         yield (
             'the checkpoint keeps no states of random generators and no position in the epoch, '
@@ -170,11 +170,11 @@ def _differences(runner: Runner, resumed: dict[str, Any]) -> Iterator[str]:
         return
     before, now = len(resumed['generators']), get_world_size()
     if before != now:
-        yield f'{before} process(es) wrote the checkpoint, {now} go on: generators start afresh'
+        yield f'{before} process(es) wrote the checkpoint, {now} continue: new random states'
     length = _length(runner)
     if resumed['epoch_length'] != length:
         yield (
-            f'an epoch had {resumed["epoch_length"]} batches and has {length} now: other batches'
+            f'an epoch had {resumed["epoch_length"]} batches and now has {length}: they differ'
             + (', and the epoch begins with its first one' if resumed['batch'] else '')
         )
     loader = runner.train_dataloader
@@ -190,7 +190,7 @@ def _differences(runner: Runner, resumed: dict[str, Any]) -> Iterator[str]:
         yield f'{", ".join(caches)} mix in earlier images, which the workers no longer have'
     if torch.cuda.is_available() and not torch.are_deterministic_algorithms_enabled():
         yield (
-            'operators on the GPU may add in another order each time; '
+            'operators on the GPU may add in a different order each time; '
             '--cfg-options randomness.deterministic=True forbids that'
         )
 

@@ -16,7 +16,7 @@ from overlock_mm.engine.stop_signal_hook import StopSignalHook
 
 
 class _RunnerOfTools:
-    """What is put before a runner class of mmengine."""
+    """Mixin that extends a runner class of mmengine."""
 
     data_sets: DataSets
     resume_hook: ResumeHook
@@ -28,7 +28,7 @@ class _RunnerOfTools:
         if isinstance(dataloader, dict):
             built = self.data_sets.get(dataloader['dataset'])
             if built is not None:
-                # mmengine copies the config, and a function is not copied: nor is the data set.
+                # mmengine copies the config but not functions, and so not the data set.
                 dataloader = dict(dataloader, dataset=dict(type=lambda: built))
         loader = super().build_dataloader(dataloader, *args, **kwargs)  # type: ignore[misc]
         # Here and not in a hook: a loop may start its workers as soon as it has its loader.
@@ -44,7 +44,7 @@ class _RunnerOfTools:
             watch_files(self.train_dataloader.dataset)  # type: ignore[attr-defined]
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        # In every process; mmengine's method does nothing in all but the first.
+        # In every process; mmengine's method does something only in the first.
         self.resume_hook.gather(self)
         super().save_checkpoint(*args, **kwargs)  # type: ignore[misc]
 
@@ -53,7 +53,7 @@ def build_runner(cfg: Config, data_sets: DataSets | None = None) -> Any:
     """The runner that ``runner_type`` names, mmengine's ``Runner`` by default.
 
     Its data sets raise :class:`~overlock_mm.datasets.checks.DataError` at a truncated image or a
-    label out of range. A resumed run goes on as if it had not been interrupted
+    label out of range. A resumed run is identical to an uninterrupted one
     (:class:`~overlock_mm.engine.resume_hook.ResumeHook`), and a signal to stop lets it save first
     (:class:`~overlock_mm.engine.stop_signal_hook.StopSignalHook`). The config stays as it is.
 

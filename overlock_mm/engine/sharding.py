@@ -1,4 +1,4 @@
-"""Training with parameters, gradients and optimizer state divided among processes (FSDP)."""
+"""Training with parameters, gradients and optimizer state sharded across processes (FSDP)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool
 class BlockFSDPStrategy(FSDPStrategy):
     """mmengine's ``FSDPStrategy`` for models with this backbone.
 
-    It shards by blocks of the backbone, writes whole checkpoints, which the test tool and runs
-    without sharding read like any other, complete or not at all, and also runs on CPUs.
+    It shards by blocks of the backbone and also runs on CPUs. Checkpoints are unsharded and written
+    atomically, so that the test tool and runs without sharding read them like any other.
 
     Args:
         model_wrapper: Settings for ``MMFullyShardedDataParallel``.

@@ -1,4 +1,4 @@
-"""What ``mmcv.utils.collect_env`` reports. Asking is no use of an operator, and logs nothing."""
+"""What ``mmcv.utils.collect_env`` reports. It uses no operator and logs nothing."""
 
 from overlock_mm.mmcv_ops.registry import OPERATORS
 

@@ -17,7 +17,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
     ``data_root`` among the options moves the whole data set: a config writes its ``data_root`` into
     several places while it is parsed (data sets, evaluators), and all of them follow. The other
-    options are merged after that, so one that names such a place has the last word.
+    options are merged after that, so they take precedence in these places.
 
     Args:
         path: The config file.
@@ -47,7 +47,7 @@ def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
 
 def _no_config_message(path: Path) -> str:
     known = list_configs()
-    # By bare name first: a wrong folder is the commonest slip.
+    # By bare name first: a wrong folder is the most common mistake.
     stems = {Path(name).stem: name for name in known}
     near = [stems[stem] for stem in difflib.get_close_matches(path.stem, stems, n=3, cutoff=0.5)]
     message = f'There is no config file {str(path)!r}.'

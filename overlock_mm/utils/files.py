@@ -1,4 +1,4 @@
-"""Output files that appear whole or not at all."""
+"""Atomic writes of output files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write to, beside ``path`` and with its suffix; it takes its place at the end.
+    """A temporary path beside ``path``, with its suffix, which replaces it at the end.
 
     What was written is flushed to the disk first, so a reader finds the old content or the new one,
     even after a crash of the machine. An error within the block removes what was written and leaves

@@ -13,7 +13,7 @@ def cfg(request, load):
     return load(request.param)
 
 
-# Children of other variants add numbers alone, and formatting one takes seconds.
+# Children of other variants only add numbers, and formatting one takes seconds.
 @pytest.mark.parametrize(
     'name',
     [

@@ -12,8 +12,8 @@ from tests import official
 from tests.configs.conftest import build_optimizer
 
 BUFFERS = ('running_mean', 'running_var', 'num_batches_tracked')
-#: Spared tensors of the backbone, and for ImageNet of the whole classifier, counted in the
-#: published networks.
+#: Tensors without weight decay, counted in the published networks: of the backbone and, for
+#: ImageNet, of the whole classifier.
 COUNTS = {
     'cls': dict(xt=604, t=1057, s=1455, b=1853),
     'det': dict(xt=42, t=66, s=86, b=106),

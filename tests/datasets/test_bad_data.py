@@ -1,4 +1,4 @@
-"""What can be wrong with a data set: told with the file and the remedy, as early as possible."""
+"""Defects of data sets are reported with the file and the remedy, as early as possible."""
 
 import json
 import shutil

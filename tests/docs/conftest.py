@@ -13,7 +13,7 @@ from overlock_mm.datasets.shapes import METAINFO, write_classification, write_sh
 from tests import official
 from tests.docs.pages import ROOT
 
-# In the place of the real configs: children of the demo's, of one step, without validation.
+# Replacements for the real configs: children of the demo's, of one step, without validation.
 DETECTION = f"""
 _base_ = '{ROOT}/configs/demo/cascade_overlock_shapes.py'
 train_cfg = dict(max_epochs=1, val_begin=2)
@@ -111,7 +111,7 @@ def trained(project):
 
 @pytest.fixture
 def trained_and_pictures(trained, project):
-    """And a picture of the reader's own, alone and in a folder."""
+    """And a picture of the reader's, as a file and in a folder."""
     (project / 'pictures').mkdir()
     for path in (project / 'picture.jpg', project / 'pictures/one.png'):
         Image.effect_noise((360, 240), 60).convert('RGB').save(path)

@@ -50,7 +50,7 @@ GIVEN = {
 }
 #: Pages without a command.
 PYTHON_ONLY = ('inheritance', 'contmix_block', 'paper_map')
-TIMEOUT = 900  # for a machine that is busy with other things; alone, a command takes seconds
+TIMEOUT = 900  # for a busy machine; on an idle one a command takes seconds
 
 
 class Shell:

@@ -1,4 +1,4 @@
-"""A run that was killed goes on to the last digit as if it had not been."""
+"""A run that was killed and resumed equals an uninterrupted one to the last digit."""
 
 import itertools
 import random
@@ -119,18 +119,18 @@ def test_what_hooks_read_of_a_loader_is_kept():
 
 
 @pytest.mark.parametrize(
-    ('change', 'told'),
+    ('change', 'expected'),
     [
-        ({}, 'goes on as if it had not been interrupted'),
+        ({}, 'continues exactly as an uninterrupted one would'),
         ({'resume_state': None}, 'keeps no states of random generators'),
-        ({'processes': 2}, '2 process(es) wrote the checkpoint, 1 go on'),
-        ({'epoch_length': 9}, 'an epoch had 9 batches and has 5 now'),
+        ({'processes': 2}, '2 process(es) wrote the checkpoint, 1 continue'),
+        ({'epoch_length': 9}, 'an epoch had 9 batches and now has 5'),
         ({'accumulative_counts': 3}, 'gradients of 2 accumulated batch(es) are lost'),
         ({'cache': True}, 'CachedMosaic mix in earlier images'),
         ({'input_sizes': [(64, 64)]}, 'the size to which batches are resized is not kept'),
     ],
 )
-def test_the_log_says_whether_a_run_goes_on_exactly(change, told, tmp_path, monkeypatch):
+def test_the_log_says_whether_a_run_is_exact(change, expected, tmp_path, monkeypatch):
     cfg = config(tmp_path, by_epoch=True, randomness=dict(seed=7))
     cfg.train_cfg.max_epochs = 1
     train(cfg)
@@ -150,7 +150,7 @@ def test_the_log_says_whether_a_run_goes_on_exactly(change, told, tmp_path, monk
         mosaic = type('CachedMosaic', (), {'results_cache': [], '__call__': lambda _, x: x})()
         monkeypatch.setattr(Noisy, 'pipeline', SimpleNamespace(transforms=[mosaic]), raising=False)
     train(cfg, resume=True)
-    assert told in ''.join(log.read_text() for log in tmp_path.glob('*/*.log'))
+    assert expected in ''.join(log.read_text() for log in tmp_path.glob('*/*.log'))
 
 
 def test_a_pipeline_that_a_hook_has_put_in_place_is_watched(tmp_path, monkeypatch):

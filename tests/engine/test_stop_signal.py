@@ -107,6 +107,6 @@ def test_all_processes_of_the_tool_are_signalled(run_python, tmp_path):
 
     resumed = run_python(*command, work, '--resume', *options)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert 'goes on as if it had not been interrupted' in resumed.stdout + resumed.stderr
+    assert 'continues exactly as an uninterrupted one would' in resumed.stdout + resumed.stderr
     one, two = (read_checkpoint(folder / 'epoch_3.pth') for folder in (tmp_path / 'whole', work))
     torch.testing.assert_close(one['state_dict'], two['state_dict'], rtol=0, atol=0)

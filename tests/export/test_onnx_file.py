@@ -55,7 +55,7 @@ def test_file_of_a_fixed_size(tmp_path):
     )
     assert set(differences) == {(1, 224, 256), (2, 224, 256), (3, 224, 256)}
     content = onnx.load(path)
-    assert {entry.domain for entry in content.opset_import} <= {''}  # standard operators alone
+    assert {entry.domain for entry in content.opset_import} <= {''}  # only standard operators
     assert content.opset_import[0].version == 20
     metadata = {entry.key: entry.value for entry in content.metadata_props}
     assert metadata == {'task': 'backbone', 'image_size': '224 x 256', 'classes': '["a"]'}

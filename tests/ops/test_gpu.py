@@ -195,7 +195,7 @@ def test_memory_does_not_grow_with_the_window(fused):
     helpers.with_gradients(lambda *x: contmix(*x, 13, backend=fused), tensors)
     torch.cuda.synchronize()
     extra = torch.cuda.max_memory_allocated() - before
-    # The weights alone, which are never stored, in half precision.
+    # Only the weights, which are never stored, in half precision.
     assert extra < 2 * shape.groups * shape.height * shape.width * 13 * 13
 
 

@@ -17,7 +17,7 @@ WORDS = {'scenes', 'shapes', 'out', *gallery.TASKS, *(f'{task}_run' for task in 
 
 @pytest.fixture
 def work_dir(untrained, pictures, tmp_path):
-    """As tools/dev/run_demo.py leaves it, with a classifier alone, and untrained."""
+    """As tools/dev/run_demo.py leaves it, with only a classifier, and untrained."""
     folder = tmp_path / 'demo'
     (folder / 'classification').mkdir(parents=True)
     config, weights = untrained('classification')

@@ -26,7 +26,7 @@ def test_progress_is_told_every_fifty_steps():
     assert run_demo.training_progress(LINE.format(step='150')) == expected
     assert run_demo.training_progress(LINE.format(step=' 10')) is None
     assert run_demo.training_progress('loading annotations into memory...') is None
-    # A run that counts iterations alone.
+    # A run that only counts iterations.
     line = LINE.format(step='150').replace('Epoch(train) [2]', 'Iter(train) ')
     assert run_demo.training_progress(line) == expected.removeprefix('epoch 2, ')
 

@@ -6,7 +6,7 @@ python tools/deployment/switch_to_deploy.py configs/segmentation/upernet_overloc
 The result is for the config's ``*_deploy`` sibling, or for the config itself with
 ``--cfg-options model.backbone.deploy=True``, as it prints. Before it is written, outputs of both
 forms are compared in float64. Only weights and meta data are kept, in
-``weights/upernet_t-<first 8 digits of the file's SHA-256>.pth``, whole or not at all.
+``weights/upernet_t-<first 8 digits of the file's SHA-256>.pth``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def trained_model(config: str, weights: Mapping[str, Tensor], source: str) -> nn
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     if not isinstance(getattr(model, 'backbone', None), OverLoCK):
-        raise ValueError(f'{config} has no OverLoCK as its backbone, but {backbone.get("type")!r}.')
+        raise ValueError(
+            f'The backbone of {config} must be an OverLoCK, but is {backbone.get("type")!r}.'
+        )
     if form_of(weights) == 'published deploy':
         fold_branches(model.backbone)
     check_compatible(model, weights, source)

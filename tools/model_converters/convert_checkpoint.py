@@ -5,7 +5,7 @@ python tools/model_converters/convert_checkpoint.py \
 
 It recognises the task (classification, detection, segmentation), the variant and the form
 (training, deploy) by the tensors, runs no code from the file, and writes
-``weights/upernet_t-<first 8 digits of the file's SHA-256>.pth``, whole or not at all.
+``weights/upernet_t-<first 8 digits of the file's SHA-256>.pth``.
 """
 
 from __future__ import annotations

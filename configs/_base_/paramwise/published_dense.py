@@ -1,5 +1,5 @@
 # Weight decay as in the published runs of detection and segmentation, part of both schedules. Their
-# list said "norm": every parameter whose official name contains it is spared. Those are the
+# list said "norm": every parameter whose official name contains it is not decayed. Those are the
 # LayerNorms of the Focus-Net's blocks and of the outputs; everything else is decayed, batch norms,
 # the LayerNorms of Base-Net and Overview-Net, biases, LayerScale, GRN and position biases too.
 #

@@ -14,10 +14,10 @@ optim_wrapper = dict(
     # 1e-3 for each 1024 images of a batch.
     optimizer=dict(type='AdamW', lr=2e-3, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0),
-    # timm spares all that has at most one dimension. That is norms and biases; LayerScale, GRN and
-    # position biases are decayed. Not by `flat_decay_mult`: FSDP makes every parameter flat.
+    # timm does not decay parameters of at most one dimension: norms and biases. LayerScale, GRN and
+    # position biases are decayed. `flat_decay_mult` is not used, as FSDP flattens every parameter.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
-    # As mmengine's own, but of the parameters with equal settings it makes one group.
+    # mmengine's constructor, but with one group for all parameters that share settings.
     constructor='GroupedOptimWrapperConstructor',
 )
 

@@ -49,7 +49,7 @@ class _Watched:
 class _LabelCheck:
     """A transform: labels are less than the number of classes, or the ignored one.
 
-    Semantic maps beside objects (HTC, panoptic) have classes of their own and are left alone: only
+    Semantic maps beside objects (HTC, panoptic) have their own classes and are not checked: only
     mmseg's data sets have an ``ignore_index``.
     """
 
