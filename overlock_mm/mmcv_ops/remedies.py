@@ -69,11 +69,13 @@ def torchvision_for(torch_version: str) -> str:
     """The command that installs the torchvision made for this torch.
 
     Args:
-        torch_version: That of the distribution, such as '2.11.0' or '2.6.0+cpu'. Since torch 2.0
-            and torchvision 0.15 the minor versions of both go up together.
+        torch_version: That of the distribution, such as '2.11.0' or '2.6.0+cpu'. From torch 2.0
+            and torchvision 0.15 on, the minor versions of both increase together; torchvision 0.29
+            and newer run on every torch from 2.14 on.
     """
     minor = int(torch_version.split('.')[1])
-    command = f'pip install --force-reinstall --no-deps "torchvision==0.{minor + 15}.*"'
+    version = f'==0.{minor + 15}.*' if minor < 14 else '>=0.29'
+    command = f'pip install --force-reinstall --no-deps "torchvision{version}"'
     if '+' in torch_version:
         command += f', with the --index-url that torch {torch_version} came from'
     return command

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from overlock_mm.mmcv_ops.finder import EXTENSION, is_stand_in
 from overlock_mm.mmcv_ops.registry import FAMILIES
 from overlock_mm.mmcv_ops.remedies import (
@@ -113,7 +115,7 @@ def half_installed(folder: Path, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def torchvision_problems(versions: Mapping[str, str], needed: bool) -> list[tuple[str, str]]:
-    """Whether torchvision is there and the one made for this torch.
+    """Whether torchvision is installed and accepts this torch, by its own metadata.
 
     Args:
         versions: Distribution -> version of what is installed.
@@ -125,11 +127,17 @@ def torchvision_problems(versions: Mapping[str, str], needed: bool) -> list[tupl
     if 'torchvision' not in versions:
         what = "torchvision is not installed; detection and mmcv's operators need it."
         return [(what, remedy)] if needed else []
-    minor = '.'.join(versions['torchvision'].split('.')[:2])
-    if f'=={minor}.' in remedy:
-        return []
-    what = f'torchvision {versions["torchvision"]} was not made for torch {versions["torch"]}.'
-    return [(what, remedy)]
+    for text in importlib.metadata.requires('torchvision') or ():
+        needs = Requirement(text)
+        if needs.name == 'torch' and not needs.specifier.contains(
+            versions['torch'], prereleases=True
+        ):
+            what = (
+                f'torchvision {versions["torchvision"]} needs torch {needs.specifier}, but torch '
+                f'{versions["torch"]} is installed.'
+            )
+            return [(what, remedy)]
+    return []
 
 
 if __name__ == '__main__':

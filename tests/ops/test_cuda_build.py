@@ -40,10 +40,14 @@ def why_not():
         return 'nvcc was not found; put it on PATH or set CUDA_HOME to the CUDA toolkit.'
     home = os.environ.get('CUDA_HOME')
     nvcc = str(Path(home, 'bin', 'nvcc')) if home else shutil.which('nvcc')
-    told = subprocess.run([nvcc, '--version'], capture_output=True, text=True, check=True).stdout
-    (release,) = re.findall(r'release (\d+)', told)
-    if release != torch.version.cuda.split('.')[0]:
-        return f'nvcc is of CUDA {release}, torch of CUDA {torch.version.cuda}; torch refuses that.'
+    output = subprocess.run([nvcc, '--version'], capture_output=True, text=True, check=True).stdout
+    (release,) = re.findall(r'release ([\d.]+)', output)
+    if release != torch.version.cuda:
+        return (
+            f'nvcc is of CUDA {release}, torch of CUDA {torch.version.cuda}: another major version '
+            'is an error of torch, and an nvcc of another minor version rejects the headers that '
+            'torch installs.'
+        )
     return None
 
 
@@ -61,12 +65,12 @@ def run(*command, **environ):
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_not() is not None, reason=f'CUDA cannot be compiled here: {why_not()}')
-def test_setup_compiles_links_and_registers_for_both_architectures():
+def test_setup_compiles_links_and_registers():
     # Kept between runs: ninja compiles only what has changed.
     cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
     folder = cache / 'overlock_mm' / 'cuda_build' / f'torch-{torch.__version__}'
     where = ['--build-temp', folder / 'temp', '--build-lib', folder / 'lib']
-    run('setup.py', '-q', 'build_ext', *where, FORCE_CUDA='1', TORCH_CUDA_ARCH_LIST='8.0;9.0')
+    run('setup.py', '-q', 'build_ext', *where, FORCE_CUDA='1', TORCH_CUDA_ARCH_LIST='8.0')
     (library,) = (folder / 'lib').glob('overlock_mm/_C.*.so')
     run('-c', LOAD, library)
     cuobjdump = shutil.which('cuobjdump')
@@ -74,4 +78,4 @@ def test_setup_compiles_links_and_registers_for_both_architectures():
         listed = subprocess.run(
             [cuobjdump, '--list-elf', library], capture_output=True, text=True, check=True
         ).stdout
-        assert 'sm_80' in listed and 'sm_90' in listed
+        assert 'sm_80' in listed
