@@ -179,7 +179,8 @@ if is_current setup.stack "$stack" && is_current setup.package "$package"; then 
 trap 'printf "\nSet-up interrupted; the same command continues it.\n" >&2; exit 130' INT TERM
 find_uv
 if ! is_current setup.stack "$stack"; then
-    interpreter=$("$uv" python find "$wanted_python") ||
+    # --system: not the interpreter of the environment that is about to be removed.
+    interpreter=$("$uv" python find --system "$wanted_python") ||
         stop "No fitting Python: $wanted_python is needed, as the line above says." \
             'name another one: make env PYTHON=/path/to/python3.12 (or PYTHON=3.12).'
     check_disk
