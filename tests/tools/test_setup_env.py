@@ -32,7 +32,7 @@ UV = (
     COMMON
     + r"""
 case "$1 $2" in
-"python find") echo "/usr/bin/python-for-$3" ;;
+"python find") echo "/usr/bin/python-for-$4" ;;
 "venv "*)
     for folder; do :; done
     mkdir -p "$folder/bin"
@@ -171,7 +171,7 @@ def test_first_run_installs_in_order_and_second_run_does_nothing(machine):
     kinds = [re.sub(r'--python \S+ |-r requirements/|/\S*/', '', line) for line in commands]
     admitted = (ROOT / 'requirements' / 'python.txt').read_text().strip()
     assert kinds == [
-        f'uv python find {admitted}',
+        f'uv python find --system {admitted}',
         'uv venv --allow-existing --seed .venv',
         'uv pip install torch.txt build.txt runtime.txt dev.txt',
         'uv pip install --no-deps openmmlab.txt',
