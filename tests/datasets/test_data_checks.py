@@ -360,6 +360,13 @@ def test_folders_in_another_order(folders):
     assert 'alphabetical order' in told
 
 
+def test_a_class_without_a_picture(folders):
+    for file in (folders / 'train' / CLASSES[1]).iterdir():
+        file.unlink()
+    lines = check(CLASSIFICATION, folders)
+    assert any(f'no image of 1 of 5 classes: {CLASSES[1]!r}' in line for line in lines)
+
+
 def test_hidden_folder(folders):
     (folders / 'train/.ipynb_checkpoints').mkdir()
     assert '.ipynb_checkpoints would become a class' in message(CLASSIFICATION, folders)

@@ -47,3 +47,12 @@ def test_a_truncated_file_is_named(picture, backend):
         with pytest.raises(DataError) as caught:
             load(picture, backend)
         assert str(caught.value).startswith(f'{picture} cannot be read as an image')
+
+
+def test_a_picture_too_large_for_pillow_is_not_called_damaged(tmp_path, monkeypatch):
+    path = tmp_path / 'large.png'
+    Image.new('L', (64, 48)).save(path)
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 1000)
+    with pytest.raises(DataError, match=r'large\.png is too large .* Cut it into tiles'):
+        load(path, 'pillow')
+    assert load(path, 'cv2').shape == (48, 64, 3)

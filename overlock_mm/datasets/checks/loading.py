@@ -66,6 +66,11 @@ def load_with_name(load: Any, sample: dict, where: str = '') -> Any:
                 'set, or correct data_root, data_prefix and the suffixes (img_suffix, '
                 'seg_map_suffix).'
             ) from error
+        if isinstance(error, Image.DecompressionBombError):
+            raise DataError(
+                f'{file} is too large for Pillow: {error} Cut it into tiles, together with what '
+                "belongs to it, or load it with imdecode_backend='cv2'."
+            ) from error
         reason = str(error) or type(error).__name__
         raise DataError(
             f'{file} cannot be read as an image by {type(load).__name__}: {reason}. Copy it '

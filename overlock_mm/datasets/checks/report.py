@@ -264,6 +264,12 @@ class _Split:
             return ''
         check_labels(self.model, max(labels), self.where)
         classes = dataset.metainfo.get('classes') or [str(k) for k in range(max(labels) + 1)]
+        lacking = [name for k, name in enumerate(classes) if not labels[k]]
+        if lacking and self.split == 'train':
+            shown = ', '.join(map(repr, lacking[:5])) + (' ...' if len(lacking) > 5 else '')
+            self.sets.warn(
+                [f'{self.where} has no image of {len(lacking)} of {len(classes)} classes: {shown}.']
+            )
         named = {classes[k]: n for k, n in sorted(labels.items()) if 0 <= k < len(classes)}
         return f'; {short(named)}'
 
