@@ -7,27 +7,35 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+)
 
 from benchmarks import measure
 from benchmarks.run import RESULTS
 from overlock_mm import OverLoCK, ops
 from overlock_mm.analysis import measure_activation_memory
 from overlock_mm.models.arch import ARCHS
+from overlock_mm.models.recompute import RECOMPUTE, KeptConv2d, RecomputableBlock
 from overlock_mm.ops.contmix import reference
 
 RESULTS_FILE = RESULTS / 'training-memory.json'
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'training_memory.md'
 VARIANT = 't'
 PARTS = ('kept', 'times')
+#: Selective is torch's checkpointing with a policy that keeps the same as cheap.
+TIMED = (*RECOMPUTE, 'selective')
 SHAPES = ((224, 224), (512, 512), (800, 1280))
 
 PAGE_TEXT = """\
@@ -36,20 +44,28 @@ PAGE_TEXT = """\
 <!-- Written by `python -m benchmarks.training_memory`. Do not edit. -->
 
 What a forward pass keeps for the backward pass decides how large a batch fits. Autograd keeps the
-input of every operation whose gradient needs it; OverLoCK has many cheap ones between two
-convolutions (norms, GELU, gates), and each would keep a map. So it keeps the first map of such a
-chain alone and computes the others again in the backward pass (`overlock_mm/models/lean.py`). Of
-the convolutions the small depthwise ones are computed again too, those of the dilated branches
-and the 3 x 3 of an MLP; the 1 x 1, the dense and the large depthwise ones never are.
+input of every operation whose gradient needs it; OverLoCK has many cheap ones between two costly
+ones (norms, GELU, gates, small depthwise convolutions), and each would keep a map. The backbone's
+option `recompute` says what is computed again in the backward pass instead:
 
-Outputs, gradients and batch-norm statistics are those of the plain formulation to the last bit
-(`tests/models/test_lean.py`). There is nothing to switch on. A SyncBN in such a chain gathers its
-statistics once more in the backward pass. Under `torch.compile` the chains are written out, as
-its partitioner decides by itself what to keep.
+| `recompute` | what a block keeps |
+| --- | --- |
+| `'none'` | whatever autograd keeps |
+| `'cheap'`, the default | its inputs and the results of its costly operations |
+| `'blocks'` | its inputs |
 
-`with_cp=True`, or a flag for each stage, goes further and keeps the inputs of blocks alone:
+Costly are ContMix, the 1 x 1 and the large depthwise convolutions, and in the stem the dense ones.
+One word holds for the whole network, six for its stages in the order of `depths`. OpenMMLab's
+`with_cp=True`, or one flag for each stage, is another name for `'blocks'`:
 
-    model = dict(backbone=dict(with_cp=(True, True, False, False, False, False)))
+    model = dict(backbone=dict(recompute=('blocks', 'blocks', 'cheap', 'cheap', 'cheap', 'cheap')))
+
+Outputs, gradients and batch-norm statistics are the same to the last bit, with stochastic depth
+and under autocast too (`tests/models/test_recompute.py`). What is computed again runs once more,
+so forward hooks fire twice in training, and a SyncBN gathers its statistics once more in the
+backward pass. Under `torch.compile` the option does nothing, as the compiler's partitioner decides
+by itself what to keep. Second derivatives are exact with each option, except through ContMix, which
+has none.
 
 To count for your own config and size of image:
 
@@ -58,8 +74,7 @@ To count for your own config and size of image:
 ## Bytes kept for each image
 
 OverLoCK-{variant} in detection form, float32: every storage once, without parameters and
-buffers, on {counted}. *Plain* is every operation and ContMix written out; *fused ContMix* is the
-same with our operator.
+buffers, on {counted}. *Plain* is `'none'` with ContMix written out.
 
 {totals}
 
@@ -75,7 +90,9 @@ All variants at {height} x {width}:
 
 Forward and backward of OverLoCK-{variant} in detection form, {height} x {width}, batch
 {batch_size}, {threads} threads of {device}, torch {torch}, {timed}: median of {rounds} steps,
-taken in turn on a machine that had other work, so by some percent uncertain.
+taken in turn on a machine that had other work, so by some percent uncertain. The last row is
+`torch.utils.checkpoint` with a policy that keeps what `'cheap'` keeps: its dispatch modes see every
+operation of a block twice.
 
 {times}
 
@@ -91,17 +108,11 @@ map is infinite, and the ratio of two such norms is NaN.
 
 NAMES = {
     'plain': 'plain',
-    'fused': 'fused ContMix',
-    'default': 'default',
-    'with_cp': '`with_cp=True`',
+    'none': "`'none'`",
+    'cheap': "`'cheap'`",
+    'blocks': "`'blocks'`",
+    'selective': 'selective checkpointing of torch',
 }
-
-
-@contextmanager
-def plain_formulation() -> Iterator[None]:
-    """Let autograd keep whatever it needs, as if every chain of steps were written out."""
-    with mock.patch('overlock_mm.models.lean._pays', return_value=False):
-        yield
 
 
 class _Chain(TorchFunctionMode):
@@ -116,26 +127,38 @@ class _Chain(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-@contextmanager
-def _written_out() -> Iterator[None]:
-    """The plain formulation, with ContMix as the chain of its operations."""
-    with plain_formulation(), _Chain():
-        yield
-
-
 FORMULATIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {
-    'plain': _written_out,
-    'fused': plain_formulation,
-    'default': nullcontext,
-    'with_cp': nullcontext,
+    'plain': _Chain,
+    **dict.fromkeys(RECOMPUTE, nullcontext),
 }
 
 
 def build(variant: str, formulation: str) -> OverLoCK:
     """The network in detection form and training mode."""
     torch.manual_seed(0)
-    network = OverLoCK(variant, context_residual=True, with_cp=formulation == 'with_cp')
+    recompute = formulation if formulation in RECOMPUTE else 'none'
+    network = OverLoCK(variant, context_residual=True, recompute=recompute)
+    if formulation == 'selective':
+        checkpoint_selectively(network)
     return network.train()
+
+
+def checkpoint_selectively(network: OverLoCK) -> None:
+    """Let the library keep what ``recompute='cheap'`` keeps."""
+    costly = {m.weight.data_ptr() for m in network.modules() if isinstance(m, KeptConv2d)}
+
+    def policy(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        kept = operator is torch.ops.overlock_mm.contmix.default or (
+            operator is torch.ops.aten.convolution.default and args[1].data_ptr() in costly
+        )
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    contexts = partial(create_selective_checkpoint_contexts, policy)
+    for module in network.modules():
+        if isinstance(module, RecomputableBlock):
+            module.forward = partial(  # type: ignore[method-assign]
+                checkpoint, module.forward, use_reentrant=False, context_fn=contexts
+            )
 
 
 def count(variant: str, shape: tuple[int, int]) -> dict[str, dict[str, int]]:
@@ -155,11 +178,10 @@ def step_of(
 ) -> tuple[Callable[[str], None], list[str]]:
     """A function that takes a step in a formulation, and the formulations that it knows."""
     images = torch.rand(batch_size, 3, *shape)
-    networks = {name: build(variant, name) for name in FORMULATIONS if name != 'plain'}
+    networks = {name: build(variant, name) for name in TIMED}
 
     def step(name: str) -> None:
-        with FORMULATIONS[name]():
-            sum(out.mean() for out in networks[name](images)).backward()
+        sum(out.mean() for out in networks[name](images)).backward()
         networks[name].zero_grad()
 
     return step, list(networks)
@@ -232,18 +254,21 @@ def page(content: dict[str, Any]) -> str:
             },
         ),
         modules=_table(
-            ['module', *NAMES.values()],
-            [[module, *(_mb(by_module[n].get(module, 0), 1) for n in NAMES)] for module in modules],
+            ['module', *(NAMES[n] for n in FORMULATIONS)],
+            [
+                [module, *(_mb(by_module[n].get(module, 0), 1) for n in FORMULATIONS)]
+                for module in modules
+            ],
         ),
         variants=_totals('variant', {name.upper(): row for name, row in kept['variants'].items()}),
         times=_table(
-            ['', 'median (ms)', 'fastest (ms)', 'median / fused ContMix'],
+            ['', 'median (ms)', 'fastest (ms)', 'median / none'],
             [
                 [
                     NAMES[name],
                     f'{row["median_ms"]:.0f}',
                     f'{row["fastest_ms"]:.0f}',
-                    f'{row["median_ms"] / times["steps"]["fused"]["median_ms"]:.2f}',
+                    f'{row["median_ms"] / times["steps"]["none"]["median_ms"]:.2f}',
                 ]
                 for name, row in times['steps'].items()
             ],
@@ -253,9 +278,9 @@ def page(content: dict[str, Any]) -> str:
 
 def _totals(title: str, rows: dict[str, dict[str, int]]) -> str:
     return _table(
-        [title, *(f'{name} (MB)' for name in NAMES.values()), 'default / plain'],
+        [title, *(f'{NAMES[name]} (MB)' for name in FORMULATIONS), 'cheap / plain'],
         [
-            [key, *(_mb(row[n]) for n in NAMES), f'{row["default"] / row["plain"]:.2f}']
+            [key, *(_mb(row[n]) for n in FORMULATIONS), f'{row["cheap"] / row["plain"]:.2f}']
             for key, row in rows.items()
         ],
     )

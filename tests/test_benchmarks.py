@@ -114,5 +114,5 @@ def test_a_step_in_every_formulation(monkeypatch):
     monkeypatch.setattr(training_memory, 'build', lambda *_: torch.nn.Conv2d(3, 4, 1))
     monkeypatch.setattr(training_memory.measure, 'machine', lambda *_: {})
     times = training_memory.run('times', batch_size=1, rounds=2)
-    assert set(times['steps']) == {'fused', 'default', 'with_cp'}
+    assert set(times['steps']) == {'none', 'cheap', 'blocks', 'selective'}
     assert all(row['fastest_ms'] <= row['median_ms'] for row in times['steps'].values())

@@ -1,20 +1,20 @@
 """Base-Net: stem and the first three stages (paper figure 3)."""
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overlock_mm.models.arch import OverLoCKArch
 from overlock_mm.models.blocks import BasicBlock
 from overlock_mm.models.layers import ConvNorm
-from overlock_mm.models.lean import lean
+from overlock_mm.models.recompute import recompute_in_backward
 
 
 class Stem(nn.Sequential):
     """Four 3 x 3 convolutions, strides 2 1 2 1, to stride 4."""
+
+    recompute = 'cheap'
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: Mapping[str, Any]) -> None:
         half = channels // 2
@@ -28,12 +28,10 @@ class Stem(nn.Sequential):
             ConvNorm(channels, channels, 3, norm_cfg),
         )
 
+    @recompute_in_backward
     def forward(self, x: Tensor) -> Tensor:
-        layers = [layer for layer in self if isinstance(layer, ConvNorm)]
-        x = layers[0].conv(x)
-        for layer, following in pairwise(layers):
-            x = lean(x, layer.norm, F.gelu, following.conv)
-        return layers[-1].norm(x)
+        """[B, in_channels, H, W] to [B, channels, H / 4, W / 4]."""
+        return super().forward(x)
 
 
 class BaseNet(nn.Module):

@@ -14,7 +14,7 @@ from overlock_mm.models.layers import (
     SqueezeExcite,
     build_norm,
 )
-from overlock_mm.models.recompute import RecomputableBlock
+from overlock_mm.models.recompute import RecomputableBlock, recompute_in_backward
 from overlock_mm.models.reparam import DilatedReparamConv
 
 
@@ -49,9 +49,10 @@ class BasicBlock(RecomputableBlock):
         self.drop_path = DropPath(drop_path_rate)
         self.layer_scale = LayerScale(channels) if layer_scale else nn.Identity()
 
-    def compute(self, x: Tensor) -> Tensor:
+    @recompute_in_backward
+    def forward(self, x: Tensor) -> Tensor:
         """[B, D, H, W] to the same shape."""
         x = self.dwconv(x)
-        y = self.large_conv(x, self.norm)
-        y = self.mlp(y, self.large_norm, self.se)
-        return self.layer_scale(x) + self.drop_path(y)
+        y = self.large_conv(self.norm(x))
+        y = self.mlp(self.se(self.large_norm(y)))
+        return self.drop_path(y) + self.layer_scale(x)

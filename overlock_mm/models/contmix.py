@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from overlock_mm import ops
 from overlock_mm.models.layers import ConvNorm, build_norm
-from overlock_mm.models.lean import lean
+from overlock_mm.models.recompute import KeptConv2d, keep_results_of
 from overlock_mm.ops.dispatch import overridable
 
 #: Side of the grid of region centres that a token is compared with.
@@ -93,50 +93,38 @@ class ContMix(nn.Module):
         self.scale = (channels / self.groups) ** -0.5
         self.query = ConvNorm(query_channels, channels // 2, 1, norm_cfg)
         self.key = ConvNorm(key_channels, channels // 2, 1, norm_cfg)
-        # Its weights alone are used: the operator applies them.
+        # Never called: its weights are arguments of the operator.
         taps = sum(size * size for size in self.kernel_sizes)
         self.kernel_proj = nn.Conv2d(REGION_GRID**2, taps, 1)
         self.rpb_small, self.rpb_large = (
             nn.Parameter(torch.zeros(self.groups, 2 * size - 1, 2 * size - 1))
             for size in self.kernel_sizes
         )
-        self.out_proj = nn.Conv2d(channels, channels, 1, bias=False)
+        self.out_proj = KeptConv2d(channels, channels, 1, bias=False)
         self.out_norm = build_norm(norm_cfg, channels)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None = None
+    ) -> Tensor:
         """Mix ``value``.
 
         Args:
             query: [B, query_channels, H, W].
             key: [B, key_channels, H, W].
             value: [B, D, H, W].
+            size: Height and width of the output, smaller where the caller has
+                :meth:`enlarged` the maps; None: H and W.
 
         Returns:
-            [B, D, H, W].
+            [B, D, *size].
         """
         height, width = value.shape[-2:]
+        size = (height, width) if size is None else size
         query, key, value = self.enlarged(query, key, value)
-        return self.mix(query, key, value, (height, width))
-
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
-        """As :meth:`forward`, of maps that :meth:`enlarged` has resized where needed.
-
-        Args:
-            query: [B, query_channels, H', W'].
-            key: [B, key_channels, H', W'].
-            value: [B, D, H', W'].
-            size: H and W.
-
-        Returns:
-            [B, D, H, W].
-        """
-        halves = self._mix(*self.project(query, key), value)
-
-        def join(*halves: Tensor) -> Tensor:
-            out = torch.cat(halves, 1)
-            return out if out.shape[-2:] == size else F.adaptive_avg_pool2d(out, size)
-
-        return self.out_norm(lean(halves, join, self.out_proj))
+        out = torch.cat(self._mix(*self.project(query, key), value), 1)
+        if out.shape[-2:] != size:
+            out = F.adaptive_avg_pool2d(out, size)
+        return self.out_norm(self.out_proj(out))
 
     def enlarged(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """The maps [B, *, H, W] as they are mixed: resized if smaller than the large window."""
@@ -170,19 +158,20 @@ class ContMix(nn.Module):
     def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Both kernels over the queries, the region keys and a half of the values [B, D, H, W]."""
         halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
-        out = [
-            ops.contmix(
-                query,
-                key,
-                half,
-                kernel.proj_weight,
-                kernel.proj_bias,
-                kernel.rpb,
-                kernel.size,
-                scale=self.scale,
-                backend=self.backend,
-            )
-            for half, kernel in zip(halves, self.kernel_parameters(), strict=True)
-        ]
+        with keep_results_of(torch.ops.overlock_mm.contmix.default):
+            out = [
+                ops.contmix(
+                    query,
+                    key,
+                    half,
+                    kernel.proj_weight,
+                    kernel.proj_bias,
+                    kernel.rpb,
+                    kernel.size,
+                    scale=self.scale,
+                    backend=self.backend,
+                )
+                for half, kernel in zip(halves, self.kernel_parameters(), strict=True)
+            ]
         # Maps of [B, D / 2, H, W] keep channels_last, a stack of [B, G, C, H, W] would not.
         return tuple(half.flatten(1, 2) for half in out)

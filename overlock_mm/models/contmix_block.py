@@ -36,9 +36,8 @@ from overlock_mm.models.layers import (
     build_norm,
     draw_truncated_normal,
 )
-from overlock_mm.models.lean import lean
 from overlock_mm.models.official_names import CONTMIX_BLOCK, rename_in_block
-from overlock_mm.models.recompute import RecomputableBlock
+from overlock_mm.models.recompute import KeptConv2d, RecomputableBlock, recompute_in_backward
 from overlock_mm.models.reparam import DilatedReparamConv, fuse_conv_bn
 
 _NORM = {'type': 'BN'}
@@ -97,7 +96,7 @@ class ContMixBlock(RecomputableBlock):
         if kwargs:
             warnings.warn(f'ContMixBlock ignores {", ".join(sorted(kwargs))}.', stacklevel=2)
         self.res_scale = res_scale
-        self.with_cp = use_checkpoint
+        self.recompute = 'blocks' if use_checkpoint else 'cheap'
         self.dwconv1 = ResidualDepthwiseConv(dim)
         self.norm1 = norm_layer(dim)
         self.gate = ConvNorm(dim, dim, 1, _NORM)
@@ -109,7 +108,7 @@ class ContMixBlock(RecomputableBlock):
             draw_truncated_normal(table)
         self.se = SqueezeExcite(dim)
         self.out_norm = build_norm(_NORM, dim)
-        self.out_proj = nn.Conv2d(dim, dim, 1)
+        self.out_proj = KeptConv2d(dim, dim, 1)
         self.dwconv2 = ResidualDepthwiseConv(dim)
         self.norm2 = norm_layer(dim)
         self.mlp = ConvMLP(dim, int(dim * mlp_ratio))
@@ -123,25 +122,23 @@ class ContMixBlock(RecomputableBlock):
         if deploy:
             self.reparm()
 
-    def compute(self, x: Tensor) -> Tensor:
+    @recompute_in_backward
+    def forward(self, x: Tensor) -> Tensor:
         """[B, dim, H, W] to the same shape."""
         if self.folded is not None:
             return self.folded(x)
         x = self.dwconv1(x)
         z = self.norm1(x)
-        gate = self.gate.conv(z)
-        local = self.local_conv(z)
         (enlarged,) = self.contmix.enlarged(z)
         height, width = x.shape[-2:]
-        mixed = self.contmix.mix(enlarged, enlarged, self.value(enlarged), (height, width))
-        y = lean((mixed, local, gate), self._gated, self.out_norm, self.out_proj)
+        mixed = self.contmix(enlarged, enlarged, self.value(enlarged), (height, width))
+        local = self.local_norm(self.local_conv(z))
+        y = self.se(mixed + local) * F.silu(self.gate(z))
+        y = self.out_proj(self.out_norm(y))
         x = self._add(x, y, self.layer_scale1)
 
         x = self.dwconv2(x)
-        return self._add(x, self.mlp(x, self.norm2), self.layer_scale2)
-
-    def _gated(self, mixed: Tensor, local: Tensor, gate: Tensor) -> Tensor:
-        return self.se(mixed + self.local_norm(local)) * F.silu(self.gate.norm(gate))
+        return self._add(x, self.mlp(self.norm2(x)), self.layer_scale2)
 
     def _add(self, skip: Tensor, branch: Tensor, layer_scale: nn.Module) -> Tensor:
         if self.res_scale:
@@ -214,7 +211,7 @@ class FoldedContMixBlock(nn.Module):
         skip, z = self.skip_norm1(x)
         (enlarged,) = self.contmix.enlarged(z)
         height, width = x.shape[-2:]
-        mixed = self.contmix.mix(enlarged, enlarged, self.value(enlarged), (height, width))
+        mixed = self.contmix(enlarged, enlarged, self.value(enlarged), (height, width))
         y, mean = self.local_conv.with_mean(z, mixed)
         y = y * F.silu(self.gate(z), inplace=True)
         skip, z = self.skip_norm2(self.out_proj(skip, y, self.se(mean)))

@@ -20,8 +20,7 @@ from overlock_mm.models.layers import (
     SqueezeExcite,
     build_norm,
 )
-from overlock_mm.models.lean import lean
-from overlock_mm.models.recompute import RecomputableBlock
+from overlock_mm.models.recompute import KeptConv2d, RecomputableBlock, recompute_in_backward
 from overlock_mm.models.reparam import DilatedReparamConv
 
 
@@ -32,11 +31,12 @@ class Fusion(nn.Module):
         super().__init__()
         self.dwconv = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels)
         self.norm = build_norm(norm_cfg, in_channels)
-        self.proj = nn.Conv2d(in_channels, channels, 1)
+        self.proj = KeptConv2d(in_channels, channels, 1)
         self.grn = GRN(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.grn(lean(x, self.dwconv, self.norm, F.gelu, self.proj))
+        x = F.gelu(self.norm(self.dwconv(x)))
+        return self.grn(self.proj(x))
 
 
 class DynamicBlock(RecomputableBlock):
@@ -94,7 +94,7 @@ class DynamicBlock(RecomputableBlock):
         )
         self.se = SqueezeExcite(channels)
         self.out_norm = build_norm(norm_cfg, channels)
-        self.out_proj = nn.Conv2d(channels, width, 1)
+        self.out_proj = KeptConv2d(channels, width, 1)
         self.layer_scale1 = LayerScale(width)
 
         self.dwconv2 = ResidualDepthwiseConv(width)
@@ -103,7 +103,8 @@ class DynamicBlock(RecomputableBlock):
         self.layer_scale2 = LayerScale(width)
         self.drop_path = DropPath(drop_path_rate)
 
-    def compute(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
+    @recompute_in_backward
+    def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
         """One step of features and context.
 
         Args:
@@ -114,27 +115,21 @@ class DynamicBlock(RecomputableBlock):
         Returns:
             New features and context, concatenated: [B, D + C4/4, H, W].
         """
-
-        def join(x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
-            if not self.is_first:
-                context = self.context_scale(context) + self.prior_scale(prior)
-            return torch.cat((x, context), 1)
-
-        z = skip = lean((x, context, prior), join, self.dwconv1)
-        z = self.norm1(z)
-        fused = self.fusion(z)
-        query, key = z.split(self.split_sizes, 1)
+        if not self.is_first:
+            context = self.context_scale(context) + self.prior_scale(prior)
+        z = self.dwconv1(torch.cat((x, context), 1))
+        normed = self.norm1(z)
+        fused = self.fusion(normed)
+        query, key = normed.split(self.split_sizes, 1)
         mixed = self.contmix(query, key, fused)
-        local = self.local_conv(fused)
-        gate = self.gate.conv(fused)
-        y = lean((mixed, local, gate), self._gated, self.out_norm, self.out_proj)
-        z = self.layer_scale1(skip) + self.drop_path(y)
+        local = self.local_norm(self.local_conv(fused))
+        y = self.se(mixed + local) * F.silu(self.gate(fused))
+        y = self.out_proj(self.out_norm(y))
+        z = self.layer_scale1(z) + self.drop_path(y)
 
         z = self.dwconv2(z)
-        return self.layer_scale2(z) + self.drop_path(self.mlp(z, self.norm2))
-
-    def _gated(self, mixed: Tensor, local: Tensor, gate: Tensor) -> Tensor:
-        return self.se(mixed + self.local_norm(local)) * F.silu(self.gate.norm(gate))
+        y = self.mlp(self.norm2(z))
+        return self.drop_path(y) + self.layer_scale2(z)
 
 
 class FocusNet(nn.Module):

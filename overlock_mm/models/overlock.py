@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from overlock_mm.deploy.folding import check_folding, fold
 from overlock_mm.models.arch import STAGES, OverLoCKArch
-from overlock_mm.models.base_net import BaseNet
+from overlock_mm.models.base_net import BaseNet, Stem
 from overlock_mm.models.focus_net import FocusNet
 from overlock_mm.models.layers import LayerNorm2d, initialise_projections
 from overlock_mm.models.overview_net import ContextResidual, OverviewNet
-from overlock_mm.models.recompute import RecomputableBlock
+from overlock_mm.models.recompute import RECOMPUTE, RecomputableBlock
 from overlock_mm.ops.contmix.backends import BACKENDS
 
 #: Smallest side of an image: one token at stride 32.
@@ -41,6 +41,16 @@ def _checked_frozen_stages(frozen_stages: int) -> int:
             f'{", ".join(STAGES)}), got {frozen_stages!r}.'
         )
     return frozen_stages
+
+
+def _checked_recompute(recompute: str | Sequence[str]) -> tuple[str, ...]:
+    choices = (recompute,) * len(STAGES) if isinstance(recompute, str) else tuple(recompute)
+    if len(choices) != len(STAGES) or any(choice not in RECOMPUTE for choice in choices):
+        raise ValueError(
+            f'recompute must be one of {", ".join(RECOMPUTE)}, or one for each of '
+            f'{", ".join(STAGES)}, got {recompute!r}.'
+        )
+    return choices
 
 
 def _checked_with_cp(with_cp: bool | Sequence[bool]) -> tuple[bool, ...]:
@@ -78,9 +88,12 @@ class OverLoCK(BaseModule):
         norm_eval: Keep batch norms in evaluation mode while training.
         norm_cfg: Type of the batch norms, ``BN`` or ``SyncBN``.
         drop_path_rate: Of the last block; rises linearly from 0 over all blocks.
-        with_cp: Recompute blocks in the backward pass to save memory: all, or one flag
-            for each of the six stages. Outputs, gradients and batch-norm statistics
-            stay the same.
+        recompute: What the backward pass computes again to save memory, of the whole network
+            or of each of the six stages: ``'none'``; ``'cheap'``, all but the results of costly
+            operations; ``'blocks'``, whole blocks from their inputs. Outputs, gradients and
+            batch-norm statistics are the same. Under torch.compile it does nothing.
+        with_cp: OpenMMLab's name for ``recompute='blocks'``: a bool, or one for each of the six
+            stages. Where it is True, ``recompute`` does not matter.
         output_norm: True, the dense-prediction form: a LayerNorm for each output of
             the pyramid. As published, Base-Net stage 3 is then fed with the
             *normalised* output 1, so that norm exists whatever ``out_indices`` says.
@@ -111,6 +124,7 @@ class OverLoCK(BaseModule):
         norm_eval: bool = False,
         norm_cfg: Mapping[str, Any] | None = None,
         drop_path_rate: float = 0.0,
+        recompute: str | Sequence[str] = 'cheap',
         with_cp: bool | Sequence[bool] = False,
         output_norm: bool = True,
         context_residual: bool = False,
@@ -123,7 +137,12 @@ class OverLoCK(BaseModule):
         self.in_channels = in_channels
         self.out_indices = _checked_out_indices(out_indices)
         self.frozen_stages = _checked_frozen_stages(frozen_stages)
-        self.with_cp = _checked_with_cp(with_cp)
+        self.recompute = tuple(
+            'blocks' if flag else choice
+            for choice, flag in zip(
+                _checked_recompute(recompute), _checked_with_cp(with_cp), strict=True
+            )
+        )
         self.norm_eval = norm_eval
         self.output_norm = output_norm
         self.context_residual = context_residual
@@ -150,11 +169,11 @@ class OverLoCK(BaseModule):
             self.add_module(f'norm{i}', LayerNorm2d(widths[i]))
         if context_residual:
             self.overview_residual = ContextResidual(self.arch.channels[3], widths[3])
-        for stage, flag in zip(STAGES, self.with_cp, strict=True):
+        for stage, choice in zip(STAGES, self.recompute, strict=True):
             for part in self._modules_of_stage(stage):
                 for module in part.modules():
-                    if isinstance(module, RecomputableBlock):
-                        module.with_cp = flag
+                    if isinstance(module, RecomputableBlock | Stem):
+                        module.recompute = choice
         initialise_projections(self)
         for module in self._frozen_modules():
             module.requires_grad_(False)

@@ -48,7 +48,7 @@ class OverviewNet(nn.Module):
 
 
 class ContextResidual(nn.Module):
-    """What the detection networks add to output 4: a little of the overview."""
+    """What the detection networks add to output 3: a little of the overview."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ with its own batch norm, and their outputs are summed (paper section 3.4, after
 UniRepLKNet, arXiv 2311.15599). In evaluation the sum is one K x K convolution.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from overlock_mm.models.arch import DILATED_BRANCHES
 from overlock_mm.models.layers import build_norm
-from overlock_mm.models.lean import lean
+from overlock_mm.models.recompute import KeptConv2d
 
 
 def fuse_conv_bn(
@@ -93,7 +93,7 @@ class DilatedReparamConv(nn.Module):
         super().__init__()
         self.kernel_size = kernel_size
         self.deploy = False
-        self.conv = nn.Conv2d(
+        self.conv = KeptConv2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
         )
         self.norm = build_norm(norm_cfg, channels)
@@ -104,24 +104,12 @@ class DilatedReparamConv(nn.Module):
             }
         )
 
-    def forward(self, x: Tensor, *before: Callable[[Tensor], Tensor]) -> Tensor:
-        """The convolution of ``x`` after the steps ``before`` it, whose results are not kept."""
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
         if self.deploy:
-            return lean(x, *before, self.conv)
-        small, large = lean(x, *before, self._convolve)
-        return small + self.norm(large)
-
-    def _convolve(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of the dilated branches, and the large convolution before its norm.
-
-        The large one comes last, and so is not computed again in the backward pass; the small
-        ones are, for a few percent of their backward pass.
-        """
-        first, *others = self.branches.values()
-        small = first(x)
-        for branch in others:
-            small = small + branch(x)
-        return small, self.conv(x)
+            return y
+        first, *others = (branch(x) for branch in self.branches.values())
+        return sum(others, first) + self.norm(y)
 
     @torch.no_grad()
     def switch_to_deploy(self) -> None:

@@ -136,7 +136,7 @@ def test_segmentation(variant, load):
     main, auxiliary = cfg.model.decode_head, cfg.model.auxiliary_head
     assert (main.type, main.in_channels) == ('UPerHead', numbers['widths'])
     assert (main.num_classes, main.loss_decode.loss_weight) == (150, 1.0)
-    # On output 3, counted from one.
+    # On output 2.
     assert (auxiliary.type, auxiliary.in_index) == ('FCNHead', 2)
     assert auxiliary.in_channels == numbers['widths'][2]
     assert (auxiliary.num_classes, auxiliary.loss_decode.loss_weight) == (150, 0.4)

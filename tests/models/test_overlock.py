@@ -105,11 +105,18 @@ def test_every_parameter_gets_a_gradient(form):
 
 
 @pytest.mark.parametrize(
-    'with_cp', [True, (False, True, False, True, False, True)], ids=['all', 'some']
+    'options',
+    [
+        dict(with_cp=True),
+        dict(with_cp=(False, True, False, True, False, True)),
+        dict(recompute=('none', 'cheap', 'blocks', 'none', 'cheap', 'blocks')),
+    ],
+    ids=['with_cp', 'with_cp of some', 'recompute'],
 )
-def test_recomputing_changes_nothing(with_cp):
+def test_recomputing_changes_nothing(options):
     image = torch.randn(2, 3, 64, 96)
-    plain, recomputed = (tiny(drop_path_rate=0.5, with_cp=cp) for cp in (False, with_cp))
+    plain = tiny(drop_path_rate=0.5, recompute='none')
+    recomputed = tiny(drop_path_rate=0.5, **options)
     outputs, gradients = train_step(plain, image)
     again, regradients = train_step(recomputed, image)
     assert all(torch.equal(a, b) for a, b in zip(outputs, again, strict=True))
@@ -118,6 +125,13 @@ def test_recomputing_changes_nothing(with_cp):
     # The second forward pass must not count for the statistics of batch norms.
     for name, buffer in plain.named_buffers():
         assert torch.equal(buffer, recomputed.get_buffer(name)), name
+
+
+def test_with_cp_is_another_name_for_blocks():
+    assert tiny(with_cp=True).recompute == ('blocks',) * 6
+    flags = (True, False, False, False, False, True)
+    choices = ('blocks', 'none', 'none', 'none', 'none', 'blocks')
+    assert tiny(recompute='none', with_cp=flags).recompute == choices
 
 
 def test_recomputing_keeps_less_for_the_backward_pass():
@@ -198,6 +212,8 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
         (dict(out_indices=()), r'non-empty'),
         (dict(frozen_stages=7), r'from -1 \(none\) to 6 .* got 7'),
         (dict(with_cp=(True, False)), 'one bool for each of base1'),
+        (dict(recompute='all'), "one of none, cheap, blocks, or .* got 'all'"),
+        (dict(recompute=('none', 'cheap')), 'one for each of base1'),
         (dict(drop_path_rate=1.0), r'in \[0, 1\), got 1.0'),
         (dict(context_residual=True, output_norm=False), 'needs output_norm=True'),
         (dict(context_residual=True, out_indices=(0, 1)), 'output 3, to which it adds'),

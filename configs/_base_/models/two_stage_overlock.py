@@ -18,7 +18,7 @@ model = dict(
         out_indices=(0, 1, 2, 3),
         # Two images per GPU are too few for statistics; the published runs synchronised them.
         norm_cfg=dict(type='SyncBN'),
-        # The published detectors add an overview residual to output 4.
+        # The published detectors add an overview residual to output 3.
         context_residual=True,
     ),
     neck=dict(

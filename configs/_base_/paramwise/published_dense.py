@@ -9,7 +9,7 @@ optim_wrapper = dict(
     constructor='GroupedOptimWrapperConstructor',
     paramwise_cfg=dict(
         custom_keys={
-            # Of the Focus-Net's blocks, and of outputs 2 and 3.
+            # Of the Focus-Net's blocks, and of outputs 1 and 2.
             'norm1.': dict(decay_mult=0.0),
             'norm2.': dict(decay_mult=0.0),
             # Of the other outputs, and of detection's overview residual.
