@@ -109,7 +109,7 @@ def test_the_cascade_starts_as_its_peers_did(load):
     'name',
     [
         'classification/overlock_t',
-        'detection/mask2former_overlock_t',
+        'detection/mask2former_ins_overlock_t',
         'detection/mask_rcnn_overlock_t_1x',
         'detection/rtmdet_ins_overlock_t',
         'segmentation/mask2former_overlock_t',
