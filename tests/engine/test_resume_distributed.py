@@ -47,7 +47,7 @@ def test_two_resumed_processes_are_the_uninterrupted_ones(case, runs):
         if part in one:
             torch.testing.assert_close(one[part], two[part], rtol=0, atol=0)
     assert len(one['resume_state']['generators']) == 2
-    assert 'goes on as if it had not been interrupted' in log_of(runs / f'{case}_killed')
+    assert 'continues exactly as an uninterrupted one would' in log_of(runs / f'{case}_killed')
 
 
 def test_another_number_of_processes_is_told(runs, tmp_path):
@@ -55,4 +55,4 @@ def test_another_number_of_processes_is_told(runs, tmp_path):
     cfg.launcher = 'none'
     cfg.train_cfg.max_epochs = 4
     train(cfg, resume=True)
-    assert '2 process(es) wrote the checkpoint, 1 go on' in log_of(runs / 'mid-epoch_killed')
+    assert '2 process(es) wrote the checkpoint, 1 continue' in log_of(runs / 'mid-epoch_killed')
