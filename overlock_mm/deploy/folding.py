@@ -23,8 +23,17 @@ from overlock_mm.deploy.layers import (
 )
 from overlock_mm.models.base_net import Stem
 from overlock_mm.models.blocks import BasicBlock
+from overlock_mm.models.contmix import ContMix
 from overlock_mm.models.focus_net import DynamicBlock, Fusion
-from overlock_mm.models.layers import ConvNorm
+from overlock_mm.models.layers import (
+    GRN,
+    ConvMLP,
+    ConvNorm,
+    LayerNorm2d,
+    LayerScale,
+    ResidualDepthwiseConv,
+    SqueezeExcite,
+)
 from overlock_mm.models.overview_net import ContextResidual
 from overlock_mm.models.reparam import DilatedReparamConv, fuse_conv_bn
 from overlock_mm.ops.precision import compute_dtype
@@ -45,7 +54,12 @@ def fold_branches(network: nn.Module) -> None:
 
 @torch.no_grad()
 def fold(network: nn.Module) -> None:
-    """Replace the parts of a network by their folded forms, in place."""
+    """Replace the parts of a network by their folded forms, in place.
+
+    Raises:
+        TypeError: A part is of a type derived from one that is folded; the network is as before.
+    """
+    _check_types(network)
     fold_branches(network)
     _fold_children(network)
     network.requires_grad_(False)
@@ -89,6 +103,18 @@ def _randomize_statistics(network: nn.Module, generator: torch.Generator) -> Non
             mean, var = cast(Tensor, module.running_mean), cast(Tensor, module.running_var)
             mean.normal_(std=0.5, generator=generator)
             var.uniform_(0.5, 2, generator=generator)
+
+
+def _check_types(network: nn.Module) -> None:
+    """Refuse derived types, which may compute something else than their folded form."""
+    known = (*_FOLDED_FORMS, *_FOLDED_WITHIN)
+    for name, module in network.named_modules():
+        if isinstance(module, known) and type(module) not in known:
+            base = next(t.__name__ for t in known if isinstance(module, t))
+            raise TypeError(
+                f'{name} is a {type(module).__name__}, derived from {base}; only {base} itself can '
+                'be folded. Remedy: deploy the network in training form, or put back the original.'
+            )
 
 
 def _fold_children(module: nn.Module) -> None:
@@ -222,3 +248,15 @@ _FOLDED_FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     DynamicBlock: FoldedDynamicBlock,
     ContextResidual: fold_context_residual,
 }
+#: Types that the folded forms take apart.
+_FOLDED_WITHIN = (
+    Fusion,
+    ContMix,
+    DilatedReparamConv,
+    ConvMLP,
+    SqueezeExcite,
+    GRN,
+    LayerScale,
+    LayerNorm2d,
+    ResidualDepthwiseConv,
+)

@@ -180,6 +180,17 @@ def test_the_check_finds_a_wrong_fold(statistics, monkeypatch):
     assert any(isinstance(m, DynamicBlock) for m in network.modules())
 
 
+@pytest.mark.parametrize('part', ['base_net.stages.0.0', 'focus_net.stages.1.0.mlp.grn'])
+def test_a_derived_type_is_refused(part):
+    network = OverLoCK(TINY)
+    module = network.get_submodule(part)
+    module.__class__ = type('Mine', (type(module),), {})
+    before = list(network.state_dict())
+    with pytest.raises(TypeError, match=f'{part} is a Mine, derived from .* Remedy'):
+        network.switch_to_deploy()
+    assert list(network.state_dict()) == before
+
+
 def test_a_norm_without_statistics_cannot_be_folded():
     network = OverLoCK(TINY, norm_cfg=dict(type='BN', track_running_stats=False))
     with pytest.raises(ValueError, match='without running statistics'):
