@@ -28,11 +28,14 @@ DEMO = str(ROOT / 'configs/demo/cascade_overlock_shapes.py')
 
 
 def pytest_collection_modifyitems(items):
-    """Of the golden cases, those of the smallest variant are the quick ones."""
+    """Of the golden cases, the quick ones are small images through the smallest variant."""
     for item in items:
         case = item.callspec.params.get('case') if hasattr(item, 'callspec') else None
-        if isinstance(case, dict) and case.get('variant') not in (None, 'xt'):
-            item.add_marker(pytest.mark.slow)
+        if isinstance(case, dict) and 'variant' in case:
+            batch, _, height, width = case['input']
+            pixels = batch * height * width
+            if case['variant'] != 'xt' or pixels > 10_000:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

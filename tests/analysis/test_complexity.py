@@ -33,7 +33,10 @@ def skip_initial_weights(monkeypatch):
         monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
 
-@pytest.mark.parametrize('variant', PUBLISHED)
+@pytest.mark.parametrize(
+    'variant',
+    [pytest.param(v, marks=pytest.mark.slow if v in 'sb' else ()) for v in PUBLISHED],
+)
 def test_the_published_figures(variant, capsys):
     forms = get_flops.main([str(ROOT / f'configs/classification/overlock_{variant}.py')])
     flops, deploy, training = PUBLISHED[variant]

@@ -106,6 +106,7 @@ def test_a_validation_without_the_metric_of_the_best_goes_on(tmp_path):
     assert [path.name for path in tmp_path.glob('*.pth')] == ['best_coco_bbox_mAP_epoch_0.pth']
 
 
+@pytest.mark.slow
 def test_killed_while_writing(tmp_path):
     """SIGKILL while a checkpoint is half written: the one before is whole and resumes."""
     child = subprocess.Popen(

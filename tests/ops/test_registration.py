@@ -138,6 +138,7 @@ def test_a_focus_net_block_compiles_into_one_graph(backend):
         assert (a - b).abs().max() <= 1e-11 * scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('layout', LAYOUTS)
 def test_inductor(layout, backend):

@@ -24,6 +24,7 @@ def folders(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['cascade', 'upernet', 'classifier'])
 def test_report_and_pictures(task, shapes_root, folders, tmp_path):
     root = {'cascade': shapes_root, 'upernet': shapes_root.parent / 'ade'}.get(task, folders)
