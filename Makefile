@@ -75,12 +75,13 @@ bench-networks: env ## Measure whole networks beside others on the CPU: 30 min (
 docs: env ## Build the documentation site into build/site
 	$(PY) -m mkdocs build --quiet
 
-lint: env docs ## Ruff (rules and format), clang-format, mypy, import-linter and the site: 30 s
+lint: env docs ## Ruff, clang-format, mypy, import-linter, wording and the site: 30 s
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.venv/bin/clang-format --dry-run --Werror $(CPP_FILES)
 	$(PY) -m mypy
 	.venv/bin/lint-imports --no-cache
+	$(PY) tools/dev/check_english.py
 
 format: env ## Let ruff and clang-format repair what they can
 	$(PY) -m ruff check --fix .

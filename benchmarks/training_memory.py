@@ -116,7 +116,7 @@ NAMES = {
 
 
 class _Chain(TorchFunctionMode):
-    """Puts the chain of its operations in the place of the fused ContMix."""
+    """Replaces the fused ContMix by the chain of its operations."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None

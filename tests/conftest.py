@@ -188,5 +188,5 @@ def pictures(tmp_path_factory):
     generator = np.random.default_rng(0)
     for name, shape in {'a.png': (96, 120, 3), 'b.jpg': (100, 96, 3)}.items():
         cv2.imwrite(str(folder / name), generator.integers(0, 255, shape, dtype=np.uint8))
-    (folder / 'notes.txt').write_text('of no concern')
+    (folder / 'notes.txt').write_text('not a picture')
     return folder

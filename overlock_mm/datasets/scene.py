@@ -233,7 +233,7 @@ def check_image_size(height: int, width: int) -> None:
         if not isinstance(side, int) or side < _MIN_SIDE:
             raise ValueError(
                 f'{name} must be an integer of at least {_MIN_SIDE} pixels, got {side!r}: '
-                'in smaller images the classes cannot be told apart'
+                'in smaller images the classes cannot be distinguished'
             )
 
 

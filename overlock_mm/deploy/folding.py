@@ -46,7 +46,7 @@ FOLDING_TOLERANCE = 1e-9
 
 
 def fold_branches(network: nn.Module) -> None:
-    """Fold the dilated branches alone: the published deploy form."""
+    """Fold only the dilated branches: the reparameterized form, which the authors publish."""
     for module in network.modules():
         if isinstance(module, DilatedReparamConv):
             module.switch_to_deploy()

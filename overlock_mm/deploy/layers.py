@@ -2,7 +2,7 @@
 
 Maps are [B, C, H, W]. The layers return them in channels_last memory, where the channels of a
 pixel lie side by side: a 1 x 1 convolution is then one matrix product, and a LayerNorm over
-channels needs no copies. Weights are constants. Gradients flow through to the input alone.
+channels needs no copies. Weights are constants. Gradients flow only to the input.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Export to ONNX, in standard operators alone."""
+"""Export to ONNX, in standard operators."""
 
 from overlock_mm.export.onnx_file import ExportError, check_request, export_onnx
 from overlock_mm.export.parts import Exportable, Normalised, exportable

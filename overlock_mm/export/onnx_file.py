@@ -70,7 +70,7 @@ def export_onnx(
     metadata: Mapping[str, str] | None = None,
     compare: bool = True,
 ) -> dict[tuple[int, int, int], float]:
-    """Write a part of a model as one ONNX file of standard operators, whole or not at all.
+    """Write a part of a model as one ONNX file of standard operators, atomically.
 
     The batch size is free. The file is put in place after ``onnx.checker`` and, unless it is not
     wanted, the comparison with PyTorch in ONNX Runtime have accepted it.

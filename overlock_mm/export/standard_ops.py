@@ -22,7 +22,7 @@ T = TypeVar('T')
 
 
 class StandardOperators(TorchFunctionMode):
-    """Puts formulations for ONNX in the place of functions that ONNX lacks, while it is active.
+    """While active, replaces functions that ONNX lacks by formulations in its operators.
 
     These are the operators of this package, adaptive average pooling, and the resizing of maps that
     are smaller than their window. The matrix products of the deploy form become 1 x 1 convolutions

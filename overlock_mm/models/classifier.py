@@ -1,6 +1,6 @@
 """Classification head for mmpretrain's ``ImageClassifier``.
 
-Imported by the classification configs alone: the backbone does not need mmpretrain.
+Imported only by the classification configs: the backbone does not need mmpretrain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,7 +104,7 @@ class OverLoCKClsHead(ClsHead):
         return data_samples
 
     def drop_auxiliary(self) -> None:
-        """Remove the auxiliary classifier, which teaches in training only; twice is once."""
+        """Remove the auxiliary classifier, which is only used in training. Idempotent."""
         if self.auxiliary:
             del self.aux_norm, self.aux_fc
             self.auxiliary = False

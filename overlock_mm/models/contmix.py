@@ -135,7 +135,7 @@ class ContMix(nn.Module):
 
         Args:
             query: [B, query_channels, H, W], enlarged where needed.
-            key: [B, key_channels, H, W], likewise.
+            key: [B, key_channels, H, W], of the same map.
 
         Returns:
             [B, G, Cq, H, W] and [B, G, Cq, S].

@@ -48,7 +48,7 @@ def test_the_published_figures(variant, capsys):
     assert [n / 1e9 for n in found] == pytest.approx(COUNTED[variant], abs=0.01)
     assert forms['training'].contmix == count.contmix
     assert forms['training'].dense > count.dense
-    # What folding spares (norms, layer scales, additions) does not count.
+    # What folding saves (norms, layer scales, additions) does not count.
     assert forms['deploy'].dense == count.dense
     assert forms['deploy'].contmix == count.contmix
     assert forms['deploy'].parameters < count.parameters

@@ -94,11 +94,11 @@ def test_contributions_are_averaged_before_the_logarithm():
     np.testing.assert_array_equal(half.scores, as_batch.scores)
     ramp = nn.Sequential(box(9, 3))
     ramp[0].weight.data *= torch.arange(1.0, 10)
-    alone = np.log10(1 + 3 * np.arange(1.0, 10))
+    unscaled = np.log10(1 + 3 * np.arange(1.0, 10))
     averaged = np.log10(1 + 3 * np.arange(1.0, 10) / 2)
     got = field_of(ramp, images[:1], -images[1:]).scores[16, 12:21]
     np.testing.assert_allclose(got, averaged / averaged[-1], rtol=1e-6)
-    assert not np.allclose(got, alone / alone[-1])
+    assert not np.allclose(got, unscaled / unscaled[-1])
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,14 @@ def test_no_decay_spares_what_it_says_and_nothing_else(parent, tmp_path, build):
     groups = groups_by_name(model, build_optimizer(model, cfg))
     found = {name: group['weight_decay'] for name, group in groups.items()}
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, GRN, LayerScale)
-    spared = {
+    not_decayed = {
         f'{prefix}.{name}'
         for prefix, module in model.named_modules()
         for name, _ in module.named_parameters(recurse=False)
         if isinstance(module, norms) or name == 'bias' or name.startswith('rpb_')
     }
-    assert {name for name, decay in found.items() if decay == 0} == spared
-    assert {found[name] for name in found.keys() - spared} == {
+    assert {name for name, decay in found.items() if decay == 0} == not_decayed
+    assert {found[name] for name in found.keys() - not_decayed} == {
         cfg.optim_wrapper.optimizer.weight_decay
     }
     for key in cfg.paramwise_cfg.custom_keys:

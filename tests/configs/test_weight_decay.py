@@ -34,12 +34,12 @@ CASES = [
 ]
 
 
-def timm_spares(name, shape):
+def timm_excludes(name, shape):
     """``create_optimizer_v2(filter_bias_and_bn=True)`` of timm 0.6.12."""
     return len(shape) <= 1 or name.endswith('.bias')
 
 
-def mmcv_spares(name, shape):
+def mmcv_excludes(name, shape):
     """Constructor of mmcv 1.7.2 with the published keys, found anywhere in the full name."""
     keys = ('absolute_pos_embed', 'relative_position_bias_table', 'norm')
     return any(key in f'backbone.{name}' for key in keys)
@@ -47,9 +47,9 @@ def mmcv_spares(name, shape):
 
 def published_decays(task, variant):
     """Our name -> whether the published run decayed it, for what is in the official manifest."""
-    spares = timm_spares if task == 'cls' else mmcv_spares
+    excludes = timm_excludes if task == 'cls' else mmcv_excludes
     decayed = {
-        name: not spares(name, shape)
+        name: not excludes(name, shape)
         for name, shape in official.manifest(task, variant, 'train').items()
         if not name.endswith(BUFFERS)
     }

@@ -236,10 +236,10 @@ ODD_FILES = {
 @pytest.mark.parametrize('case', ODD_FILES)
 def test_annotation_file(coco, case):
     root, content, save = coco
-    change, told = ODD_FILES[case]
+    change, expected = ODD_FILES[case]
     change(content)
     save(content)
-    assert told in '\n'.join(check('mmdet', shapes(root)))
+    assert expected in '\n'.join(check('mmdet', shapes(root)))
 
 
 def test_a_class_that_the_file_lacks_at_the_end(coco):

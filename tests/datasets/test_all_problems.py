@@ -33,8 +33,8 @@ def test_annotations_and_outputs_and_files(shapes_root, tmp_path):
         image = root / f'val2017/00000000000{number}.png'
         image.write_bytes(image.read_bytes()[:-100])
     heads = {f'model.roi_head.bbox_head.{stage}.num_classes': 4 for stage in range(3)}
-    found, told = problems_of(DEMO, root, **heads)
-    assert told.startswith(f'{len(found)} problems:\n- ')
+    found, text = problems_of(DEMO, root, **heads)
+    assert text.startswith(f'{len(found)} problems:\n- ')
     expected = (
         'image 1 has no height and width',
         "annotation 1 (and 2 more) has no 'area'",

@@ -181,8 +181,8 @@ def test_boxes_without_masks_have_a_config(coco):
 
 
 def test_classes_in_another_order_than_the_file(shapes_root):
-    told = message(DEMO, shapes_root, **for_both('metainfo.classes', CLASSES[::-1]))
-    assert 'another order' in told and str(tuple(CLASSES)) in told
+    text = message(DEMO, shapes_root, **for_both('metainfo.classes', CLASSES[::-1]))
+    assert 'another order' in text and str(tuple(CLASSES)) in text
 
 
 def test_annotation_id_0_is_a_warning(coco):
@@ -238,13 +238,13 @@ def test_masks_that_the_pipeline_ignores(shapes_root):
 
 
 @pytest.mark.parametrize(
-    ('setting', 'told'),
+    ('setting', 'text'),
     [
         ('num_things_classes', 'model.panoptic_head.num_things_classes=5'),
         ('class_weight', 'panoptic_head.loss_cls.class_weight has 81 weights for 5 classes'),
     ],
 )
-def test_mask2former_and_the_number_of_classes(setting, told, shapes_root):
+def test_mask2former_and_the_number_of_classes(setting, text, shapes_root):
     data = load_config(DEMO, {'data_root': str(shapes_root)})
     cfg = load_config(ROOT / 'configs/detection/mask2former_ins_overlock_t.py')
     cfg.update({k: data[k] for k in ('train_dataloader', 'val_dataloader', 'val_evaluator')})
@@ -253,11 +253,11 @@ def test_mask2former_and_the_number_of_classes(setting, told, shapes_root):
             head.num_things_classes = 5
     with pytest.raises(DataError) as caught:
         check_data(cfg, BOTH)
-    assert told in str(caught.value)
+    assert text in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ('second', 'told'),
+    ('second', 'text'),
     [
         (
             [
@@ -270,11 +270,11 @@ def test_mask2former_and_the_number_of_classes(setting, told, shapes_root):
         ([dict(type='Resize', scale=(64, 64))], "KeyError: 'scale_factor'"),
     ],
 )
-def test_a_pipeline_that_a_hook_puts_in_place_later(second, told, shapes_root):
+def test_a_pipeline_that_a_hook_puts_in_place_later(second, text, shapes_root):
     hook = dict(type='PipelineSwitchHook', switch_epoch=9, switch_pipeline=second)
     found = message(DEMO, shapes_root, custom_hooks=[hook])
     assert found.startswith('custom_hooks.0.switch_pipeline')
-    assert told in found
+    assert text in found
 
 
 def test_a_pipeline_that_a_hook_puts_in_place_later_passes(shapes_root):
@@ -297,9 +297,9 @@ def test_samples_of_other_pipelines_that_lack_something(where, shapes_root):
     else:
         cfg.custom_hooks = [dict(type='PipelineSwitchHook', switch_pipeline=boxes)]
     lines = check_data(cfg, ('train',)).lines
-    (told,) = (line for line in lines if 'have no' in line)
-    assert told.startswith(f'warning: samples of {where}')
-    assert 'gt_instances.masks' in told
+    (text,) = (line for line in lines if 'have no' in line)
+    assert text.startswith(f'warning: samples of {where}')
+    assert 'gt_instances.masks' in text
 
 
 def test_a_checkpoint_of_classes_in_another_order(shapes_root):
@@ -356,8 +356,8 @@ def test_suffix_that_begins_without_a_dot(ade):
 
 
 def test_folders_in_another_order(folders):
-    told = message(CLASSIFICATION, folders, **for_both('metainfo.classes', CLASSES[::-1]))
-    assert 'alphabetical order' in told
+    text = message(CLASSIFICATION, folders, **for_both('metainfo.classes', CLASSES[::-1]))
+    assert 'alphabetical order' in text
 
 
 def test_a_class_without_a_picture(folders):

@@ -16,7 +16,7 @@ TORCHRUN = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2
 
 @pytest.fixture(scope='module')
 def step_of_one_process(run_python, tmp_path_factory):
-    path = tmp_path_factory.mktemp('alone') / 'step.pth'
+    path = tmp_path_factory.mktemp('one_process') / 'step.pth'
     result = run_python(STEP, path)
     assert result.returncode == 0, result.stderr[-3000:]
     return torch.load(path, weights_only=True)

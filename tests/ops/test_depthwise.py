@@ -231,7 +231,7 @@ def test_autocast_lowers_the_activations(op, options):
 
 
 def test_a_dispatch_mode_sees_the_operator():
-    """The short way to backend cpu is taken only where nobody watches."""
+    """The dispatcher is bypassed only where nothing intercepts the call."""
     seen = []
 
     class Watch(TorchDispatchMode):

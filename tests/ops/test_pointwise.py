@@ -144,10 +144,10 @@ def test_the_choice_can_be_made_outside(calls):
 
 @pytest.mark.parametrize('overload', ['default', 'binary'])
 def test_a_torch_with_another_operator_keeps_its_own_product(monkeypatch, overload):
-    """The operator is private: with other arguments it is left alone, and the reason is given."""
+    """The operator is private: with other arguments it is not used, and the reason is given."""
     monkeypatch.setitem(onednn_backend.SCHEMAS, overload, ('Tensor', 'Tensor'))
     reason = onednn_backend.why_not_there.__wrapped__()
     monkeypatch.setattr(onednn_backend, 'why_not_there', lambda: reason)
-    assert f'_linear_pointwise.{overload} with other arguments or not at all' in reason
+    assert f'_linear_pointwise.{overload} with other arguments or no such operator' in reason
     assert reason in available_backends('pointwise_conv2d')['onednn']
     assert BACKENDS.select(Call.typical('pointwise_conv2d')).name == 'reference'

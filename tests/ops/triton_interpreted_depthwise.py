@@ -34,7 +34,7 @@ def test_without_bias(op, options):
 
 @pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
 def test_operator_and_short_way_agree(op, options):
-    """The call goes to the backend at once where nobody watches, else through the dispatcher."""
+    """The call bypasses the dispatcher where nothing intercepts it."""
     positional, options = arguments(Shape(1, 6, 5, 4, 3), op, options)
     short = as_tuple(getattr(ops, op)(*positional, **options, backend='triton'))
     positional[0].requires_grad_()

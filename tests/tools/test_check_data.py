@@ -69,8 +69,8 @@ def test_an_error_ends_it_before_any_picture(shapes_root, tmp_path, fails):
         annotation['area'] = 0
     file.write_text(json.dumps(content))
     work = tmp_path / 'work'
-    told = fails(tool.main, DEMO, '--work-dir', work, '--cfg-options', f'data_root={root}')
-    assert str(file) in told and 'area is 0' in told
+    message = fails(tool.main, DEMO, '--work-dir', work, '--cfg-options', f'data_root={root}')
+    assert str(file) in message and 'area is 0' in message
     assert not list(work.glob('*.png'))
 
 

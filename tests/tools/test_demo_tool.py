@@ -189,5 +189,7 @@ def test_strips_are_enlarged_within_bounds(height, width):
 def test_a_strip_that_cannot_be_resized_is_named(untrained, fails, tmp_path):
     config, weights = untrained('detection')
     Image.new('RGB', (2000, 1)).save(tmp_path / 'strip.png')
-    told = fails(demo.main, tmp_path / 'strip.png', config, weights, '--out-dir', tmp_path / 'out')
-    assert f'{tmp_path}/strip.png is 2000 x 1 pixels' in told
+    message = fails(
+        demo.main, tmp_path / 'strip.png', config, weights, '--out-dir', tmp_path / 'out'
+    )
+    assert f'{tmp_path}/strip.png is 2000 x 1 pixels' in message

@@ -1,4 +1,4 @@
-"""Output files appear whole or not at all."""
+"""Output files are written atomically."""
 
 import json
 

@@ -25,18 +25,18 @@ def check_same_classes(classes: dict[str, list[str]]) -> list[str]:
     for split, other in others:
         if other == names:
             continue
-        told = (
+        text = (
             f'The classes of {split} are not those of {first}: {tuple(other[:10])} and '
             f'{tuple(names[:10])}'
         )
         labels = {name: label for label, name in enumerate(names)}
         if any(labels.get(name, label) != label for label, name in enumerate(other)):
             raise DataError(
-                f'{told}, so that labels mean different things. Give both the same names in the '
+                f'{text}, so that labels mean different things. Give both the same names in the '
                 'same order (folders and categories included); a class without an image still '
                 'needs its empty folder.'
             )
-        odd.append(f'{told}.')
+        odd.append(f'{text}.')
     return odd
 
 
@@ -84,10 +84,10 @@ def check_outputs(model: Any, num_classes: int, none_over: bool) -> None:
         if own not in (1, num_classes) and (own < num_classes or none_over)
     }
     if wrong:
-        told = ', '.join(f'{setting} is {own}' for setting, own in wrong.items())
+        text = ', '.join(f'{setting} is {own}' for setting, own in wrong.items())
         options = ' '.join(f'{setting}={num_classes}' for setting in wrong)
         raise DataError(
-            f'{told}, but the data set has {num_classes} classes. Set --cfg-options {options}, or '
+            f'{text}, but the data set has {num_classes} classes. Set --cfg-options {options}, or '
             'give the data set its classes (dataset.metainfo.classes).'
         )
 

@@ -111,13 +111,13 @@ def check_annotations(
             beyond += x + width > 1.05 * size[0] + 1 or y + height > 1.05 * size[1] + 1
             corners = corners and width >= x and height >= y
     if strangers:
-        told = (
+        text = (
             f'{head}: {sum(strangers.values())} annotations have a category_id that is none of '
             f'the categories {file.names}, for example {next(iter(strangers))!r}'
         )
         if not objects.total:
-            raise DataError(f'{told}. Correct them, or add the category.')
-        odd.append(f'{told}; they are left out.')
+            raise DataError(f'{text}. Correct them, or add the category.')
+        odd.append(f'{text}; they are left out.')
     if beyond and corners:
         odd.append(
             f'{head}: boxes look like [x1, y1, x2, y2], and COCO has [x, y, width, height]. '
@@ -138,7 +138,7 @@ def check_annotations(
 
 
 def _check_fields(file: CocoFile, measured: bool) -> None:
-    """Demand what building the data set and measuring read; each lack is told once.
+    """Demand what building the data set and measuring read; each missing field is reported once.
 
     Raises:
         DataError: Has all of them, each with an example.
@@ -247,12 +247,12 @@ def count_objects(dataset: Any, where: str, transforms: Sequence[Any] | None = N
                 f'{dataset.ann_file} ({where}.ann_file): every object of {name!r} would be '
                 f'ignored, because {reason}. {_REMEDIES[reason]}'
             )
-    told = short({name: labels[label] for label, name in enumerate(classes)})
+    text = short({name: labels[label] for label, name in enumerate(classes)})
     if crowds:
-        told += f'; {crowds} crowd regions, which are not learned'
+        text += f'; {crowds} crowd regions, which are not learned'
     for reason, count in reasons.items():
-        told += f'; {count} ignored because {reason}'
-    return told
+        text += f'; {count} ignored because {reason}'
+    return text
 
 
 _FEW_POINTS = 'their polygons have fewer than three points'
@@ -286,14 +286,14 @@ def check_image_size(loaded: dict, where: str, masks_measured: bool) -> str | No
     if size is None or None in stated or tuple(size) == stated:
         return None
     reason = ': width and height are exchanged' if tuple(size) == stated[::-1] else ''
-    told = (
+    text = (
         f'{loaded.get("img_path")} is {size[1]} x {size[0]} pixels when loaded, but the '
         f'annotations ({where}) say {stated[1]} x {stated[0]}{reason}'
     )
     if masks_measured:
-        raise DataError(f'{told}. Masks are measured at that size. Correct it in the file.')
+        raise DataError(f'{text}. Masks are measured at that size. Correct it in the file.')
     return (
-        f'{told}. Do the objects lie where they should? tools/dataset_tools/check_data.py draws '
+        f'{text}. Do the objects lie where they should? tools/dataset_tools/check_data.py draws '
         'them.'
     )
 

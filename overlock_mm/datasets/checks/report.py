@@ -232,30 +232,30 @@ class _Split:
         count = len(dataset)
         step = 1 if self.sample is None else max(1, -(-count // self.sample))
         indices = range(0, count, step)
-        told = f'{self.where}: {type(dataset).__name__} with {count} images'
+        text = f'{self.where}: {type(dataset).__name__} with {count} images'
         families = _families(dataset)
         if 'BaseSegDataset' in families:
             pixels = check_label_maps(dataset, self.where, indices)
             if pixels is not None:
                 check_ignored(self.model, self.evaluators, dataset, pixels)
                 named = named_pixels(pixels, dataset.metainfo.get('classes') or ())
-                told += f'; pixels in {len(indices)} label maps: {short(named)}'
+                text += f'; pixels in {len(indices)} label maps: {short(named)}'
         elif 'CocoDataset' in families and 'CocoPanopticDataset' not in families:
             if getattr(dataset, 'ann_file', None) in self.files:
                 listed = len(self.files[dataset.ann_file].images)
-                told += f' of {listed} in the file' if count < listed else ''
+                text += f' of {listed} in the file' if count < listed else ''
                 names = list(dataset.metainfo['classes'])
                 with self.problems.gathered():
                     self.sets.warn(
                         check_metric_file(self.evaluators, dataset, names, self.split, self._file)
                     )
             with self.problems.gathered():
-                told += f'; objects: {count_objects(dataset, self.where)}'
+                text += f'; objects: {count_objects(dataset, self.where)}'
         elif 'CustomDataset' in families and count:
-            told += self._count_labels(dataset)
+            text += self._count_labels(dataset)
         if 'BaseSegDataset' not in families and hasattr(dataset, 'get_data_info'):
             self._load(dataset, indices)
-        self.sets.lines.append(told)
+        self.sets.lines.append(text)
 
     def _count_labels(self, dataset: Any) -> str:
         infos = map(dataset.get_data_info, range(len(dataset)))

@@ -23,7 +23,7 @@ def neighborhood_aggregate(
     """Weighted sum over each token's K x K window, the linear part of ContMix.
 
     Border rule: a window never leaves the map and is never padded. For row i of
-    H rows it starts at ``clamp(i - K // 2, 0, H - K)``, columns likewise, so every
+    H rows it starts at ``clamp(i - K // 2, 0, H - K)``, and columns in the same way, so every
     token has exactly K * K neighbours and is off-centre near a border. With a dilation
     d the map falls into d * d interleaved maps, and the rule holds in each of them.
 
@@ -78,8 +78,8 @@ def contmix(
         out[n]      = sum over the window of softmax(logits) * value
 
     with the border rule of :func:`neighborhood_aggregate`. The position bias of a
-    neighbour at row r seen from row i is row ``r - i + K - 1`` of ``rpb``, columns
-    likewise.
+    neighbour at row r seen from row i is row ``r - i + K - 1`` of ``rpb``, and columns
+    in the same way.
 
     Args:
         query: [B, G, Cq, H, W].

@@ -88,13 +88,13 @@ def depthwise_conv2d_norm(
 
     Args:
         x: As for :func:`depthwise_conv2d`.
-        weight: Likewise.
-        bias: Likewise.
+        weight: As for :func:`depthwise_conv2d`.
+        bias: As for :func:`depthwise_conv2d`.
         norm_weight: [C], in the dtype of ``weight``.
         norm_bias: [C], in the dtype of ``weight``.
         eps: Added to the variance.
         skip_weight: [C] or None, in the dtype of ``weight``.
-        skip_bias: [C] or None, likewise; needs ``skip_weight``.
+        skip_bias: [C] or None, to be added to the skip product; needs ``skip_weight``.
         backend: As for :func:`depthwise_conv2d`.
 
     Returns:
@@ -131,11 +131,11 @@ def depthwise_conv2d_stats(
 
     Args:
         x: As for :func:`depthwise_conv2d`.
-        weight: Likewise.
-        bias: Likewise.
-        input_bias: Likewise.
-        addend: Likewise.
-        gelu_input: Likewise.
+        weight: As for :func:`depthwise_conv2d`.
+        bias: As for :func:`depthwise_conv2d`.
+        input_bias: As for :func:`depthwise_conv2d`.
+        addend: As for :func:`depthwise_conv2d`.
+        gelu_input: As for :func:`depthwise_conv2d`.
         stat: 'mean' over rows and columns, as squeeze-excite takes it, or 'norm', the L2
             norm over them, as global response normalisation takes it.
         backend: As for :func:`depthwise_conv2d`.

@@ -26,7 +26,7 @@ def pointwise_conv2d(
 
         conv(x * factor) + bias    # or + addend
 
-    The factor of a large map goes into one matrix per sample, which spares a pass over the map.
+    The factor of a large map goes into one matrix per sample, which saves a pass over the map.
 
     Args:
         x: [B, I, H, W].

@@ -35,7 +35,7 @@ def why_not_there() -> str | None:
         if found != expected:
             return (
                 f'torch {torch.__version__} has torch.ops.mkldnn._linear_pointwise.{overload} with '
-                f'other arguments or not at all: {found} instead of {expected}.'
+                f'other arguments or no such operator: {found} instead of {expected}.'
             )
     return None
 

@@ -25,7 +25,7 @@ constexpr int kRegions = 64;
 // words, so that eight lanes that read a word each meet eight different bank groups.
 constexpr int kRegionStride = kRegions + 4;
 
-// Likewise for the channels of two neighbours. CP is C padded to 8, 16 or 32.
+// The same for the channels of two neighbours. CP is C padded to 8, 16 or 32.
 template <int CP>
 constexpr int kChannelStride = CP + 4;
 

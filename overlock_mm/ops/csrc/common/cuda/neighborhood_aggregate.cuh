@@ -1,4 +1,4 @@
-// The aggregation alone, forward and backward: one thread per element of the result.
+// Only the aggregation, forward and backward: one thread per element of the result.
 //
 // Neighbouring threads take neighbouring channels (or taps) of a token. They share its
 // weights, and read adjacent values where channels are adjacent in memory.

@@ -55,7 +55,7 @@ at::Tensor fold(const at::Tensor& key, const at::Tensor& proj_weight, double sca
       .contiguous();
 }
 
-// Row of the bias table at which the window of token `i` begins; columns likewise.
+// Row of the bias table at which the window of token `i` begins; the same holds for columns.
 int64_t bias_offset(int64_t i, int64_t size, int64_t kernel_size) {
   return window_start(i, size, kernel_size) - i + kernel_size - 1;
 }

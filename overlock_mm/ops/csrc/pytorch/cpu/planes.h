@@ -188,7 +188,7 @@ int64_t rows_per_segment(int64_t width, int64_t ld, int64_t kernel_size, int64_t
 
 // The split of a backward pass: row tiles of planes. A tile's windows reach into its
 // neighbours, and rows that several tiles add to are summed per tile first and added up
-// afterwards. It depends on the shapes alone: the order of additions, and so the result, is
+// afterwards. It depends only on the shapes: the order of additions, and so the result, is
 // that of any number of threads.
 struct Tiling {
   Tiling(int64_t planes, int64_t height, int64_t kernel_size, int64_t dilation) {
@@ -219,7 +219,7 @@ struct Tiling {
 
   std::vector<RowRange> tiles;
   std::vector<RowRange> touched;
-  // Of each row that a tile touches: where its sum waits for others, or -1 where it is alone.
+  // Of each row that a tile touches: where its sum waits for others, or -1 if there are none.
   std::vector<std::vector<int64_t>> slots;
   int64_t shared = 0;  // number of such sums in a plane
   int64_t most_touched = 0;
