@@ -2,7 +2,7 @@
 
 python tools/dev/check_english.py
 
-Prints each place with a better wording and exits with status 1 if there is any. Part of `make lint`.
+Prints each place with a better wording; exits with status 1 if there is any. Part of `make lint`.
 """
 
 from __future__ import annotations
