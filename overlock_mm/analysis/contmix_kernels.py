@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from overlock_mm.models.arch import STAGES
+from overlock_mm.models.arch import STAGE_BLOCKS, STAGES
 from overlock_mm.models.contmix import REGION_GRID, ContMix, KernelParameters
 from overlock_mm.models.overlock import OverLoCK
 from overlock_mm.ops.contmix import reference
@@ -199,9 +199,9 @@ def contmix_blocks(model: nn.Module) -> dict[str, ContMix]:
     """
     backbone = _backbone(model)
     return {
-        f'{stage}.{index}': block.contmix  # type: ignore[misc]  # of a DynamicBlock
-        for stage, blocks in zip(FOCUS_STAGES, backbone.focus_net.stages, strict=True)
-        for index, block in blocks.named_children()
+        f'{stage}.{index}': block.contmix
+        for stage in FOCUS_STAGES
+        for index, block in backbone.get_submodule(STAGE_BLOCKS[stage]).named_children()
     }
 
 

@@ -19,7 +19,7 @@ from overlock_mm.checkpoint import (
     load_pretrained,
     read_checkpoint,
 )
-from overlock_mm.models.arch import STAGES
+from overlock_mm.models.arch import STAGE_BLOCKS, STAGES
 from overlock_mm.models.overlock import OverLoCK
 from overlock_mm.utils.config import load_config
 
@@ -184,12 +184,9 @@ def check_spatial(network: Network, names: Sequence[str], image: Tensor) -> None
 
 
 def _stage_module(backbone: OverLoCK, name: str) -> nn.Module:
-    if name == 'overview':
-        return backbone.overview_net
-    index = int(name[-1])
-    if name.startswith('base'):
-        return backbone.base_net.stages[index - 1]
-    return backbone.focus_net.stages[index - 3][-1]  # type: ignore[index]  # lists of blocks
+    blocks = backbone.get_submodule(STAGE_BLOCKS[name])
+    # The Focus-Net calls its blocks one by one, and never the list that holds them.
+    return blocks[-1] if isinstance(blocks, nn.ModuleList) else blocks
 
 
 def _returned_output(backbone: nn.Module, index: int) -> nn.Module:

@@ -11,7 +11,7 @@ from overlock_mm.checkpoint.errors import CheckpointMismatchError
 from overlock_mm.checkpoint.io import read_checkpoint
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
 from overlock_mm.deploy.folding import fold_branches
-from overlock_mm.models.arch import ARCHS
+from overlock_mm.models.arch import ARCHS, STAGE_BLOCKS, STAGES
 from overlock_mm.models.overlock import OverLoCK
 
 #: Parts that a backbone may have and a file may lack, or the other way round: they
@@ -40,18 +40,15 @@ def likely_variant(state_dict: Mapping[str, Tensor]) -> str | None:
     """
     blocks: dict[str, set[str]] = {}
     widths: dict[str, int] = {}
-    stage = re.compile(
-        r'(?:backbone\.)?((?:base_net\.stages\.\d|overview_net\.blocks|focus_net\.stages\.\d))'
-        r'\.(\d+)\.(.+)'
-    )
+    paths = '|'.join(re.escape(path) for path in STAGE_BLOCKS.values())
+    stage = re.compile(rf'(?:backbone\.)?({paths})\.(\d+)\.(.+)')
     for name, value in state_dict.items():
         match = stage.fullmatch(name)
         if match:
             blocks.setdefault(match[1], set()).add(match[2])
             if match[3] == 'se.excite.weight':
                 widths[match[1]] = value.shape[0]
-    stages = [f'base_net.stages.{i}' for i in range(3)]
-    stages += ['overview_net.blocks', 'focus_net.stages.0', 'focus_net.stages.1']
+    stages = [STAGE_BLOCKS[name] for name in STAGES]
     depths = tuple(len(blocks.get(name, ())) for name in stages)
     channels = tuple(widths.get(name, 0) for name in stages[:4])
     for variant, arch in ARCHS.items():

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from overlock_mm.models.arch import STAGE_BLOCKS
 from overlock_mm.models.official_names import (
     BASIC_BLOCK,
     DYNAMIC_BLOCK,
@@ -17,12 +18,12 @@ Value = TypeVar('Value')
 TASKS = ('classification', 'detection', 'segmentation')
 
 _STAGES = {
-    'blocks1': ('base_net.stages.0', BASIC_BLOCK),
-    'blocks2': ('base_net.stages.1', BASIC_BLOCK),
-    'blocks3': ('base_net.stages.2', BASIC_BLOCK),
-    'blocks4': ('overview_net.blocks', BASIC_BLOCK),
-    'sub_blocks3': ('focus_net.stages.0', DYNAMIC_BLOCK),
-    'sub_blocks4': ('focus_net.stages.1', DYNAMIC_BLOCK),
+    'blocks1': (STAGE_BLOCKS['base1'], BASIC_BLOCK),
+    'blocks2': (STAGE_BLOCKS['base2'], BASIC_BLOCK),
+    'blocks3': (STAGE_BLOCKS['base3'], BASIC_BLOCK),
+    'blocks4': (STAGE_BLOCKS['overview'], BASIC_BLOCK),
+    'sub_blocks3': (STAGE_BLOCKS['focus3'], DYNAMIC_BLOCK),
+    'sub_blocks4': (STAGE_BLOCKS['focus4'], DYNAMIC_BLOCK),
 }
 _BLOCK = re.compile(r'(?P<stage>blocks[1-4]|sub_blocks[34])\.(?P<index>\d+)\.(?P<rest>.+)')
 

@@ -10,25 +10,8 @@ from torch import nn
 
 from overlock_mm.engine.parameter_groups import GroupedOptimWrapperConstructor
 from overlock_mm.models import OverLoCK
-from overlock_mm.models.arch import STAGES
+from overlock_mm.models.arch import STAGE_BLOCKS, STAGE_ENTRIES, STAGES
 
-# Where a stage's blocks are, and what leads into its first one.
-_BLOCKS = {
-    'base1': r'base_net\.stages\.0',
-    'base2': r'base_net\.stages\.1',
-    'base3': r'base_net\.stages\.2',
-    'overview': r'overview_net\.blocks',
-    'focus3': r'focus_net\.stages\.0',
-    'focus4': r'focus_net\.stages\.1',
-}
-_ENTRIES = {
-    'base2': r'base_net\.downsamples\.1',
-    'base3': r'base_net\.downsamples\.2',
-    'overview': r'overview_net\.downsample',
-    'focus3': r'focus_net\.prior_proj',
-    'focus4': r'focus_net\.downsample_(features|context)',
-}
-_STEM = re.compile(r'base_net\.downsamples\.0\.')
 # ImageNet training knows neither: they start fresh, as the heads do.
 _TASK_PARTS = re.compile(r'(norm[0-3]|overview_residual)\.')
 
@@ -48,16 +31,16 @@ def layer_of(name: str, depths: Sequence[int]) -> int:
     Raises:
         ValueError: The backbone has no such parameter.
     """
-    if _STEM.match(name):
+    if name.startswith(f'{STAGE_ENTRIES["base1"][0]}.'):
         return 0
     if _TASK_PARTS.match(name):
         return sum(depths) + 1
     first_blocks = [1, *(1 + end for end in accumulate(depths))]
     for stage, first in zip(STAGES, first_blocks, strict=False):
-        block = re.match(rf'{_BLOCKS[stage]}\.(\d+)\.', name)
+        block = re.match(rf'{re.escape(STAGE_BLOCKS[stage])}\.(\d+)\.', name)
         if block:
             return first + int(block[1])
-        if stage in _ENTRIES and re.match(rf'{_ENTRIES[stage]}\.', name):
+        if name.startswith(tuple(f'{entry}.' for entry in STAGE_ENTRIES[stage])):
             return first
     raise ValueError(f'OverLoCK has no parameter {name!r}.')
 

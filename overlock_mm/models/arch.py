@@ -20,6 +20,24 @@ DILATED_BRANCHES: dict[int, tuple[tuple[int, int], ...]] = {
 #: The stages in the order of execution. `depths`, `frozen_stages` and `with_cp`
 #: follow it.
 STAGES = ('base1', 'base2', 'base3', 'overview', 'focus3', 'focus4')
+#: Where the network holds the blocks of each stage.
+STAGE_BLOCKS = {
+    'base1': 'base_net.stages.0',
+    'base2': 'base_net.stages.1',
+    'base3': 'base_net.stages.2',
+    'overview': 'overview_net.blocks',
+    'focus3': 'focus_net.stages.0',
+    'focus4': 'focus_net.stages.1',
+}
+#: And what leads into the first of them.
+STAGE_ENTRIES = {
+    'base1': ('base_net.downsamples.0',),
+    'base2': ('base_net.downsamples.1',),
+    'base3': ('base_net.downsamples.2',),
+    'overview': ('overview_net.downsample',),
+    'focus3': ('focus_net.prior_proj',),
+    'focus4': ('focus_net.downsample_features', 'focus_net.downsample_context'),
+}
 
 
 @dataclass(frozen=True)

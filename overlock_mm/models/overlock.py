@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from overlock_mm.deploy.folding import check_folding, fold
-from overlock_mm.models.arch import STAGES, OverLoCKArch
+from overlock_mm.models.arch import STAGE_BLOCKS, STAGE_ENTRIES, STAGES, OverLoCKArch
 from overlock_mm.models.base_net import BaseNet, Stem
 from overlock_mm.models.focus_net import FocusNet
 from overlock_mm.models.layers import LayerNorm2d, initialise_projections
@@ -204,18 +204,10 @@ class OverLoCK(BaseModule):
 
     def _modules_of_stage(self, stage: str) -> list[nn.Module]:
         """The parts that ``frozen_stages`` freezes together with a stage."""
-        base, overview, focus = self.base_net, self.overview_net, self.focus_net
-        if stage.startswith('base'):
-            index = int(stage[-1]) - 1
-            parts = [base.downsamples[index], base.stages[index]]
-            if stage == 'base2' and self.output_norm:
-                parts.append(self.norm1)  # on the path to base3
-            return parts
-        if stage == 'overview':
-            return [overview]
-        if stage == 'focus3':
-            return [focus.prior_proj, focus.stages[0]]
-        return [focus.downsample_features, focus.downsample_context, focus.stages[1]]
+        paths = [*STAGE_ENTRIES[stage], STAGE_BLOCKS[stage]]
+        if stage == 'base2' and self.output_norm:
+            paths.append('norm1')  # on the path to base3
+        return [self.get_submodule(path) for path in paths]
 
     def _frozen_modules(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
