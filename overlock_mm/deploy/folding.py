@@ -225,7 +225,7 @@ class FoldedDynamicBlock(nn.Module):
         self.mlp = FoldedMLP(block.mlp)
 
     def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
-        """As :meth:`DynamicBlock.compute`."""
+        """As :meth:`DynamicBlock.forward`."""
         if not self.is_first:
             prior = torch.addcmul(self.context_bias, prior, self.prior_weight)
             context = torch.addcmul(prior, context, self.context_weight)

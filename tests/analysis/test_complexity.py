@@ -54,7 +54,7 @@ def test_the_published_figures(variant, capsys):
     assert forms['deploy'].parameters < count.parameters
     printed = capsys.readouterr().out
     assert f'{deploy:,}' in printed and f'{training:,}' in printed
-    assert 'counts once' in printed and 'published figures' in printed
+    assert 'count as one' in printed and 'published figures' in printed
 
 
 def test_images_of_five_bands():

@@ -129,8 +129,8 @@ def test_a_focus_net_block_compiles_into_one_graph(backend):
         out = function(*maps)
         return out, torch.autograd.grad(out.square().sum(), leaves)
 
-    compiled = torch.compile(block.compute, fullgraph=True, backend='aot_eager')
-    (out, gradients), (expected, wanted) = results(compiled), results(block.compute)
+    compiled = torch.compile(block, fullgraph=True, backend='aot_eager')
+    (out, gradients), (expected, wanted) = results(compiled), results(block)
     # The same kernels in another order of additions, through some twenty layers.
     assert (out - expected).abs().max() <= 1e-11 * expected.abs().max()
     scale = max(x.abs().max() for x in wanted)

@@ -133,4 +133,4 @@ def test_another_backbone_is_refused(trained, tmp_path, capsys):
     )
     with pytest.raises(SystemExit):
         switch_to_deploy.main([str(config), str(trained), str(tmp_path / 'out.pth')])
-    assert 'no OverLoCK as its backbone' in capsys.readouterr().err
+    assert 'must be an OverLoCK' in capsys.readouterr().err
