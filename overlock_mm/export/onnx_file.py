@@ -22,7 +22,7 @@ OPSETS = range(17, 21)
 TOLERANCE = 1e-4
 #: Images with which a graph for all sizes is traced: so small that the resizing of small maps
 #: is in the graph, where it does nothing to larger ones.
-TRACED_SIZE = (64, 112)
+TRACED_SIZE = (64, 96)
 #: (B, H, W) at which a graph for all sizes is compared: below and above the size at which maps
 #: are resized, with odd sides, wide and high.
 COMPARED_SHAPES = ((1, 224, 224), (2, 75, 130), (1, 333, 250))
@@ -87,11 +87,17 @@ def export_onnx(
         The largest difference by compared shape (B, H, W), relative to the largest value.
 
     Raises:
-        ValueError: The opset is unknown or the shape too small.
+        ValueError: The opset is unknown, or the shape too small or of a size that the model does
+            not take.
         ImportError: onnx or onnxruntime is missing.
         ExportError: An output differs by more than 1e-4.
     """
     check_request(opset, shape)
+    if shape is not None and any(side % part.size_divisor for side in shape):
+        raise ValueError(
+            f'This model takes images whose sides are multiples of {part.size_divisor} pixels, got '
+            f'{shape[0]} x {shape[1]}.'
+        )
     import onnx
 
     path = Path(path)
@@ -128,9 +134,10 @@ def _traced(part: Exportable, shape: tuple[int, int] | None, opset: int) -> byte
     operators = StandardOperators(fixed_size=shape is not None)
     axes: dict[str, dict[int, str]] = {
         'image': {0: 'batch'} if shape else {0: 'batch', 2: 'height', 3: 'width'},
-        **{name: {0: 'batch'} for name in part.output_names},
+        **{name: {0: 'batch'} for name in (*part.input_names[1:], *part.output_names)},
     }
-    image = torch.rand(2, image_channels(part), *(shape or TRACED_SIZE))
+    inputs = part.inputs_of(torch.rand(2, image_channels(part), *(shape or TRACED_SIZE)))
+    part.fixed_size = shape is not None
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), operators:
         # The checks of sizes in the network are Python's and, rightly, not in the graph.
@@ -138,16 +145,18 @@ def _traced(part: Exportable, shape: tuple[int, int] | None, opset: int) -> byte
         warnings.simplefilter('ignore', DeprecationWarning)
         warnings.simplefilter('ignore', UserWarning)
         if operators.fixed_size:
-            part(image)
+            part(*inputs)
         torch.onnx.export(
             part,
-            (image,),
+            inputs,
             buffer,  # type: ignore[arg-type]  # taken, though not declared
             dynamo=False,
             opset_version=opset,
             # What follows from weights is left to the runtime: it would make the file larger.
             do_constant_folding=False,
-            input_names=['image'],
+            # Functions with a `symbolic` of their own stay whole.
+            autograd_inlining=False,
+            input_names=list(part.input_names),
             output_names=list(part.output_names),
             dynamic_axes=axes,
         )
@@ -162,18 +171,17 @@ def _differences(
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     generator = torch.Generator().manual_seed(0)
     found = {}
-    for compared in COMPARED_SHAPES if shape is None else [(b, *shape) for b in (1, 2, 3)]:
+    divisor = part.size_divisor
+    shapes = [
+        (b, -(-h // divisor) * divisor, -(-w // divisor) * divisor) for b, h, w in COMPARED_SHAPES
+    ]
+    for compared in shapes if shape is None else [(b, *shape) for b in (1, 2, 3)]:
         size = (compared[0], image_channels(part), *compared[1:])
-        image = torch.randn(size, generator=generator)
+        inputs = part.inputs_of(torch.randn(size, generator=generator))
         with torch.no_grad():
-            expected = part(image)
-        actual = session.run(None, {'image': image.numpy()})
+            expected = part(*inputs)
+        arrays = (tensor.numpy() for tensor in inputs)
+        actual = session.run(None, dict(zip(part.input_names, arrays, strict=True)))
         expected = (expected,) if isinstance(expected, Tensor) else expected
-        found[compared] = max(map(_relative_difference, map(torch.from_numpy, actual), expected))
+        found[compared] = part.difference([torch.from_numpy(array) for array in actual], expected)
     return found
-
-
-def _relative_difference(actual: Tensor, expected: Tensor) -> float:
-    if actual.shape != expected.shape:
-        return float('inf')
-    return ((actual - expected).abs().max() / expected.abs().max()).item()

@@ -17,17 +17,32 @@ class Exportable(nn.Module):
 
     Attributes:
         task: What it is, in a word.
+        input_names: One per input, the first for images.
         output_names: One per output.
         note: What is left to the caller, or nothing.
+        size_divisor: Of the sides of images.
+        fixed_size: Whether the graph serves one size of images only, so that what follows from the
+            size may be a constant.
     """
 
     task: str
+    input_names: tuple[str, ...] = ('image',)
     output_names: tuple[str, ...]
     note = ''
+    size_divisor = 1
+    fixed_size = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
+
+    def inputs_of(self, image: Tensor) -> tuple[Tensor, ...]:
+        """All inputs for images [B, C, H, W] without padding."""
+        return (image,)
+
+    def difference(self, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """The largest difference of outputs, of the largest value of each."""
+        return max(map(_relative_difference, actual, expected))
 
 
 class ExportableBackbone(Exportable):
@@ -82,16 +97,13 @@ class ExportableSegmentor(Exportable):
 class ExportableFeatures(Exportable):
     """Backbone and neck of a detector of mmdet."""
 
-    task = 'detector features'
-    note = (
-        'Backbone and neck are exported. The heads are not: between and after them boxes are '
-        'chosen by their content (top-k, non-maximum suppression, RoIAlign on each level), and '
-        "mmcv's operators for it have no standard ONNX form with the same results."
-    )
+    task = 'features'
+    note = 'Backbone and neck are exported, without the heads.'
 
-    def __init__(self, model: nn.Module, levels: int) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.output_names = tuple(f'feature{i}' for i in range(levels))
+        self.output_names = tuple(f'feature{i}' for i, _ in enumerate(maps_of(model, 64) or ()))
+        self.size_divisor = size_divisor(model)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """[B, C, H, W] to one map per level of the pyramid."""
@@ -106,54 +118,49 @@ class Normalised(Exportable):
 
     def __init__(self, part: Exportable, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(part)
-        self.task, self.output_names, self.note = part.task, part.output_names, part.note
+        self.task, self.input_names, self.output_names = (
+            part.task,
+            part.input_names,
+            part.output_names,
+        )
+        self.note, self.size_divisor = part.note, part.size_divisor
         self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1))
 
-    def forward(self, image: Tensor) -> Any:
-        """[B, C, H, W] in 0 to 255 to what the wrapped part returns."""
-        return self.model((image - self.mean) / self.std)
+    def forward(self, image: Tensor, *further: Tensor) -> Any:
+        """[B, C, H, W] in 0 to 255, and the part's further inputs, to what the part returns."""
+        self.model.fixed_size = self.fixed_size
+        return self.model((image - self.mean) / self.std, *further)
+
+    def inputs_of(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See :class:`Exportable`."""
+        return self.model.inputs_of(image)
+
+    def difference(self, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """See :class:`Exportable`."""
+        return self.model.difference(actual, expected)
 
 
-_DETECTOR_HEADS = ('roi_head', 'rpn_head', 'bbox_head', 'mask_head', 'panoptic_head')
+def _relative_difference(actual: Tensor, expected: Tensor) -> float:
+    if actual.shape != expected.shape:
+        return float('inf')
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def _levels(model: Any) -> int:
-    """How many maps a detector's features have: what a neck calls that number differs."""
-    weight = next(model.parameters())
-    size = (1, image_channels(model), MIN_IMAGE_SIZE, MIN_IMAGE_SIZE)
+def maps_of(model: Any, side: int) -> Sequence[Tensor] | None:
+    """What a detector's neck makes of a square image; None if it does not take such a size."""
+    image = next(model.parameters()).new_zeros((1, image_channels(model), side, side))
     training = model.training
-    with torch.no_grad():
-        maps = model.eval().extract_feat(weight.new_zeros(size))
-    model.train(training)
-    return len(maps)
+    try:
+        with torch.no_grad():
+            return model.eval().extract_feat(image)
+    # Maps whose sizes do not fit one another.
+    except RuntimeError:
+        return None
+    finally:
+        model.train(training)
 
 
-def exportable(model: Any) -> Exportable:
-    """The part of a model that can be exported, by its kind.
-
-    Args:
-        model: A detector of mmdet, a segmentor of mmseg, a classifier of mmpretrain, or our
-            backbone.
-
-    Raises:
-        TypeError: The model is none of these.
-    """
-    if any(hasattr(model, head) for head in _DETECTOR_HEADS):
-        return ExportableFeatures(model, _levels(model))
-    if hasattr(model, 'decode_head'):
-        if hasattr(model.decode_head, 'transformer_decoder'):  # Mask2Former
-            raise TypeError(
-                f'{type(model.decode_head).__name__} is called with more than the maps of the '
-                'backbone and cannot be exported. Segmentors whose heads are convolutions, such as '
-                'UPerNet, can.'
-            )
-        return ExportableSegmentor(model)
-    if hasattr(model, 'backbone') and hasattr(model, 'head'):
-        return ExportableClassifier(model)
-    if hasattr(model, 'out_indices') and hasattr(model, 'switch_to_deploy'):
-        return ExportableBackbone(model)
-    raise TypeError(
-        'Only detectors of mmdet, segmentors of mmseg, classifiers of mmpretrain and the backbone '
-        f'OverLoCK can be exported, got {type(model).__name__}.'
-    )
+def size_divisor(model: Any) -> int:
+    """1 if a detector's neck takes images of any size, else 32."""
+    return 32 if maps_of(model, MIN_IMAGE_SIZE + 1) is None else 1

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, DefaultScope
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import measure_complexity
 from overlock_mm.analysis.activation_maps import activation_map
-from overlock_mm.export.parts import exportable
+from overlock_mm.export import exportable
 from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
 from tests.models.helpers import TINY
@@ -57,9 +57,12 @@ def test_multiply_adds_are_counted_as_far_as_they_are_fixed(name, scope, tiny):
 
 
 def test_maps_of_a_neck_without_a_number_of_outputs_are_exported(tiny):
-    part = exportable(tiny['rtmdet'][1].eval())
+    part = exportable(tiny['rtmdet'][1].eval(), features_only=True)
     assert part.output_names == ('feature0', 'feature1', 'feature2')
-    assert exportable(tiny['instances'][1]).output_names[-1] == 'feature3'
+    assert part.size_divisor == 32
+    with pytest.raises(TypeError, match='neither a two-stage detector nor'):
+        exportable(tiny['instances'][1])
+    assert exportable(tiny['instances'][1], features_only=True).output_names[-1] == 'feature3'
 
 
 def test_a_head_that_reads_samples_is_refused(tiny):

@@ -1,4 +1,4 @@
-r"""Export a classifier, a segmentor or a detector's features to ONNX.
+r"""Export a classifier, a segmentor or a detector to ONNX.
 
 python tools/deployment/export_onnx.py configs/segmentation/upernet_overlock_t.py \
     upernet_t.pth upernet_t.onnx
@@ -52,6 +52,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--with-preprocessing',
         action='store_true',
         help='take RGB images in 0 to 255 and normalise them; without it the input is normalised',
+    )
+    parser.add_argument(
+        '--features-only', action='store_true', help='of a detector, only backbone and neck'
     )
     parser.add_argument(
         '--no-check', action='store_true', help='do not compare with PyTorch in ONNX Runtime'
@@ -116,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
                 '--with-preprocessing needs data_preprocessor.mean and std in the config.'
             )
         init_default_scope(cfg.default_scope)
-        part = exportable(build_model(cfg, content, args.checkpoint))
+        part = exportable(build_model(cfg, content, args.checkpoint), args.features_only)
         metadata = metadata_of(cfg, content, args.config, args.with_preprocessing)
     if args.with_preprocessing:
         preprocessor = cfg.model.data_preprocessor
