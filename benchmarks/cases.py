@@ -8,8 +8,8 @@ from torch import Tensor
 
 from benchmarks import depthwise
 from benchmarks.depthwise import DepthwiseCase
+from overlock_mm.layers.contmix import REGION_GRID
 from overlock_mm.models.arch import ARCHS
-from overlock_mm.models.contmix import REGION_GRID
 
 #: Image size and batch sizes.
 IMAGES = {(224, 224): (1, 64), (512, 512): (1, 8), (800, 1280): (1, 2, 8)}

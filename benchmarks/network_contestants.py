@@ -50,7 +50,7 @@ def onnx_contestant(model: nn.Module, case: NetworkCase, folder: Path) -> Contes
     """The exported network in ONNX Runtime, with as many threads as torch has.
 
     Args:
-        model: An OverLoCK in deploy form.
+        model: An OverLoCK in fused form.
         case: Its size is the file's.
         folder: For the file, which is kept for further batch sizes.
     """

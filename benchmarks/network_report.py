@@ -22,8 +22,8 @@ HEAD = """\
 larger batches, come with `--select all`.
 
 - The networks are backbones with four outputs, as dense prediction uses them, with random
-  weights; the rivals are those of mmpretrain. OverLoCK and RepLKNet are measured in training form
-  and in deploy form.
+  weights; the rivals are those of mmpretrain. OverLoCK is measured in training form and in fused
+  form, RepLKNet in training form and in reparameterized form.
 - Within a case the networks run in turns, one call each per round, so that whatever else happens
   on the machine hits all alike. Given are the median and, in parentheses, the distance of the
   quartiles.
@@ -35,9 +35,9 @@ larger batches, come with `--select all`.
 """
 #: (ours, rival, words): the ratios that the project watches.
 RATIOS = (
-    ('OverLoCK-T, deploy form', 'ConvNeXt-B'),
-    ('OverLoCK-XT, deploy form', 'ConvNeXt-T'),
-    ('OverLoCK-T, ONNX Runtime', 'OverLoCK-T, deploy form'),
+    ('OverLoCK-T, fused form', 'ConvNeXt-B'),
+    ('OverLoCK-XT, fused form', 'ConvNeXt-T'),
+    ('OverLoCK-T, ONNX Runtime', 'OverLoCK-T, fused form'),
     ('OverLoCK-T, training form', 'ConvNeXt-B'),
 )
 #: The two cases between which growth is reported.

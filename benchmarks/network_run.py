@@ -55,7 +55,7 @@ class Models:
         if key not in self._built:
             torch.manual_seed(0)
             model = network.build()
-            if form == 'deploy':
+            if form != 'training':
                 model.eval()
                 model.switch_to_deploy()
             self._built[key] = model.to(self.device)
@@ -76,7 +76,7 @@ def contestants_of(
             except torch.OutOfMemoryError:
                 logger.warning('  %s: not measured, out of memory', name)
                 continue
-            if network.name == EXPORTED and form == 'deploy' and models.device.type == 'cpu':
+            if network.name == EXPORTED and form == 'fused' and models.device.type == 'cpu':
                 found[f'{network.name}, ONNX Runtime'] = onnx_contestant(model, case, folder)
     return found
 

@@ -133,7 +133,9 @@ def forms(network: Network, mode: str) -> tuple[str, ...]:
     """The forms of a network that a case compares."""
     if mode == 'training':
         return ('training',)
-    return ('training', 'deploy') if network.ours or 'RepLKNet' in network.name else ('training',)
+    if network.ours:
+        return ('training', 'fused')
+    return ('training', 'reparameterized') if 'RepLKNet' in network.name else ('training',)
 
 
 def contestant_name(network: Network, form: str) -> str:

@@ -32,7 +32,7 @@ RECIPES = (
 )
 CONTESTANTS = (
     'OverLoCK-T, training form',
-    'OverLoCK-T, deploy form',
+    'OverLoCK-T, fused form',
     'OverLoCK-T, ONNX Runtime',
     'ConvNeXt-B',
 )

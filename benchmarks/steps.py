@@ -1,4 +1,4 @@
-"""``python -m benchmarks.steps``: what each step towards the deploy form brings on the CPU.
+"""``python -m benchmarks.steps``: what each step towards the fused form brings on the CPU.
 
 It measures variant T after every step, all in turns in one process, beside a ConvNeXt-B, and
 writes ``benchmarks/results/steps-cpu.json`` and from it ``docs/performance.md``; with
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from benchmarks import measure
 from benchmarks.run import RESULTS
 from overlock_mm import OverLoCK
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.ops import use_backend
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
@@ -28,7 +27,7 @@ NOTES = Path(__file__).with_name('steps.md')
 CASES = ((224, 224, 1), (224, 224, 8), (512, 512, 1))
 RIVAL = 'ConvNeXt-B'
 STEPS = {
-    'published': 'published deploy form',
+    'published': 'reparameterized form',
     'layout': 'channels_last memory',
     'folded': 'all folded, few passes',
     'fused': 'fused depthwise convolutions',
@@ -44,7 +43,7 @@ def forwards(variant: str, rival: str) -> dict[str, Forward]:
 
     network = OverLoCK(variant, output_norm=False, out_indices=(3, 4)).eval()
     published, deploy = deepcopy(network), deepcopy(network)
-    fold_branches(published)
+    published.reparameterize()
     deploy.switch_to_deploy()
     channels_last = deepcopy(published).to(memory_format=torch.channels_last)
     convnext: nn.Module = ConvNeXt(rival)

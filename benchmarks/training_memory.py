@@ -26,8 +26,8 @@ from benchmarks import measure
 from benchmarks.run import RESULTS
 from overlock_mm import OverLoCK, ops
 from overlock_mm.analysis import measure_activation_memory
+from overlock_mm.layers.recompute import RECOMPUTE, KeptConv2d, RecomputableBlock
 from overlock_mm.models.arch import ARCHS
-from overlock_mm.models.recompute import RECOMPUTE, KeptConv2d, RecomputableBlock
 from overlock_mm.ops.contmix import reference
 
 RESULTS_FILE = RESULTS / 'training-memory.json'
@@ -61,7 +61,7 @@ One word holds for the whole network, six for its stages in the order of `depths
     model = dict(backbone=dict(recompute=('blocks', 'blocks', 'cheap', 'cheap', 'cheap', 'cheap')))
 
 Outputs, gradients and batch-norm statistics are the same to the last bit, with stochastic depth
-and under autocast too (`tests/models/test_recompute.py`). What is computed again runs once more,
+and under autocast too (`tests/layers/test_recompute.py`). What is computed again runs once more,
 so forward hooks fire twice in training, and a SyncBN gathers its statistics once more in the
 backward pass. Under `torch.compile` the option does nothing, as the compiler's partitioner decides
 by itself what to keep. Second derivatives are exact with each option, except through ContMix, which
@@ -102,7 +102,7 @@ Under autocast with bfloat16 or float16 the outputs are finite and near those of
 images and maps with values up to 10000 too. Of the largest value, and in units of the dtype's eps
 (2^-7 and 2^-10), a layer or block differs by at most 4, the network in evaluation by at most 8,
 and in training by at most 16, as batch statistics of few samples amplify rounding
-(`tests/models/test_autocast.py`). GRN takes its norms in float32: in float16 the norm of a large
+(`tests/layers/test_autocast.py`). GRN takes its norms in float32: in float16 the norm of a large
 map is infinite, and the ratio of two such norms is NaN.
 """
 

@@ -22,6 +22,7 @@ check_torch(torch.__version__)  # before anything that an older one would break
 from overlock_mm.models import ARCHS, ContMix, ContMixBlock, OverLoCKArch
 
 if importlib.util.find_spec('mmengine') is not None:
+    from overlock_mm import checkpoint  # noqa: F401  # registers what loads pretrained weights
     from overlock_mm.configs import allow_package_names
     from overlock_mm.engine import OverLoCKLayerDecayConstructor
     from overlock_mm.mmcv_ops import offer_operators

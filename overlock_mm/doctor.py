@@ -37,7 +37,7 @@ OPTIONAL = {
 OPERATORS = {
     'ContMix': 'contmix',
     'depthwise convolution': 'depthwise_conv2d',
-    '1 x 1 convolution in deploy form': 'pointwise_conv2d',
+    '1 x 1 convolution in fused form': 'pointwise_conv2d',
 }
 OTHERS = ('torch', 'torchvision', 'triton', 'numpy', 'setuptools', 'faster-coco-eval')
 OPENCVS = (

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from overlock_mm import ARCHS, OverLoCK
 from overlock_mm.checkpoint import convert_official
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.models.classifier import OverLoCKClsHead
 from tests.data import recipe
 
@@ -19,6 +18,7 @@ DATA = Path(__file__).parent / 'data'
 #: Task names of the data files -> ours.
 TASK_NAMES = {'cls': 'classification', 'det': 'detection', 'seg': 'segmentation'}
 VARIANTS = ('xt', 't', 's', 'b')
+_MANIFEST_KEYS = {'training': 'train', 'reparameterized': 'deploy'}
 
 
 @cache
@@ -28,8 +28,8 @@ def _read(name: str):
 
 
 def manifest(task: str, variant: str, form: str) -> dict[str, list[int]]:
-    """Official tensor names and shapes; form 'train' or 'deploy'."""
-    return _read('manifest.json.gz')[task][variant][form]
+    """Official tensor names and shapes; form 'training' or 'reparameterized'."""
+    return _read('manifest.json.gz')[task][variant][_MANIFEST_KEYS[form]]
 
 
 def golden_cases() -> list[dict]:
@@ -41,7 +41,7 @@ def case_id(case: dict) -> str:
     return f'{case["task"]}-{case["variant"]}-{size}-{case["mode"]}'
 
 
-def official_state_dict(task: str, variant: str, form: str = 'train') -> dict[str, Tensor]:
+def official_state_dict(task: str, variant: str, form: str = 'training') -> dict[str, Tensor]:
     """Official names, values by the recipe, float64 (integer for counters)."""
     arrays = recipe.state_dict(manifest(task, variant, form))
     return {
@@ -51,23 +51,23 @@ def official_state_dict(task: str, variant: str, form: str = 'train') -> dict[st
 
 
 def build_model(
-    task: str, variant: str, published_deploy: bool = False, auxiliary: bool = True
+    task: str, variant: str, form: str = 'training', auxiliary: bool = True
 ) -> torch.nn.Module:
-    """Our model of a task, its network below `backbone`, in training or published deploy form."""
+    """Our model of a task, its network below `backbone`, in training or reparameterized form."""
     if task == 'cls':
-        form = dict(out_indices=(3, 4), output_norm=False)
+        outputs = dict(out_indices=(3, 4), output_norm=False)
         head = dict(
             type=OverLoCKClsHead,
             num_classes=1000,
             in_channels=(ARCHS[variant].pyramid_channels[3], ARCHS[variant].channels[3]),
             auxiliary=auxiliary,
         )
-        model = ImageClassifier(backbone=dict(type=OverLoCK, arch=variant, **form), head=head)
+        model = ImageClassifier(backbone=dict(type=OverLoCK, arch=variant, **outputs), head=head)
     else:
         model = torch.nn.Module()
         model.backbone = OverLoCK(variant, context_residual=task == 'det')
-    if published_deploy:
-        fold_branches(model.backbone)
+    if form == 'reparameterized':
+        model.backbone.reparameterize()
     return model
 
 

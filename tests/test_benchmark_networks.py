@@ -71,7 +71,7 @@ def test_results_become_a_page(tiny, tmp_path):
     inference, _, training = (r['contestants'] for r in content['results'])
     assert set(inference) == {
         'OverLoCK-T, training form',
-        'OverLoCK-T, deploy form',
+        'OverLoCK-T, fused form',
         'OverLoCK-T, ONNX Runtime',
         'ConvNeXt-B',
     }
@@ -80,15 +80,15 @@ def test_results_become_a_page(tiny, tmp_path):
         assert measured['median_ms'] > 0
         assert measured['runs'] == 3
         assert measured['images_per_s'] == pytest.approx(1e3 / measured['median_ms'])
-    assert inference['OverLoCK-T, deploy form']['peak_extra_bytes'] >= 0
+    assert inference['OverLoCK-T, fused form']['peak_extra_bytes'] >= 0
     facts = content['networks']['OverLoCK-T']
     assert facts['parameters'] == sum(p.numel() for p in OverLoCK(ARCH, deploy=True).parameters())
 
     page = network_report.write(tmp_path, tmp_path / 'page.md').read_text()
     assert '### Some CPU' in page
     assert '2026-01-31' in page
-    ratio = inference['OverLoCK-T, deploy form']['median_ms'] / inference['ConvNeXt-B']['median_ms']
-    assert f'| OverLoCK-T, deploy form | ConvNeXt-B | {ratio:.2f} |' in page
+    ratio = inference['OverLoCK-T, fused form']['median_ms'] / inference['ConvNeXt-B']['median_ms']
+    assert f'| OverLoCK-T, fused form | ConvNeXt-B | {ratio:.2f} |' in page
     assert page.endswith('## GPU\n\nnot measured\n')
     for picture in ('accuracy', 'resolution'):
         drawn = (tmp_path / f'networks-cpu-some-cpu-{picture}.svg').read_text()
@@ -109,7 +109,7 @@ def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
     content = json.loads(path.read_text())
     assert [r['case']['name'] for r in content['results']] == [case.name for case in CASES]
     page = network_report.write(tmp_path, tmp_path / 'page.md').read_text()
-    assert 'OverLoCK-T, deploy form' in page
+    assert 'OverLoCK-T, fused form' in page
 
 
 @pytest.mark.slow

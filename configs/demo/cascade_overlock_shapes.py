@@ -179,7 +179,7 @@ custom_imports = dict(
     imports=[
         'overlock_mm',
         'overlock_mm.engine.checkpoint_hook',
-        'overlock_mm.engine.enlarging_visualizer',
+        'overlock_mm.visualization.det_visualizer',
         'overlock_mm.engine.instance_tta',
     ],
     allow_failed_imports=False,

@@ -114,7 +114,7 @@ custom_imports = dict(
     imports=[
         'overlock_mm',
         'overlock_mm.engine.checkpoint_hook',
-        'overlock_mm.engine.enlarging_seg_visualizer',
+        'overlock_mm.visualization.seg_visualizer',
     ],
     allow_failed_imports=False,
 )

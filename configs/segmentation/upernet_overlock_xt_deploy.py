@@ -1,4 +1,4 @@
-# For inference with weights in deploy form (tools/deployment/switch_to_deploy.py and
+# For inference with weights in fused form (tools/deployment/switch_to_deploy.py and
 # tools/model_converters/convert_checkpoint.py --deploy write them).
 _base_ = './upernet_overlock_xt.py'
 

@@ -1,7 +1,7 @@
 """The kernels that ContMix makes for a place in an image (paper section 3.3).
 
 The network runs once; what its ContMix modules project from the image is kept, and the module's
-own mathematics (:mod:`overlock_mm.models.contmix`, :mod:`overlock_mm.ops.contmix.reference`) makes
+own mathematics (:mod:`overlock_mm.layers.contmix`, :mod:`overlock_mm.ops.contmix.reference`) makes
 the kernels of any token from it.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from overlock_mm.layers.contmix import REGION_GRID, ContMix, KernelParameters
 from overlock_mm.models.arch import STAGE_BLOCKS, STAGES
-from overlock_mm.models.contmix import REGION_GRID, ContMix, KernelParameters
 from overlock_mm.models.overlock import OverLoCK
 from overlock_mm.ops.contmix import reference
 

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from overlock_mm.analysis.contmix_kernels import ContMixProjections
-from overlock_mm.models.contmix import KernelParameters
+from overlock_mm.layers.contmix import KernelParameters
 
 #: What a page holds at most, unless its blocks are named.
 MAX_PAGE_BYTES = 10_000_000

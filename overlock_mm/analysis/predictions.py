@@ -140,7 +140,7 @@ class SegmentationPredictor(Predictor):
     def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
         from mmseg.apis import MMSegInferencer
 
-        from overlock_mm.engine.enlarging_seg_visualizer import EnlargingSegVisualizer
+        from overlock_mm.visualization.seg_visualizer import EnlargingSegVisualizer
 
         inferencer = MMSegInferencer(
             cfg,

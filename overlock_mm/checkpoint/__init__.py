@@ -8,7 +8,6 @@ from overlock_mm.checkpoint.io import (
     state_dict_of,
 )
 from overlock_mm.checkpoint.loading import (
-    FORMS,
     check_compatible,
     form_of,
     likely_variant,
@@ -16,6 +15,7 @@ from overlock_mm.checkpoint.loading import (
 )
 from overlock_mm.checkpoint.names import TASKS, convert_official
 from overlock_mm.checkpoint.official import OfficialModel, convert_file
+from overlock_mm.layers.forms import FORMS
 
 __all__ = [
     'FORMS',

@@ -5,29 +5,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmengine.logging import MMLogger
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 
 from overlock_mm.checkpoint.errors import CheckpointMismatchError
 from overlock_mm.checkpoint.io import read_checkpoint
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.models.arch import ARCHS, STAGE_BLOCKS, STAGES
 from overlock_mm.models.overlock import OverLoCK
 
 #: Parts that a backbone may have and a file may lack, or the other way round: they
 #: belong to the task, not to the variant.
 _TASK_PARTS = re.compile(r'(norm[0-3]|overview_residual)\.')
-#: A network with all its parts, with dilated branches folded (what the authors publish for
-#: inference), and with all folded that can be (:meth:`OverLoCK.switch_to_deploy`).
-FORMS = ('training', 'published deploy', 'deploy')
-_FOLDING_TOOL = 'tools/deployment/switch_to_deploy.py'
+_FUSE = 'Fuse the file with tools/deployment/switch_to_deploy.py'
+#: By the forms of the file and of the model.
 _REMEDIES = {
-    ('training', 'deploy'): f'Fold the file with {_FOLDING_TOOL}, or build the model with '
-    'deploy=False.',
-    ('published deploy', 'deploy'): f'Fold the rest of it with {_FOLDING_TOOL}.',
-    ('published deploy', 'training'): f'Fold the rest of it with {_FOLDING_TOOL}, and build the '
-    'model with deploy=True.',
-    ('deploy', 'training'): 'Build the model with deploy=True.',
+    ('training', 'fused'): f'{_FUSE}, or build the model with deploy=False.',
+    ('reparameterized', 'fused'): f'{_FUSE}.',
+    ('reparameterized', 'training'): f'{_FUSE}, and build the model with deploy=True.',
+    ('fused', 'training'): 'Build the model with deploy=True.',
 }
 _SHOWN = 3
 
@@ -72,11 +68,11 @@ def _differences(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str
 
 
 def form_of(names: Iterable[str]) -> str:
-    """The form of a network with these names of ours: one of :data:`FORMS`."""
+    """The form of a network by its tensors' names (ours): one of :data:`FORMS`."""
     names = tuple(names)
     if any('_conv.branches.' in name for name in names):
         return 'training'
-    return 'published deploy' if any('.large_norm.' in name for name in names) else 'deploy'
+    return 'reparameterized' if any('.large_norm.' in name for name in names) else 'fused'
 
 
 def _mismatch(
@@ -130,11 +126,11 @@ def load_pretrained(backbone: OverLoCK, path: str | Path, prefix: str | None = N
 
     Takes classifiers, detectors and segmentors alike. LayerNorms of outputs and the
     context residual belong to the task: where the file lacks them they keep their
-    initial weights, where the backbone lacks them they are left out. A backbone in deploy form
-    takes files in the published deploy form too, and folds the rest.
+    initial weights, where the backbone lacks them they are left out. A fused backbone takes files
+    in reparameterized form too, and fuses them.
 
     Args:
-        backbone: In any form; a file in training form fits none but that.
+        backbone: In any form; a file in training form fits only a backbone in training form.
         path: A file or an http(s) address.
         prefix: Where the backbone is within the file; None finds it.
 
@@ -149,8 +145,8 @@ def load_pretrained(backbone: OverLoCK, path: str | Path, prefix: str | None = N
         state_dict = convert_official(state_dict, official_task(state_dict))
     state_dict = _backbone_part(state_dict, prefix, source)
 
-    if backbone.deploy and form_of(state_dict) == 'published deploy':
-        state_dict = _folded(backbone, state_dict, source)
+    if backbone.form == 'fused' and form_of(state_dict) == 'reparameterized':
+        state_dict = _fused(backbone, state_dict, source)
 
     _check_apart_from_task(backbone, state_dict, source)
     own = backbone.state_dict()
@@ -169,6 +165,28 @@ def load_pretrained(backbone: OverLoCK, path: str | Path, prefix: str | None = N
             logger.info('%s: %d tensors of %s %s', source, len(names), ', '.join(parts), what)
 
 
+@WEIGHT_INITIALIZERS.register_module('OverLoCKPretrained')
+class PretrainedOverLoCKInit:
+    """What an OverLoCK makes of ``init_cfg=dict(type='Pretrained', ...)``.
+
+    Args:
+        checkpoint: A file or an http(s) address.
+        prefix: Where the backbone is within the file; None finds it.
+        map_location: Accepted, as mmengine's initializer has it. Weights are read on the CPU and
+            copied to the device of each parameter.
+    """
+
+    def __init__(
+        self, checkpoint: str | Path, prefix: str | None = None, map_location: str = 'cpu'
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+
+    def __call__(self, module: OverLoCK) -> None:
+        """Load the weights of a backbone."""
+        load_pretrained(module, self.checkpoint, self.prefix)
+
+
 def _check_apart_from_task(
     backbone: OverLoCK, state_dict: Mapping[str, Tensor], source: str
 ) -> None:
@@ -178,8 +196,8 @@ def _check_apart_from_task(
         raise _mismatch(backbone, state_dict, wrong, source)
 
 
-def _folded(backbone: OverLoCK, state_dict: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Tensors of the published deploy form, made into those of ours."""
+def _fused(backbone: OverLoCK, state_dict: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors of the fused form, made from those of the reparameterized one."""
     twin = OverLoCK(
         backbone.arch,
         backbone.in_channels,
@@ -187,14 +205,14 @@ def _folded(backbone: OverLoCK, state_dict: dict[str, Tensor], source: str) -> d
         output_norm=backbone.output_norm,
         context_residual=backbone.context_residual,
     ).to(next(iter(state_dict.values())).dtype)
-    fold_branches(twin)
+    twin.reparameterize()
     _check_apart_from_task(twin, state_dict, source)
     own = twin.state_dict()
     twin.load_state_dict({k: v for k, v in state_dict.items() if k in own}, strict=False)
     twin.switch_to_deploy()
     parts = {name.split('.')[0] for name in state_dict}
-    folded = {k: v for k, v in twin.state_dict().items() if k.split('.')[0] in parts}
-    return {**{k: v for k, v in state_dict.items() if k not in own}, **folded}
+    fused = {k: v for k, v in twin.state_dict().items() if k.split('.')[0] in parts}
+    return {**{k: v for k, v in state_dict.items() if k not in own}, **fused}
 
 
 def _backbone_part(

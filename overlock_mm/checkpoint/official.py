@@ -1,7 +1,7 @@
 """Official checkpoint files, made into those of the OpenMMLab 2.x models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +10,6 @@ from overlock_mm.checkpoint.errors import CheckpointError, CheckpointMismatchErr
 from overlock_mm.checkpoint.io import state_dict_of
 from overlock_mm.checkpoint.loading import check_compatible, form_of, likely_variant
 from overlock_mm.checkpoint.names import convert_official, is_official, official_task
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.models.overlock import OverLoCK
 
 #: What the backbone of each task's network is built with.
@@ -36,14 +35,19 @@ class OfficialModel:
     Args:
         task: One of ``overlock_mm.checkpoint.TASKS``.
         variant: Name of the variant.
-        deploy: Whether it is in deploy form.
+        form: One of :data:`overlock_mm.checkpoint.FORMS`.
         model: ``'classifier'``, ``'mask_rcnn'``, ``'cascade'``, ``'upernet'`` or ``'backbone'``.
     """
 
     task: str
     variant: str
-    deploy: bool
+    form: str
     model: str
+
+    @property
+    def deploy(self) -> bool:
+        """Whether it is for inference, so that the config is a ``*_deploy`` one."""
+        return self.form != 'training'
 
     @property
     def config(self) -> str | None:
@@ -72,8 +76,8 @@ def convert_file(
     Args:
         content: Of the file, as :func:`overlock_mm.checkpoint.read_checkpoint` returns it.
         source: What to call the file in messages.
-        deploy: Fold a file in training form, for the ``*_deploy`` configs. One in the published
-            deploy form is folded further in any case.
+        deploy: Fuse a file in training form too, for the ``*_deploy`` configs. A file in
+            reparameterized form is always fused.
 
     Returns:
         The new content (``state_dict`` and ``meta``), what the file holds after conversion, and
@@ -100,26 +104,25 @@ def convert_file(
             f'{source} is an official {task} network, but of none of the published widths and '
             'depths.'
         )
-    was_deploy = form_of(converted) != 'training'
-    found = OfficialModel(task, variant, was_deploy, _model_name(converted, task, source))
+    official = OfficialModel(
+        task, variant, form_of(converted), _model_name(converted, task, source)
+    )
     report = [
-        f'Recognised {_describe(found)}: {len(state_dict)} tensors.',
+        f'Recognised {_describe(official)}: {len(state_dict)} tensors.',
         f'Renamed {len(converted.keys() - state_dict.keys())} of them.',
     ]
-    backbone = _checked_backbone(converted, found, source)
+    backbone = _checked_backbone(converted, official, source)
 
-    if deploy or was_deploy:
+    if deploy or official.deploy:
         backbone.load_state_dict(_below(converted, 'backbone.'))
         backbone.switch_to_deploy()
-        folded = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
+        fused = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
         rest = {k: v for k, v in converted.items() if not k.startswith('backbone.')}
         report.append(
-            f'Folded what is constant in evaluation: {len(converted) - len(rest)} tensors of the '
-            f'backbone became {len(folded)}.'
+            f'Fused the backbone: its {len(converted) - len(rest)} tensors became {len(fused)}.'
         )
-        converted = {**folded, **rest}
-        found = OfficialModel(task, variant, True, found.model)
-    if found.deploy:
+        converted = {**fused, **rest}
+        official = replace(official, form='fused')
         auxiliary = [name for name in converted if name.startswith(_AUXILIARY)]
         for name in auxiliary:
             del converted[name]
@@ -128,13 +131,15 @@ def convert_file(
                 f'Left out {len(auxiliary)} tensors of the auxiliary classifier, which is used in '
                 'training only.'
             )
-    meta, sentences = _converted_meta(content, found)
-    return {'state_dict': converted, 'meta': meta}, found, report + sentences
+    meta, sentences = _converted_meta(content, official)
+    return {'state_dict': converted, 'meta': meta}, official, report + sentences
 
 
-def _describe(found: OfficialModel) -> str:
-    form = 'deploy' if found.deploy else 'training'
-    return f'task {found.task} ({found.model}), variant {found.variant!r}, {form} form'
+def _describe(official: OfficialModel) -> str:
+    return (
+        f'task {official.task} ({official.model}), variant {official.variant!r}, '
+        f'{official.form} form'
+    )
 
 
 def _model_name(names: Mapping[str, Tensor], task: str, source: str) -> str:
@@ -158,12 +163,12 @@ def _model_name(names: Mapping[str, Tensor], task: str, source: str) -> str:
 
 
 def _checked_backbone(
-    converted: Mapping[str, Tensor], found: OfficialModel, source: str
+    converted: Mapping[str, Tensor], official: OfficialModel, source: str
 ) -> OverLoCK:
     """A network of the recognised kind, whose tensors are just those of the file."""
-    backbone = OverLoCK(found.variant, **_BACKBONES[found.task])
-    if found.deploy:
-        fold_branches(backbone)
+    backbone = OverLoCK(official.variant, **_BACKBONES[official.task])
+    if official.form == 'reparameterized':
+        backbone.reparameterize()
     check_compatible(backbone, _below(converted, 'backbone.'), source)
     return backbone.to(next(iter(converted.values())).dtype)
 
@@ -173,12 +178,12 @@ def _below(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _converted_meta(
-    content: Mapping[str, Any], found: OfficialModel
+    content: Mapping[str, Any], official: OfficialModel
 ) -> tuple[dict[str, Any], list[str]]:
     old = content.get('meta')
     old = old if isinstance(old, Mapping) else {}
     meta: dict[str, Any] = {
-        'overlock': {'task': found.task, 'variant': found.variant, 'deploy': found.deploy}
+        'overlock': {'task': official.task, 'variant': official.variant, 'form': official.form}
     }
     sentences = []
     dataset = {

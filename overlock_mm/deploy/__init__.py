@@ -1,1 +1,1 @@
-"""Folding a trained network for inference, and the layers of the folded form."""
+"""Folding a trained network for inference (:mod:`overlock_mm.layers.forms`), and fused layers."""

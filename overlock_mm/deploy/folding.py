@@ -1,8 +1,8 @@
-"""The deploy form: what each part of a trained network becomes for inference."""
+"""The fused form: what each part of a trained network becomes for inference."""
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from overlock_mm.deploy.layers import (
     ChannelGate,
     ChannelResponse,
     DepthwiseConv,
-    FoldedMLP,
+    FusedMLP,
     Pointwise,
     PointwiseSum,
     SkipNorm,
@@ -21,59 +21,55 @@ from overlock_mm.deploy.layers import (
     fold_contmix,
     fuse_bn_pointwise,
 )
-from overlock_mm.models.base_net import Stem
-from overlock_mm.models.blocks import BasicBlock
-from overlock_mm.models.contmix import ContMix
-from overlock_mm.models.focus_net import DynamicBlock, Fusion
-from overlock_mm.models.layers import (
-    GRN,
-    ConvMLP,
+from overlock_mm.deploy.type_check import check_types
+from overlock_mm.layers.basic import (
     ConvNorm,
-    LayerNorm2d,
-    LayerScale,
-    ResidualDepthwiseConv,
-    SqueezeExcite,
 )
-from overlock_mm.models.overview_net import ContextResidual
-from overlock_mm.models.reparam import DilatedReparamConv, fuse_conv_bn
+from overlock_mm.layers.basic_block import BasicBlock
+from overlock_mm.layers.context_residual import ContextResidual
+from overlock_mm.layers.dynamic_block import DynamicBlock, Fusion
+from overlock_mm.layers.reparam import DilatedReparamConv, fuse_conv_bn
+from overlock_mm.layers.stem import Stem
 from overlock_mm.ops.precision import compute_dtype
-
-if TYPE_CHECKING:
-    from overlock_mm.models.overlock import OverLoCK
 
 #: Largest difference between the forms in float64, as part of an output's largest value.
 FOLDING_TOLERANCE = 1e-9
 
 
-def fold_branches(network: nn.Module) -> None:
-    """Fold only the dilated branches: the reparameterized form, which the authors publish."""
+def reparameterize(network: nn.Module) -> None:
+    """Bring a network from training form into the reparameterized one, in place.
+
+    Raises:
+        TypeError: A module is not of the type that can be folded; the network is as before.
+    """
+    check_types(network)
     for module in network.modules():
         if isinstance(module, DilatedReparamConv):
-            module.switch_to_deploy()
+            module.reparameterize()
 
 
 @torch.no_grad()
-def fold(network: nn.Module) -> None:
-    """Replace the parts of a network by their folded forms, in place.
+def fuse(network: nn.Module) -> None:
+    """Bring a network from any form into the fused one, in place.
 
     Raises:
-        TypeError: A part is of a type derived from one that is folded; the network is as before.
+        TypeError: A module is not of the type that can be folded; the network is as before.
     """
-    _check_types(network)
-    fold_branches(network)
-    _fold_children(network)
+    reparameterize(network)
+    _fuse_children(network)
     network.requires_grad_(False)
 
 
 @torch.no_grad()
-def check_folding(network: 'OverLoCK') -> None:
-    """Fold copies of a backbone in float64 and compare outputs for an image of noise.
+def check_fusing(network: Any, image_channels: int) -> None:
+    """Fuse copies of a backbone in float64 and compare outputs for an image of noise.
 
     One copy has the network's batch-norm statistics, another random ones: those of an untrained
     network would hide an error.
 
     Args:
-        network: An ``OverLoCK`` in training form; it is not changed.
+        network: An ``OverLoCK`` in another form; it is not changed.
+        image_channels: Channels of its images.
 
     Raises:
         RuntimeError: An output differs by more than :data:`FOLDING_TOLERANCE`.
@@ -83,15 +79,14 @@ def check_folding(network: 'OverLoCK') -> None:
         copy = deepcopy(network).to('cpu', torch.float64).eval()
         if statistics == 'random':
             _randomize_statistics(copy, generator)
-        image = torch.randn(1, copy.in_channels, 96, 64, generator=generator, dtype=torch.float64)
+        image = torch.randn(1, image_channels, 96, 64, generator=generator, dtype=torch.float64)
         expected = copy(image)
-        fold(copy)
-        copy.deploy = True
-        for index, out, reference in zip(copy.out_indices, copy(image), expected, strict=True):
+        copy.switch_to_deploy()
+        for index, (out, reference) in enumerate(zip(copy(image), expected, strict=True)):
             error = ((out - reference).abs().max() / reference.abs().max()).item()
             if not error <= FOLDING_TOLERANCE:
                 raise RuntimeError(
-                    f'The deploy form differs: output {index} by {error:.2g} of its largest value '
+                    f'The fused form differs: output {index} by {error:.2g} of its largest value '
                     f'in float64, with {statistics} batch-norm statistics; {FOLDING_TOLERANCE:.0g} '
                     'is allowed. Please report this with the config.'
                 )
@@ -105,25 +100,13 @@ def _randomize_statistics(network: nn.Module, generator: torch.Generator) -> Non
             var.uniform_(0.5, 2, generator=generator)
 
 
-def _check_types(network: nn.Module) -> None:
-    """Refuse derived types, which may compute something else than their folded form."""
-    known = (*_FOLDED_FORMS, *_FOLDED_WITHIN)
-    for name, module in network.named_modules():
-        if isinstance(module, known) and type(module) not in known:
-            base = next(t.__name__ for t in known if isinstance(module, t))
-            raise TypeError(
-                f'{name} is a {type(module).__name__}, derived from {base}; only {base} itself can '
-                'be folded. Remedy: deploy the network in training form, or put back the original.'
-            )
-
-
-def _fold_children(module: nn.Module) -> None:
+def _fuse_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        folded_form = _FOLDED_FORMS.get(type(child))
-        if folded_form is None:
-            _fold_children(child)
+        make_fused = _FUSED.get(type(child))
+        if make_fused is None:
+            _fuse_children(child)
         else:
-            setattr(module, name, folded_form(child).train(child.training))
+            setattr(module, name, make_fused(child).train(child.training))
 
 
 def fold_conv_norm(layer: ConvNorm) -> nn.Conv2d:
@@ -155,17 +138,17 @@ def fold_stem(stem: Stem) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class FoldedBlock(nn.Module):
+class FusedBlock(nn.Module):
     """A :class:`BasicBlock` in five passes over maps and two matrix products."""
 
     def __init__(self, block: BasicBlock) -> None:
         super().__init__()
         self.skip_norm = SkipNorm(
-            block.dwconv, block.norm, block.layer_scale, FoldedMLP.last_bias(block.mlp)
+            block.dwconv, block.norm, block.layer_scale, FusedMLP.last_bias(block.mlp)
         )
         self.large_conv = _fold_local_conv(block.large_conv, block.large_norm)
         self.se = ChannelGate(block.se)
-        self.mlp = FoldedMLP(block.mlp)
+        self.mlp = FusedMLP(block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D, H, W] to the same shape."""
@@ -174,7 +157,7 @@ class FoldedBlock(nn.Module):
         return self.mlp(skip, x, self.se(mean))
 
 
-class FoldedFusion(nn.Module):
+class FusedFusion(nn.Module):
     """A :class:`Fusion` without its batch norm."""
 
     def __init__(self, fusion: Fusion) -> None:
@@ -195,7 +178,7 @@ class FoldedFusion(nn.Module):
         return torch.addcmul(self.beta.to(x.dtype), x, factor[..., None, None])
 
 
-class FoldedDynamicBlock(nn.Module):
+class FusedDynamicBlock(nn.Module):
     """A :class:`DynamicBlock` without batch norms and layer scales."""
 
     def __init__(self, block: DynamicBlock) -> None:
@@ -212,7 +195,7 @@ class FoldedDynamicBlock(nn.Module):
             block.out_norm, block.out_proj.weight, bias_of(block.out_proj)
         )
         self.skip_norm1 = SkipNorm(block.dwconv1, block.norm1, block.layer_scale1, bias)
-        self.fusion = FoldedFusion(block.fusion)
+        self.fusion = FusedFusion(block.fusion)
         self.gate = Pointwise(*fuse_conv_bn(block.gate.conv.weight, None, block.gate.norm))
         self.local_conv = _fold_local_conv(block.local_conv, block.local_norm)
         self.contmix = fold_contmix(block.contmix)
@@ -220,9 +203,9 @@ class FoldedDynamicBlock(nn.Module):
         self.out_proj = PointwiseSum(weight)
 
         self.skip_norm2 = SkipNorm(
-            block.dwconv2, block.norm2, block.layer_scale2, FoldedMLP.last_bias(block.mlp)
+            block.dwconv2, block.norm2, block.layer_scale2, FusedMLP.last_bias(block.mlp)
         )
-        self.mlp = FoldedMLP(block.mlp)
+        self.mlp = FusedMLP(block.mlp)
 
     def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
         """As :meth:`DynamicBlock.forward`."""
@@ -241,22 +224,10 @@ class FoldedDynamicBlock(nn.Module):
         return self.mlp(skip, z)
 
 
-_FOLDED_FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+_FUSED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     Stem: fold_stem,
     ConvNorm: fold_conv_norm,
-    BasicBlock: FoldedBlock,
-    DynamicBlock: FoldedDynamicBlock,
+    BasicBlock: FusedBlock,
+    DynamicBlock: FusedDynamicBlock,
     ContextResidual: fold_context_residual,
 }
-#: Types that the folded forms take apart.
-_FOLDED_WITHIN = (
-    Fusion,
-    ContMix,
-    DilatedReparamConv,
-    ConvMLP,
-    SqueezeExcite,
-    GRN,
-    LayerScale,
-    LayerNorm2d,
-    ResidualDepthwiseConv,
-)

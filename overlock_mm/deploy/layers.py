@@ -1,4 +1,4 @@
-"""Layers of the deploy form, which make few passes over maps.
+"""Layers of the fused form, which make few passes over maps.
 
 Maps are [B, C, H, W]. The layers return them in channels_last memory, where the channels of a
 pixel lie side by side: a 1 x 1 convolution is then one matrix product, and a LayerNorm over
@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overlock_mm.models.contmix import ContMix
-from overlock_mm.models.layers import (
+from overlock_mm.layers.basic import (
     GRN,
     ConvMLP,
     LayerNorm2d,
@@ -18,7 +17,8 @@ from overlock_mm.models.layers import (
     ResidualDepthwiseConv,
     SqueezeExcite,
 )
-from overlock_mm.models.reparam import fuse_conv_bn
+from overlock_mm.layers.contmix import ContMix
+from overlock_mm.layers.reparam import fuse_conv_bn
 from overlock_mm.ops import (
     channels_innermost,
     depthwise_conv2d,
@@ -243,7 +243,7 @@ class ChannelResponse(nn.Module):
         return self.gamma * (norm / (norm.mean(1, keepdim=True) + 1e-6)) + 1
 
 
-class FoldedMLP(nn.Module):
+class FusedMLP(nn.Module):
     """A ConvMLP whose bias has moved to the identity path."""
 
     def __init__(self, mlp: ConvMLP) -> None:

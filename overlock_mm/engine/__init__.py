@@ -1,7 +1,7 @@
 """What mmengine builds by name or calls during a run.
 
 Hooks, the optimizer's parameter groups, the FSDP strategy, metrics, test-time augmentation,
-visualizers and the runner. The parts of one task import that task's library, so a config names them
+and the runner. The parts of one task import that task's library, so a config names them
 in ``custom_imports``.
 """
 

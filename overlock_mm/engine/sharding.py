@@ -11,7 +11,7 @@ from mmengine.registry import STRATEGIES
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from overlock_mm.models.recompute import RecomputableBlock
+from overlock_mm.layers.recompute import RecomputableBlock
 from overlock_mm.utils.files import replacing
 
 

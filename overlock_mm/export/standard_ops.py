@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from overlock_mm import ops
 from overlock_mm.export.contmix import contmix, tiling
 from overlock_mm.export.pooling import adaptive_avg_pool2d, averaging_matrix
-from overlock_mm.models.contmix import enlarge, enlarged_size
+from overlock_mm.layers.contmix import enlarge, enlarged_size
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.depthwise import reference
 
@@ -25,7 +25,7 @@ class StandardOperators(TorchFunctionMode):
     """While active, replaces functions that ONNX lacks by formulations in its operators.
 
     These are the operators of this package, adaptive average pooling, and the resizing of maps that
-    are smaller than their window. The matrix products of the deploy form become 1 x 1 convolutions
+    are smaller than their window. The matrix products of the fused form become 1 x 1 convolutions
     again: inference engines have memory layouts of their own.
 
     Args:

@@ -5,8 +5,8 @@ Everything but :class:`OverLoCK` itself, which is an mmengine module, needs only
 
 from typing import TYPE_CHECKING, Any
 
+from overlock_mm.layers.contmix import ContMix
 from overlock_mm.models.arch import ARCHS, OverLoCKArch
-from overlock_mm.models.contmix import ContMix
 from overlock_mm.models.contmix_block import ContMixBlock
 
 if TYPE_CHECKING:

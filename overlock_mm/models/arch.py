@@ -4,18 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-#: Dilated branches (kernel, dilation) beside the K x K depthwise convolution of
-#: a re-parameterised layer, by K (supplement of the paper; RepLKNet's successor UniRepLKNet).
-DILATED_BRANCHES: dict[int, tuple[tuple[int, int], ...]] = {
-    19: ((5, 1), (7, 1), (9, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
-    17: ((5, 1), (7, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
-    15: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
-    13: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 4), (3, 5)),
-    11: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4), (3, 5)),
-    9: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4)),
-    7: ((5, 1), (3, 1), (3, 2), (3, 3)),
-    5: ((3, 1), (3, 2)),
-}
+from overlock_mm.layers.reparam import DILATED_BRANCHES
 
 #: The stages in the order of execution. `depths`, `frozen_stages` and `with_cp`
 #: follow it.

@@ -1,37 +1,14 @@
-"""Base-Net: stem and the first three stages (paper figure 3)."""
+"""Base-Net: the first three stages (paper figure 3)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from overlock_mm.layers.basic import ConvNorm
+from overlock_mm.layers.basic_block import BasicBlock
+from overlock_mm.layers.stem import Stem
 from overlock_mm.models.arch import OverLoCKArch
-from overlock_mm.models.blocks import BasicBlock
-from overlock_mm.models.layers import ConvNorm
-from overlock_mm.models.recompute import recompute_in_backward
-
-
-class Stem(nn.Sequential):
-    """Four 3 x 3 convolutions, strides 2 1 2 1, to stride 4."""
-
-    recompute = 'cheap'
-
-    def __init__(self, in_channels: int, channels: int, norm_cfg: Mapping[str, Any]) -> None:
-        half = channels // 2
-        super().__init__(
-            ConvNorm(in_channels, half, 3, norm_cfg, stride=2),
-            nn.GELU(),
-            ConvNorm(half, half, 3, norm_cfg),
-            nn.GELU(),
-            ConvNorm(half, channels, 3, norm_cfg, stride=2),
-            nn.GELU(),
-            ConvNorm(channels, channels, 3, norm_cfg),
-        )
-
-    @recompute_in_backward
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, channels, H / 4, W / 4]."""
-        return super().forward(x)
 
 
 class BaseNet(nn.Module):

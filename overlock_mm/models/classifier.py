@@ -12,7 +12,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from overlock_mm.models.layers import ConvNorm, build_norm, initialise_projections
+from overlock_mm.layers.basic import ConvNorm, build_norm, initialise_projections
 
 
 @MODELS.register_module()
@@ -26,8 +26,8 @@ class OverLoCKClsHead(ClsHead):
         in_channels: Channels of output 3 and of the Overview-Net's output.
         hidden_channels: Width between the main classifier's two layers.
         auxiliary: Build the auxiliary classifier. Without it, an auxiliary classifier
-            in a checkpoint is dropped on loading: the published deploy files
-            still carry one.
+            in a checkpoint is dropped on loading: files published in reparameterized
+            form still have one.
         auxiliary_loss_weight: Of the auxiliary loss beside the main one.
         norm_cfg: Type of the batch norms.
         **kwargs: Of mmpretrain's ``ClsHead``: loss, topk, cal_acc, init_cfg.

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overlock_mm.deploy.folding import reparameterize
 from overlock_mm.deploy.layers import (
     ChannelGate,
     DepthwiseConv,
-    FoldedMLP,
+    FusedMLP,
     Pointwise,
     PointwiseSum,
     SkipNorm,
@@ -23,9 +24,8 @@ from overlock_mm.deploy.layers import (
     fold_contmix,
     fuse_bn_pointwise,
 )
-from overlock_mm.models.arch import DILATED_BRANCHES
-from overlock_mm.models.contmix import ContMix
-from overlock_mm.models.layers import (
+from overlock_mm.deploy.type_check import CHILDREN, Types, check_types
+from overlock_mm.layers.basic import (
     ConvMLP,
     ConvNorm,
     DropPath,
@@ -36,9 +36,11 @@ from overlock_mm.models.layers import (
     build_norm,
     draw_truncated_normal,
 )
+from overlock_mm.layers.contmix import ContMix
+from overlock_mm.layers.dynamic_block import DynamicBlock
+from overlock_mm.layers.recompute import KeptConv2d, RecomputableBlock, recompute_in_backward
+from overlock_mm.layers.reparam import DILATED_BRANCHES, DilatedReparamConv, fuse_conv_bn
 from overlock_mm.models.official_names import CONTMIX_BLOCK, rename_in_block
-from overlock_mm.models.recompute import KeptConv2d, RecomputableBlock, recompute_in_backward
-from overlock_mm.models.reparam import DilatedReparamConv, fuse_conv_bn
 
 _NORM = {'type': 'BN'}
 
@@ -52,7 +54,7 @@ class ContMixBlock(RecomputableBlock):
 
     Args:
         dim: Channels, divisible by ``4 * num_heads``.
-        kernel_size: K of the large dynamic kernel and of the re-parameterised convolution: 5, 7, 9,
+        kernel_size: K of the large dynamic kernel and of the reparameterized convolution: 5, 7, 9,
             11, 13, 15, 17 or 19. A map with a side below K is mixed at an enlarged size.
         smk_size: K of the small dynamic kernel, odd, from 3 to ``kernel_size``.
         num_heads: Half the number of groups that have kernels of their own.
@@ -62,7 +64,7 @@ class ContMixBlock(RecomputableBlock):
         drop_path: Rate of stochastic depth of both branches.
         norm_layer: Makes the norm over channels from ``dim``.
         use_gemm: Accepted and ignored: the operator chooses its implementation by itself.
-        deploy: Build the re-parameterised form, as :meth:`reparm` leaves it.
+        deploy: Build the reparameterized form, as :meth:`reparm` leaves it.
         use_checkpoint: Keep only the input for the backward pass.
         **kwargs: Ignored with a warning, for configurations written for the authors' block.
 
@@ -117,7 +119,7 @@ class ContMixBlock(RecomputableBlock):
             for _ in range(2)
         )
         self.drop_path = DropPath(drop_path)
-        self.folded: FoldedContMixBlock | None = None
+        self.folded: FusedContMixBlock | None = None  # its name is in checkpoints
         self.register_load_state_dict_pre_hook(_accept_official_names)
         if deploy:
             self.reparm()
@@ -145,38 +147,62 @@ class ContMixBlock(RecomputableBlock):
             return layer_scale(skip) + self.drop_path(branch)
         return skip + self.drop_path(layer_scale(branch))
 
+    @property
+    def form(self) -> str:
+        """One of :data:`overlock_mm.layers.forms.FORMS`."""
+        return self.local_conv.form if self.folded is None else 'fused'
+
+    def reparameterize(self) -> None:
+        """Fold the dilated branches into the large convolution. Idempotent.
+
+        Raises:
+            TypeError: The convolution is of another type than the original; it is as before.
+        """
+        if self.form == 'training':
+            reparameterize(self.local_conv)
+
     def reparm(self) -> None:
-        """Fold the dilated branches into the large convolution, as the authors' method does."""
-        if self.folded is None:
-            self.local_conv.switch_to_deploy()
+        """The authors' name for :meth:`reparameterize`."""
+        self.reparameterize()
 
     @torch.no_grad()
     def switch_to_deploy(self) -> None:
-        """Fold all that is constant in evaluation; afterwards the block cannot be trained.
+        """Fuse the block: fold all that is constant in evaluation. Idempotent.
+
+        Afterwards the block cannot be trained.
 
         Raises:
-            TypeError: ``norm_layer`` made another norm than :class:`LayerNorm2d`.
+            TypeError: The block or a part of it is of another type than the original, as where
+                ``norm_layer`` made another norm than :class:`LayerNorm2d`; it is as before.
         """
-        if self.folded is not None:
+        if self.form == 'fused':
             return
-        for norm in (self.norm1, self.norm2):
-            if type(norm) is not LayerNorm2d:
-                raise TypeError(
-                    f'switch_to_deploy folds LayerNorm2d, and norm_layer made {type(norm).__name__}'
-                    '. Remedy: reparm(), which leaves the norms as they are.'
-                )
-        self.reparm()
-        folded = FoldedContMixBlock(self)
+        check_types(self, {**CHILDREN, ContMixBlock: _CHILDREN})
+        self.reparameterize()
+        folded = FusedContMixBlock(self)
         for name in list(self._modules):
             delattr(self, name)
         self.folded = folded.requires_grad_(False).train(self.training)
 
 
-class FoldedContMixBlock(nn.Module):
+#: Types that its children must have to be folded.
+_CHILDREN: dict[str, Types] = {
+    **{
+        name: types
+        for name, types in CHILDREN[DynamicBlock].items()
+        if name not in ('context_scale', 'prior_scale', 'fusion')
+    },
+    'value': (ConvNorm,),
+    'layer_scale1': (LayerScale, nn.Identity),
+    'layer_scale2': (LayerScale, nn.Identity),
+}
+
+
+class FusedContMixBlock(nn.Module):
     """A :class:`ContMixBlock` without batch norms and layer scales.
 
     Args:
-        block: In re-parameterised form; it is not changed.
+        block: In reparameterized form; it is not changed.
     """
 
     def __init__(self, block: ContMixBlock) -> None:
@@ -202,9 +228,9 @@ class FoldedContMixBlock(nn.Module):
         self.se = ChannelGate(block.se)
         self.out_proj = PointwiseSum(weight)
         self.skip_norm2 = SkipNorm(
-            block.dwconv2, block.norm2, skip_scales[1], FoldedMLP.last_bias(block.mlp)
+            block.dwconv2, block.norm2, skip_scales[1], FusedMLP.last_bias(block.mlp)
         )
-        self.mlp = FoldedMLP(block.mlp)
+        self.mlp = FusedMLP(block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, dim, H, W] to the same shape."""
@@ -258,14 +284,14 @@ def _accept_official_names(
             state_dict[prefix + ours] = state_dict.pop(name)
     where = prefix.rstrip('.') or 'The state dict'
     trained = f'{prefix}local_conv.norm.weight' in state_dict
-    if trained and (block.folded is not None or block.local_conv.deploy):
+    if trained and block.form != 'training':
         error_msgs.append(
             f'{where} holds a ContMixBlock in training form. Remedy: build it with deploy=False, '
             'load, then call reparm() or switch_to_deploy().'
         )
     reparameterized = f'{prefix}local_conv.conv.bias' in state_dict
-    if reparameterized and block.folded is None and not block.local_conv.deploy:
+    if reparameterized and block.form == 'training':
         error_msgs.append(
-            f'{where} holds a ContMixBlock in re-parameterised form. Remedy: build it with '
+            f'{where} holds a ContMixBlock in reparameterized form. Remedy: build it with '
             'deploy=True.'
         )

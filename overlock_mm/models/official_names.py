@@ -82,7 +82,7 @@ def lookup(name: str, table: Mapping[str, str]) -> str | None:
 
 
 def _rename_in_reparam(name: str) -> str | None:
-    """A parameter of an official re-parameterised convolution."""
+    """A parameter of an official reparameterized convolution."""
     module, _, parameter = name.rpartition('.')
     branch = _DILATED_BRANCH.fullmatch(module)
     if branch:

@@ -5,17 +5,19 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from overlock_mm.deploy.folding import check_folding, fold
+from overlock_mm.deploy.folding import check_fusing, fuse, reparameterize
+from overlock_mm.layers.basic import LayerNorm2d, initialise_projections
+from overlock_mm.layers.context_residual import ContextResidual
+from overlock_mm.layers.recompute import RECOMPUTE, RecomputableBlock
+from overlock_mm.layers.stem import Stem
 from overlock_mm.models.arch import STAGE_BLOCKS, STAGE_ENTRIES, STAGES, OverLoCKArch
-from overlock_mm.models.base_net import BaseNet, Stem
+from overlock_mm.models.base_net import BaseNet
 from overlock_mm.models.focus_net import FocusNet
-from overlock_mm.models.layers import LayerNorm2d, initialise_projections
-from overlock_mm.models.overview_net import ContextResidual, OverviewNet
-from overlock_mm.models.recompute import RECOMPUTE, RecomputableBlock
+from overlock_mm.models.overview_net import OverviewNet
 from overlock_mm.ops.contmix.backends import BACKENDS
 
 #: Smallest side of an image: one token at stride 32.
@@ -101,7 +103,7 @@ class OverLoCK(BaseModule):
         context_residual: The detection form: adds a residual from the overview to
             output 3, after its LayerNorm. Needs ``output_norm``.
         contmix_backend: Backend of :func:`overlock_mm.ops.contmix`; None chooses.
-        deploy: Build the deploy form, for inference with weights that were written after
+        deploy: Build the fused form, for inference with weights that were written after
             :meth:`switch_to_deploy`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` takes official files and
             ours; see :mod:`overlock_mm.checkpoint`.
@@ -133,6 +135,7 @@ class OverLoCK(BaseModule):
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        self.init_cfg: Any
         self.arch = OverLoCKArch.from_spec(arch)
         self.in_channels = in_channels
         self.out_indices = _checked_out_indices(out_indices)
@@ -146,7 +149,8 @@ class OverLoCK(BaseModule):
         self.norm_eval = norm_eval
         self.output_norm = output_norm
         self.context_residual = context_residual
-        self.deploy = False
+        #: One of :data:`overlock_mm.layers.forms.FORMS`.
+        self.form = 'training'
         if not 0.0 <= drop_path_rate < 1.0:
             raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}.')
         if context_residual and not (output_norm and 3 in self.out_indices):
@@ -193,14 +197,11 @@ class OverLoCK(BaseModule):
             CheckpointError: The file cannot be read.
             CheckpointMismatchError: It belongs to another variant or form.
         """
-        if (self.init_cfg or {}).get('type') != 'Pretrained':
-            super().init_weights()
-            return
-        # Deferred, as `checkpoint` looks at this package.
-        from overlock_mm.checkpoint import load_pretrained
-
-        load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'))
-        self._is_init = True
+        if (self.init_cfg or {}).get('type') in ('Pretrained', PretrainedInit):
+            # The initializer of `overlock_mm.checkpoint`, as mmengine's own accepts any file and
+            # ignores what does not fit.
+            self.init_cfg = {**self.init_cfg, 'type': 'OverLoCKPretrained'}
+        super().init_weights()
 
     def _modules_of_stage(self, stage: str) -> list[nn.Module]:
         """The parts that ``frozen_stages`` freezes together with a stage."""
@@ -228,8 +229,27 @@ class OverLoCK(BaseModule):
                         module.eval()
         return self
 
+    @property
+    def deploy(self) -> bool:
+        """Whether the network is in fused form; mmpretrain's name for it."""
+        return self.form == 'fused'
+
+    def reparameterize(self) -> None:
+        """Fold the dilated branches into the large convolutions. Idempotent.
+
+        It is the form in which the authors publish weights for inference. Outputs in evaluation
+        stay the same up to rounding.
+
+        Raises:
+            TypeError: A module is of another type than the original; the network is as before.
+            ValueError: A batch norm keeps no running statistics.
+        """
+        if self.form == 'training':
+            reparameterize(self)
+            self.form = 'reparameterized'
+
     def switch_to_deploy(self, check: bool = False) -> None:
-        """Fold all that is constant in evaluation, for inference; twice is the same as once.
+        """Fuse the network for inference: fold all that is constant in evaluation. Idempotent.
 
         Dilated branches, batch norms, layer scales, residual depthwise convolutions and the
         scale of the affinity disappear into the convolutions beside them. Outputs in
@@ -238,19 +258,20 @@ class OverLoCK(BaseModule):
         keeps this backbone frozen.
 
         Args:
-            check: Fold copies in float64 first, one with these batch-norm statistics and one
+            check: Fuse copies in float64 first, one with these batch-norm statistics and one
                 with random ones, and compare their outputs.
 
         Raises:
             RuntimeError: The check found outputs that differ; the network is as before.
+            TypeError: A module is of another type than the original; the network is as before.
             ValueError: A batch norm keeps no running statistics.
         """
-        if self.deploy:
+        if self.form == 'fused':
             return
         if check:
-            check_folding(self)
-        fold(self)
-        self.deploy = True
+            check_fusing(self, self.in_channels)
+        fuse(self)
+        self.form = 'fused'
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Multi-scale features of a batch of images.
@@ -272,7 +293,7 @@ class OverLoCK(BaseModule):
                 f'Images must have sides of at least {MIN_IMAGE_SIZE} pixels, got '
                 f'{x.shape[-2]} x {x.shape[-1]}. Resize or pad them.'
             )
-        if self.deploy:
+        if self.form == 'fused':
             x = x.contiguous(memory_format=torch.channels_last)
         outputs: dict[int, Tensor] = {}
         outputs[0] = x = self.base_net(x, 0)

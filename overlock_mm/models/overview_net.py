@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from overlock_mm.layers.basic import ConvNorm
+from overlock_mm.layers.basic_block import BasicBlock
 from overlock_mm.models.arch import OverLoCKArch
-from overlock_mm.models.blocks import BasicBlock
-from overlock_mm.models.layers import ConvNorm, LayerNorm2d, LayerScale
 
 
 class OverviewNet(nn.Module):
@@ -45,16 +45,3 @@ class OverviewNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C3, H, W] at stride 16 to [B, C4, H/2, W/2] at stride 32."""
         return self.blocks(self.downsample(x))
-
-
-class ContextResidual(nn.Module):
-    """What the detection networks add to output 3: a little of the overview."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm = LayerNorm2d(in_channels)
-        self.proj = nn.Conv2d(in_channels, out_channels, 1)
-        self.layer_scale = LayerScale(out_channels, init_value=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer_scale(self.proj(self.norm(x)))

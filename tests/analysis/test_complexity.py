@@ -6,7 +6,7 @@ from torch import nn
 
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import measure_complexity
-from overlock_mm.models.contmix import ContMix
+from overlock_mm.layers.contmix import ContMix
 from tests.conftest import ROOT
 from tools.analysis_tools import get_flops
 
@@ -17,7 +17,7 @@ PUBLISHED = {
     's': (9.7, 56_156_452, 58_309_772),
     'b': (16.7, 94_942_528, 98_012_968),
 }
-# Counted apart from this code, in deploy form (G): convolutions; with affinity and projection;
+# Counted apart from this code, in fused form (G): convolutions; with affinity and projection;
 # with aggregation too.
 COUNTED = {
     'xt': (2.57, 2.67, 2.70),
@@ -40,18 +40,18 @@ def skip_initial_weights(monkeypatch):
 def test_the_published_figures(variant, capsys):
     forms = get_flops.main([str(ROOT / f'configs/classification/overlock_{variant}.py')])
     flops, deploy, training = PUBLISHED[variant]
-    assert forms['published deploy'].parameters == deploy
+    assert forms['reparameterized'].parameters == deploy
     assert forms['training'].parameters == training
-    count = forms['published deploy']
+    count = forms['reparameterized']
     assert count.total / 1e9 == pytest.approx(flops, rel=0.04)
     found = (count.dense, count.total - count.aggregation, count.total)
     assert [n / 1e9 for n in found] == pytest.approx(COUNTED[variant], abs=0.01)
     assert forms['training'].contmix == count.contmix
     assert forms['training'].dense > count.dense
     # What folding saves (norms, layer scales, additions) does not count.
-    assert forms['deploy'].dense == count.dense
-    assert forms['deploy'].contmix == count.contmix
-    assert forms['deploy'].parameters < count.parameters
+    assert forms['fused'].dense == count.dense
+    assert forms['fused'].contmix == count.contmix
+    assert forms['fused'].parameters < count.parameters
     printed = capsys.readouterr().out
     assert f'{deploy:,}' in printed and f'{training:,}' in printed
     assert 'count as one' in printed and 'published figures' in printed
@@ -96,7 +96,7 @@ def test_other_tasks(config, scope, capsys):
     path = str(ROOT / f'configs/{config}.py')
     forms = get_flops.main([path, '--shape', '128', '160'])
     assert set(forms) == (
-        {'deploy'} if 'deploy' in config else {'training', 'published deploy', 'deploy'}
+        {'fused'} if 'deploy' in config else {'training', 'reparameterized', 'fused'}
     )
     assert all(count.dense > count.contmix > 0 for count in forms.values())
     assert scope in capsys.readouterr().out

@@ -16,8 +16,8 @@ from torch import nn
 from overlock_mm import ARCHS, OverLoCK
 from overlock_mm.analysis import explorer, project_contmix
 from overlock_mm.analysis.contmix_kernels import ContMixProjections, contmix_blocks
+from overlock_mm.layers.contmix import KernelParameters
 from overlock_mm.models import ContMix
-from overlock_mm.models.contmix import KernelParameters
 from tests.models.helpers import TINY, randomize_parameters
 
 

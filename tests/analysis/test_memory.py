@@ -6,7 +6,7 @@ from torch import nn
 
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import measure_activation_memory
-from overlock_mm.models.recompute import RECOMPUTE
+from overlock_mm.layers.recompute import RECOMPUTE
 from tests.conftest import ROOT
 from tests.models.helpers import TINY
 from tools.analysis_tools import get_activation_memory
@@ -95,7 +95,7 @@ def test_the_tool(capsys):
     [
         ([CONFIG, '--shape', '32', '96'], '--shape must be at least 64 x 64 in training, got 32'),
         ([CONFIG, '--batch-size', '0'], '--batch-size must be at least 1, got 0'),
-        ([CONFIG.replace('_1x', '_deploy')], 'is in deploy form, which is not trained'),
+        ([CONFIG.replace('_1x', '_deploy')], 'is in fused form, which is not trained'),
     ],
 )
 def test_what_it_refuses(arguments, message, capsys):

@@ -26,7 +26,12 @@ def official_files(tmp_path_factory):
     """Official-shaped XT files of each task and form, in the layouts they come in."""
     folder = tmp_path_factory.mktemp('official')
     files = {}
-    for task, form in (('cls', 'train'), ('cls', 'deploy'), ('det', 'train'), ('seg', 'train')):
+    for task, form in (
+        ('cls', 'training'),
+        ('cls', 'reparameterized'),
+        ('det', 'training'),
+        ('seg', 'training'),
+    ):
         state_dict = official.official_state_dict(task, 'xt', form)
         if task != 'cls':
             state_dict = {f'backbone.{name}': value for name, value in state_dict.items()}
@@ -46,7 +51,7 @@ def log(caplog):
     logger.removeHandler(caplog.handler)
 
 
-@pytest.mark.parametrize('source', [('cls', 'train'), ('det', 'train'), ('seg', 'train')])
+@pytest.mark.parametrize('source', [('cls', 'training'), ('det', 'training'), ('seg', 'training')])
 @pytest.mark.parametrize('context_residual', [True, False])
 @pytest.mark.slow
 def test_pretrained_takes_official_files_of_every_task(official_files, source, context_residual):
@@ -68,35 +73,35 @@ def test_pretrained_takes_official_files_of_every_task(official_files, source, c
 
 def test_the_report_says_what_was_loaded_and_left_out(official_files, log):
     model = OverLoCK('xt')
-    load_pretrained(model, official_files['det', 'train'])
+    load_pretrained(model, official_files['det', 'training'])
     count = len(model.state_dict())
     assert f'loaded {count} of {count} tensors' in log.text
     assert '6 tensors of overview_residual are ignored' in log.text
     log.clear()
-    load_pretrained(model, official_files['cls', 'train'])
+    load_pretrained(model, official_files['cls', 'training'])
     assert f'loaded {count - 8} of {count} tensors' in log.text
     assert '8 tensors of norm0, norm1, norm2, norm3 keep their initial weights' in log.text
 
 
-def test_deploy_file_into_deploy_form_only(official_files):
-    path = official_files['cls', 'deploy']
+def test_a_reparameterized_file_fits_the_fused_form_only(official_files):
+    path = official_files['cls', 'reparameterized']
     load_pretrained(OverLoCK('xt', deploy=True), path)
-    with pytest.raises(CheckpointMismatchError, match='(?s)in published deploy form.*deploy=True'):
+    with pytest.raises(CheckpointMismatchError, match='(?s)in reparameterized form.*deploy=True'):
         load_pretrained(OverLoCK('xt'), path)
     with pytest.raises(CheckpointMismatchError, match='(?s)in training form.*switch_to_deploy.py'):
-        load_pretrained(OverLoCK('xt', deploy=True), official_files['cls', 'train'])
+        load_pretrained(OverLoCK('xt', deploy=True), official_files['cls', 'training'])
 
 
 @pytest.mark.parametrize('context_residual', [True, False])
 @pytest.mark.slow
-def test_the_published_deploy_form_is_folded_while_it_is_loaded(official_files, context_residual):
+def test_the_reparameterized_form_is_fused_while_it_is_loaded(official_files, context_residual):
     """Parts that the file lacks keep their initial weights; the rest is what folding gives."""
     model = OverLoCK('xt', context_residual=context_residual, deploy=True).double()
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    load_pretrained(model, official_files['cls', 'deploy'])
+    load_pretrained(model, official_files['cls', 'reparameterized'])
 
-    published = official.build_model('cls', 'xt', published_deploy=True).double()
-    state_dict = official.official_state_dict('cls', 'xt', 'deploy')
+    published = official.build_model('cls', 'xt', form='reparameterized').double()
+    state_dict = official.official_state_dict('cls', 'xt', 'reparameterized')
     published.load_state_dict(convert_official(state_dict, 'classification'))
     published.backbone.switch_to_deploy()
     folded = published.backbone.state_dict()
@@ -105,7 +110,7 @@ def test_the_published_deploy_form_is_folded_while_it_is_loaded(official_files, 
         assert torch.equal(value, folded.get(name, fresh[name])), name
 
 
-def test_own_deploy_files_load_into_deploy_form_only(tmp_path):
+def test_own_fused_files_fit_the_fused_form_only(tmp_path):
     source = randomize_parameters(OverLoCK(TINY))
     source.switch_to_deploy()
     path = tmp_path / 'deploy.pth'
@@ -114,7 +119,7 @@ def test_own_deploy_files_load_into_deploy_form_only(tmp_path):
     load_pretrained(target, path)
     for name, value in source.state_dict().items():
         assert torch.equal(value, target.state_dict()[name]), name
-    with pytest.raises(CheckpointMismatchError, match='(?s)in deploy form.*deploy=True'):
+    with pytest.raises(CheckpointMismatchError, match='(?s)in fused form.*deploy=True'):
         load_pretrained(OverLoCK(TINY), path)
 
 
@@ -134,7 +139,7 @@ def test_our_own_files_load_from_any_prefix(tmp_path):
 
 def test_another_variant_is_an_error_that_names_it(official_files):
     with pytest.raises(CheckpointMismatchError) as info:
-        load_pretrained(OverLoCK('t'), official_files['cls', 'train'])
+        load_pretrained(OverLoCK('t'), official_files['cls', 'training'])
     message = str(info.value)
     assert (
         'base_net.downsamples.0.0.conv.weight: [32, 3, 3, 3] in the model, [28, 3, 3, 3]' in message
@@ -144,7 +149,7 @@ def test_another_variant_is_an_error_that_names_it(official_files):
 
 def test_another_input_is_an_error(official_files):
     with pytest.raises(CheckpointMismatchError, match=r'\[28, 4, 3, 3\] in the model'):
-        load_pretrained(OverLoCK('xt', in_channels=4), official_files['cls', 'train'])
+        load_pretrained(OverLoCK('xt', in_channels=4), official_files['cls', 'training'])
 
 
 @pytest.mark.parametrize('variant', official.VARIANTS)

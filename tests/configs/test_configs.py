@@ -41,7 +41,7 @@ def test_model_builds_and_its_parts_fit(cfg, build):
     assert auxiliary is None or auxiliary.in_channels == widths[auxiliary.in_index]
     optimizer = build_optimizer(model, cfg)
     optimized = [p for group in optimizer.param_groups for p in group['params']]
-    # Those of the deploy form are constants.
+    # Those of the fused form are constants.
     assert len(optimized) == sum(p.requires_grad for p in model.parameters()) > 0
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from overlock_mm import OverLoCK
 from overlock_mm.engine import layer_of
-from overlock_mm.models.layers import GRN, LayerScale
+from overlock_mm.layers.basic import GRN, LayerScale
 from tests.configs.conftest import ROOT, build_optimizer
 from tests.models.helpers import TINY
 

@@ -8,8 +8,6 @@ learning rate of every step.
 import pytest
 from mmengine.registry import HOOKS
 
-from overlock_mm.deploy.folding import fold_branches
-
 VARIANTS = {
     # Drop path, widths of the pyramid, width of the overview, ImageNet crop ratio.
     'xt': dict(
@@ -25,7 +23,7 @@ VARIANTS = {
         imagenet=0.50, coco=0.6, ade=0.5, widths=[80, 160, 528, 720], overview=576, crop=0.975
     ),
 }
-# Parameters of the classifier in the published deploy form, and in training form with its
+# Parameters of the classifier in the reparameterized form, and in training form with its
 # auxiliary head.
 PARAMETERS = {
     'xt': (16_453_712, 17_307_272),
@@ -210,7 +208,7 @@ def test_classification(variant, load, build):
 
     model = build(cfg)
     training = count_parameters(model)
-    fold_branches(model.backbone)
+    model.backbone.reparameterize()
     model.head.drop_auxiliary()
     assert (count_parameters(model), training) == PARAMETERS[variant]
     deploy = build(load(f'classification/overlock_{variant}_deploy.py'))

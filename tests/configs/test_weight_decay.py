@@ -50,7 +50,7 @@ def published_decays(task, variant):
     excludes = timm_excludes if task == 'cls' else mmcv_excludes
     decayed = {
         name: not excludes(name, shape)
-        for name, shape in official.manifest(task, variant, 'train').items()
+        for name, shape in official.manifest(task, variant, 'training').items()
         if not name.endswith(BUFFERS)
     }
     return convert_official(decayed, official.TASK_NAMES[task])

@@ -1,4 +1,4 @@
-"""The deploy form: the same network, with all folded that is constant in evaluation."""
+"""The fused form: the same network, with all folded that is constant in evaluation."""
 
 from copy import deepcopy
 
@@ -8,10 +8,9 @@ from torch import nn
 
 from overlock_mm import OverLoCK
 from overlock_mm.deploy import folding
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.deploy.layers import Pointwise, PointwiseSum, fuse_bn_pointwise
-from overlock_mm.models.focus_net import DynamicBlock
-from overlock_mm.models.layers import LayerScale
+from overlock_mm.layers.basic import LayerScale
+from overlock_mm.layers.dynamic_block import DynamicBlock
 from tests import official
 from tests.data import recipe
 from tests.models.helpers import TINY, randomize_norms, randomize_parameters
@@ -56,7 +55,8 @@ def both_forms(arch, **task):
 @pytest.mark.parametrize('task', TASKS)
 def test_outputs_in_evaluation_stay_the_same(arch, task):
     network, folded = both_forms(SMALL[arch], **TASKS[task])
-    assert folded.deploy and not network.deploy
+    assert (network.form, folded.form) == ('training', 'fused')
+    assert folded.deploy and not network.deploy  # mmpretrain's attribute
     image = torch.randn(2, 3, 96, 64, dtype=torch.float64)
     with torch.no_grad():
         for out, reference in zip(folded(image), network(image), strict=True):
@@ -109,10 +109,10 @@ def test_twice_is_the_same_as_once_and_loads_into_a_built_deploy_form():
         assert all(torch.equal(a, b) for a, b in zip(built(image), folded(image), strict=True))
 
 
-def test_the_published_deploy_form_folds_to_the_same_network():
+def test_the_reparameterized_form_is_fused_to_the_same_network():
     network, folded = both_forms(TINY)
-    fold_branches(network)
-    assert not network.deploy
+    network.reparameterize()
+    assert network.form == 'reparameterized'
     network.switch_to_deploy()
     for name, value in folded.state_dict().items():
         assert torch.allclose(network.state_dict()[name], value, rtol=0, atol=1e-13), name
@@ -156,10 +156,10 @@ def test_autocast_is_within_its_rounding(dtype, size):
 def test_the_check_passes_and_changes_nothing_before_it():
     network = randomize_parameters(OverLoCK(TINY, **TASKS['detection'])).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    folding.check_folding(network)
+    folding.check_fusing(network, 3)
     assert all(torch.equal(value, before[n]) for n, value in network.state_dict().items())
     network.switch_to_deploy(check=True)
-    assert network.deploy
+    assert network.form == 'fused'
 
 
 @pytest.mark.parametrize('statistics', ['own', 'random'])
@@ -176,19 +176,62 @@ def test_the_check_finds_a_wrong_fold(statistics, monkeypatch):
     monkeypatch.setattr(folding, 'fuse_bn_pointwise', forgetful)
     with pytest.raises(RuntimeError, match=f'differs: output 2 .* {statistics} batch-norm'):
         network.switch_to_deploy(check=True)
-    assert not network.deploy
+    assert network.form == 'training'
     assert any(isinstance(m, DynamicBlock) for m in network.modules())
 
 
-@pytest.mark.parametrize('part', ['base_net.stages.0.0', 'focus_net.stages.1.0.mlp.grn'])
-def test_a_derived_type_is_refused(part):
+FOLD_NAMES = ['reparameterize', 'switch_to_deploy']
+
+
+@pytest.mark.parametrize('fold', FOLD_NAMES)
+@pytest.mark.parametrize(
+    'part', ['base_net.downsamples.0', 'base_net.stages.0.0', 'focus_net.stages.1.0.mlp.grn']
+)
+def test_a_derived_type_is_refused(part, fold):
     network = OverLoCK(TINY)
     module = network.get_submodule(part)
+    base = type(module).__name__
     module.__class__ = type('Mine', (type(module),), {})
     before = list(network.state_dict())
-    with pytest.raises(TypeError, match=f'{part} is a Mine, derived from .* Remedy'):
-        network.switch_to_deploy()
+    message = f'{part} is a Mine.*only {base} itself can be folded. Remedy'
+    with pytest.raises(TypeError, match=message):
+        getattr(network, fold)()
     assert list(network.state_dict()) == before
+    assert network.form == 'training'
+
+
+@pytest.mark.parametrize('fold', FOLD_NAMES)
+@pytest.mark.parametrize(
+    ('part', 'replacement'),
+    [
+        # Each has the weights that folding reads, and computes something else.
+        ('base_net.stages.0.0.norm', nn.GroupNorm(1, 16)),
+        ('base_net.stages.0.0.layer_scale', nn.Conv2d(16, 16, 1)),
+        ('overview_net.blocks.0.mlp.reduce', nn.Conv2d(256, 64, 1, padding_mode='reflect')),
+        ('focus_net.stages.0.0.local_conv.norm', nn.InstanceNorm2d(64, affine=True)),
+        ('focus_net.stages.1.1.out_norm', nn.Identity()),
+    ],
+)
+def test_a_replaced_part_is_refused(part, replacement, fold):
+    network = OverLoCK(TINY)
+    network.set_submodule(part, replacement)
+    before = list(network.state_dict())
+    with pytest.raises(
+        TypeError, match=f'{part} is a {type(replacement).__name__}; only .* Remedy'
+    ):
+        getattr(network, fold)()
+    assert list(network.state_dict()) == before
+
+
+def test_what_folding_leaves_as_it_is_may_be_replaced():
+    network = randomize_parameters(OverLoCK(TINY)).eval()
+    network.base_net.downsamples[0][1] = nn.SiLU()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(image)
+        network.switch_to_deploy()
+        for out, reference in zip(network(image), expected, strict=True):
+            assert relative_error(out, reference) < 1e-4
 
 
 def test_a_norm_without_statistics_cannot_be_folded():

@@ -120,7 +120,7 @@ def trained_and_pictures(trained, project):
 @pytest.fixture
 def released(project):
     """An official file, rebuilt, and the config that it belongs to."""
-    weights = official.official_state_dict('cls', 'xt', 'train')
+    weights = official.official_state_dict('cls', 'xt', 'training')
     weights = {k: v if k.endswith('tracked') else v.float() for k, v in weights.items()}
     torch.save({'state_dict': weights}, project / 'overlock_xt_in1k_224.pth')
     put_config(project, 'classification/overlock_xt.py', REAL_CLASSIFICATION)

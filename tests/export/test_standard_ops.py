@@ -8,7 +8,7 @@ from overlock_mm import OverLoCK
 from overlock_mm.export.contmix import contmix, tiling
 from overlock_mm.export.pooling import adaptive_avg_pool2d, averaging_matrix
 from overlock_mm.export.standard_ops import StandardOperators, traced_enlarged_size
-from overlock_mm.models.contmix import enlarged_size
+from overlock_mm.layers.contmix import enlarged_size
 from overlock_mm.ops.contmix import reference
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 from tests.models.helpers import TINY, randomize_parameters

@@ -19,7 +19,7 @@ def nothing_compiled_before():
 
 def backbone(form):
     model = randomize_parameters(OverLoCK(ARCH, context_residual=True)).eval()
-    if form == 'deploy':
+    if form == 'fused':
         model.switch_to_deploy()
     return model
 
@@ -29,7 +29,7 @@ def assert_same(actual, expected):
         torch.testing.assert_close(got, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=1e-4)
 
 
-@pytest.mark.parametrize('form', ('training', 'deploy'))
+@pytest.mark.parametrize('form', ('training', 'fused'))
 def test_one_graph_for_a_fixed_size(form):
     model, counter = backbone(form), CompileCounter()
     # fullgraph: a graph break is an error.
@@ -45,7 +45,7 @@ def test_one_graph_for_a_fixed_size(form):
 )
 @pytest.mark.slow
 def test_one_graph_for_all_sizes():
-    model, counter = backbone('deploy'), CompileCounter()
+    model, counter = backbone('fused'), CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     for batch, height, width in ((2, 224, 256), (3, 320, 225), (2, 200, 448)):
         image = torch.randn(batch, 3, height, width)
@@ -71,7 +71,7 @@ def test_gradients_through_one_graph():
 
 @pytest.mark.slow
 def test_inductor():
-    model = backbone('deploy')
+    model = backbone('fused')
     compiled = torch.compile(model, fullgraph=True, dynamic=False)
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_inductor():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA graphs need a GPU.')
-@pytest.mark.parametrize('form', ('training', 'deploy'))
+@pytest.mark.parametrize('form', ('training', 'fused'))
 def test_cuda_graphs(form):
     model = backbone(form).cuda()
     compiled = torch.compile(model, fullgraph=True, mode='reduce-overhead')

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from overlock_mm import ContMixBlock
+from overlock_mm.layers.forms import FORMS
 from overlock_mm.models.official_names import CONTMIX_BLOCK, rename_in_block
 from tests.data import recipe
 from tests.models.helpers import randomize_parameters
@@ -122,7 +123,7 @@ def test_official_names_load_inside_another_network():
     ('shapes', 'deploy', 'message'),
     [
         ('shapes', True, 'in training form. Remedy: build it with deploy=False'),
-        ('reparameterized_shapes', False, 'in re-parameterised form. Remedy: build it with deploy'),
+        ('reparameterized_shapes', False, 'in reparameterized form. Remedy: build it with deploy'),
     ],
 )
 def test_a_state_dict_of_another_form_is_explained(shapes, deploy, message):
@@ -149,10 +150,54 @@ def test_unknown_keywords_are_ignored_with_a_warning():
         ContMixBlock(dim=16, num_heads=1, kernel_szie=9)
 
 
-def test_only_known_norms_are_folded():
-    block = ContMixBlock(dim=16, num_heads=1, norm_layer=nn.BatchNorm2d)
-    with pytest.raises(TypeError, match='norm_layer made BatchNorm2d'):
+class Derived(ContMixBlock):
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def with_replaced(part, replacement):
+    block = ContMixBlock(dim=16, num_heads=1)
+    block.set_submodule(part, replacement)
+    return block
+
+
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: Derived(16, num_heads=1), 'is a Derived, derived from ContMixBlock; only'),
+        (lambda: ContMixBlock(16, num_heads=1, norm_layer=nn.BatchNorm2d), 'norm1 is a BatchNorm'),
+        (lambda: with_replaced('layer_scale2', nn.Conv2d(16, 16, 1)), 'layer_scale2 is a Conv2d'),
+        (lambda: with_replaced('mlp.grn', nn.Identity()), 'mlp.grn is a Identity; only GRN'),
+        (
+            lambda: with_replaced('value.norm', nn.Identity()),
+            'value.norm is a Identity; only',
+        ),
+    ],
+)
+def test_what_cannot_be_folded_is_refused_and_left_as_it_was(make, message):
+    block = make()
+    before = list(block.state_dict())
+    with pytest.raises(TypeError, match=message):
         block.switch_to_deploy()
+    assert list(block.state_dict()) == before
+    assert block.form == 'training'
+
+
+def test_a_replaced_branch_is_not_folded_by_half():
+    block = with_replaced('local_conv.branches.k5_d1.norm', nn.Identity())
+    with pytest.raises(TypeError, match='branches.k5_d1.norm is a Identity; only BatchNorm2d or'):
+        block.reparm()
+    assert block.form == 'training'
+
+
+def test_the_form_says_what_is_folded():
+    block = ContMixBlock(dim=16, num_heads=1)
+    forms = [block.form]
+    block.reparm()
+    forms.append(block.form)
+    block.switch_to_deploy()
+    assert (*forms, block.form) == FORMS
+    block.reparm()  # nothing is left to fold
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from overlock_mm.layers.basic import initialise_projections
 from overlock_mm.models import ContMixBlock, OverLoCK
-from overlock_mm.models.layers import initialise_projections
 
 STD, BOUND = 0.02, 0.12001  # in float32, 6 * 0.02 is a little more
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from overlock_mm import OverLoCK
-from overlock_mm.models.layers import DropPath
+from overlock_mm.layers.basic import DropPath
 from overlock_mm.models.overlock import _drop_path_rates
 from tests import official
 from tests.models.helpers import TINY, randomize_parameters
@@ -43,7 +43,7 @@ def train_step(model, image):
 
 @pytest.mark.parametrize(('variant', 'deploy'), PARAMETERS)
 def test_parameter_counts(variant, deploy):
-    model = official.build_model('cls', variant, published_deploy=deploy)
+    model = official.build_model('cls', variant, 'reparameterized' if deploy else 'training')
     names = [n for n, _ in model.named_parameters() if not (deploy and n.startswith('head.aux'))]
     assert sum(model.get_parameter(n).numel() for n in names) == PARAMETERS[variant, deploy]
 

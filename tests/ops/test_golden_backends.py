@@ -2,7 +2,7 @@
 
 import pytest
 
-from overlock_mm.models.contmix import ContMix
+from overlock_mm.layers.contmix import ContMix
 from tests import official
 from tests.models import test_golden
 from tests.ops.test_cpu_backends import BACKENDS

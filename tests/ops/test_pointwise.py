@@ -1,4 +1,4 @@
-"""Matrix products of the deploy form: the same numbers from either library."""
+"""Matrix products of the fused form: the same numbers from either library."""
 
 import pytest
 import torch

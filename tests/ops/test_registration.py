@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from overlock_mm.models.focus_net import DynamicBlock
+from overlock_mm.layers.dynamic_block import DynamicBlock
 from overlock_mm.ops import contmix, neighborhood_aggregate
 from overlock_mm.ops.contmix import reference
 from tests.models.helpers import randomize_parameters

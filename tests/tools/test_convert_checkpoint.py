@@ -70,7 +70,7 @@ WHAT = {
     'mask_rcnn': "task detection (mask_rcnn), variant 'xt', training form",
     'upernet': "task segmentation (upernet), variant 'xt', training form",
     'classifier': "task classification (classifier), variant 'xt', training form",
-    'classifier deploy': "task classification (classifier), variant 'xt', deploy form",
+    'classifier deploy': "task classification (classifier), variant 'xt', reparameterized form",
 }
 
 
@@ -78,7 +78,9 @@ def official_content(model):
     """A file of one of the authors' releases, as they wrote it."""
     if not model.startswith('classifier'):
         return official.first_generation_file(model, 'xt', 150 if model == 'upernet' else CLASSES)
-    state_dict = official.official_state_dict('cls', 'xt', 'deploy' if ' ' in model else 'train')
+    state_dict = official.official_state_dict(
+        'cls', 'xt', 'reparameterized' if ' ' in model else 'training'
+    )
     weights = {k: v if k.endswith('tracked') else v.float() for k, v in state_dict.items()}
     # timm, with which they were trained, keeps its command line too.
     return {'state_dict': weights, 'args': Namespace(model='overlock_xt'), 'epoch': 299}
@@ -132,7 +134,7 @@ def test_class_names_move_to_where_the_second_generation_reads_them():
     content = official.first_generation_file('mask_rcnn', 'xt', 2)
     converted, found, report = convert_file(content, 'file')
     assert converted['meta'] == {
-        'overlock': {'task': 'detection', 'variant': 'xt', 'deploy': False},
+        'overlock': {'task': 'detection', 'variant': 'xt', 'form': 'training'},
         'dataset_meta': {
             'classes': ('class 0', 'class 1'),
             'palette': [[0, 0, 0], [1, 0, 0]],
@@ -145,7 +147,7 @@ def test_class_names_move_to_where_the_second_generation_reads_them():
 
 @pytest.mark.parametrize('variant', official.VARIANTS)
 @pytest.mark.parametrize('task', ['cls', 'det', 'seg'])
-@pytest.mark.parametrize('form', ['train', 'deploy'])
+@pytest.mark.parametrize('form', ['training', 'reparameterized'])
 def test_task_variant_and_form_are_recognised(task, variant, form, monkeypatch):
     # Without drawing weights: this is about names and shapes.
     monkeypatch.setattr(torch.nn.init, 'trunc_normal_', lambda tensor, **_: tensor)
@@ -153,7 +155,7 @@ def test_task_variant_and_form_are_recognised(task, variant, form, monkeypatch):
     content = {name: torch.empty(0).new_empty(shape) for name, shape in shapes.items()}
     _, found, _ = convert_file(content, 'file')
     assert (found.task, found.variant) == (official.TASK_NAMES[task], variant)
-    assert found.deploy == (form == 'deploy')
+    assert found.form == ('training' if form == 'training' else 'fused')
     assert (found.config is None) == (task != 'cls')  # a bare backbone has no config
     if found.config:
         assert (ROOT / found.config).is_file()
@@ -163,7 +165,7 @@ def test_task_variant_and_form_are_recognised(task, variant, form, monkeypatch):
 def test_folding_gives_the_same_outputs():
     content = official.official_state_dict('cls', 'xt')
     converted, found, _ = convert_file(content, 'file', deploy=True)
-    assert found.deploy
+    assert found.form == 'fused'
     assert (ROOT / found.config).name == 'overlock_xt_deploy.py'
     model = official.build_model('cls', 'xt', auxiliary=False).double()
     model.backbone.switch_to_deploy()

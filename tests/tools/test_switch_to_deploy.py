@@ -11,7 +11,6 @@ from mmengine.registry import MODELS, init_default_scope
 
 from overlock_mm.checkpoint import read_checkpoint
 from overlock_mm.datasets.shapes import write_classification
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.utils.config import load_config
 from tests.conftest import DEMO, ROOT
 from tests.models.helpers import randomize_norms
@@ -75,12 +74,12 @@ def test_the_file_is_whole_and_holds_weights_alone(trained, tmp_path, capsys):
         assert name.startswith('backbone.') or torch.equal(value, before[name]), name
 
 
-def test_a_file_in_the_published_deploy_form_is_folded_further(trained, tmp_path):
+def test_a_file_in_reparameterized_form_is_fused(trained, tmp_path):
     cfg = load_config(CLASSIFIER)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     model.load_state_dict(read_checkpoint(trained)['state_dict'])
-    fold_branches(model.backbone)
+    model.backbone.reparameterize()
     torch.save(model.state_dict(), tmp_path / 'published.pth')
     paths = [
         switch_to_deploy.main([CLASSIFIER, str(source), str(tmp_path / 'folded.pth')])
@@ -112,7 +111,7 @@ def test_for_a_deploy_sibling_the_auxiliary_classifier_is_left_out(trained, tmp_
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        ('configs/classification/overlock_xt_deploy.py', 'builds the deploy form'),
+        ('configs/classification/overlock_xt_deploy.py', 'builds the fused form'),
         ('configs/classification/overlock_xt.py', 'does not fit the model'),
         ('configs/classification/none.py', 'There is no config file'),
     ],

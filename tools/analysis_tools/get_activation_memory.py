@@ -66,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> ActivationMemory:
             raise ValueError(f'--batch-size must be at least 1, got {args.batch_size}.')
         init_default_scope(cfg.default_scope)
         backbone = MODELS.build(cfg.model.backbone)
-        if backbone.deploy:
+        if backbone.form != 'training':
             raise ValueError(
-                f'{args.config} is in deploy form, which is not trained. '
+                f'{args.config} is in {backbone.form} form, which is not trained. '
                 'Remedy: name the config of the training form.'
             )
         kept = measure_activation_memory(

@@ -1,4 +1,4 @@
-"""Count the parameters and multiply-adds of a config's model, in its training and deploy forms.
+"""Count the parameters and multiply-adds of a config's model, in each of its forms.
 
 python tools/analysis_tools/get_flops.py configs/classification/overlock_t.py --shape 224 224
 """
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from overlock_mm.analysis import Complexity, measure_complexity
 from overlock_mm.cli.arguments import readable_errors
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.models.overlock import MIN_IMAGE_SIZE
 from overlock_mm.utils.config import load_config
 
@@ -25,9 +24,9 @@ NOTES = """\
 Multiply-adds per image: a multiplication and its addition count as one. Convolutions, linear layers
 and ContMix are counted; norms, activations, pooling, resizing and softmax are not.
 The published figures (2.6, 5.5, 9.7 and 16.7 G for XT, T, S and B at 224 x 224) lie between the
-convolutions and the total of the published deploy form, 2 to 4 % below the total; the difference
-depends on how much of ContMix is counted. In the published deploy form only the dilated branches
-are folded; ours folds everything that is constant in evaluation."""
+convolutions and the total of the reparameterized form, 2 to 4 % below the total; the difference
+depends on how much of ContMix is counted. In the reparameterized form, the published one, only the
+dilated branches are folded; in the fused form, all that is constant in evaluation."""
 SCOPES = {
     'mmpretrain': 'Backbone and main classifier; the parameters of the training form include the '
     'auxiliary classifier, which is used only in training.',
@@ -74,12 +73,12 @@ def measure(cfg: Config, shape: tuple[int, int]) -> tuple[dict[str, Complexity],
     forms = {}
     if not model.backbone.deploy:
         forms['training'] = measure_complexity(model, forward, shape)
-        fold_branches(model.backbone)
+        model.backbone.reparameterize()
         if cfg.default_scope == 'mmpretrain':
             model.head.drop_auxiliary()
-        forms['published deploy'] = measure_complexity(model, forward, shape)
+        forms['reparameterized'] = measure_complexity(model, forward, shape)
         model.backbone.switch_to_deploy()
-    forms['deploy'] = measure_complexity(model, forward, shape)
+    forms['fused'] = measure_complexity(model, forward, shape)
     return forms, scope
 
 

@@ -3,7 +3,7 @@ r"""Export a classifier, a segmentor or a detector to ONNX.
 python tools/deployment/export_onnx.py configs/segmentation/upernet_overlock_t.py \
     upernet_t.pth upernet_t.onnx
 
-The file holds the deploy form in standard operators, takes batches of any size, and is put in
+The file holds the fused form in standard operators, takes batches of any size, and is put in
 place after ONNX Runtime has given the results of PyTorch. ``docs/export.md`` says how to use it.
 """
 
@@ -63,7 +63,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def build_model(cfg: Config, content: dict[str, Any], checkpoint: str) -> nn.Module:
-    """The model of a config with the weights of a checkpoint, in deploy form."""
+    """The model of a config with the weights of a checkpoint, in fused form."""
     weights = content['state_dict']
     model = MODELS.build(cfg.model)
     check_compatible(model, weights, checkpoint)

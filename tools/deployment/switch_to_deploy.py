@@ -1,4 +1,4 @@
-r"""Fold the backbone of a trained model for inference.
+r"""Fuse the backbone of a trained model for inference.
 
 python tools/deployment/switch_to_deploy.py configs/segmentation/upernet_overlock_t.py \
     work_dirs/.../iter_160000.pth weights/upernet_t.pth
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from overlock_mm.checkpoint import check_compatible, form_of, read_checkpoint
 from overlock_mm.cli.arguments import readable_errors
 from overlock_mm.cli.preflight import check_output_file
-from overlock_mm.deploy.folding import fold_branches
 from overlock_mm.engine.checkpoint_hook import write_with_hash
 from overlock_mm.models import OverLoCK
 from overlock_mm.utils.config import load_config
@@ -29,7 +28,9 @@ from overlock_mm.utils.config import load_config
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Fold a trained model for inference.')
+    parser = argparse.ArgumentParser(
+        description='Fuse the backbone of a trained model for inference.'
+    )
     parser.add_argument('config', help='that of the training')
     parser.add_argument('source', metavar='IN', help='its checkpoint')
     parser.add_argument('target', metavar='OUT.pth', help='a hash is put before its suffix')
@@ -47,7 +48,7 @@ def trained_model(config: str, weights: Mapping[str, Tensor], source: str) -> nn
     backbone = cfg.model.get('backbone') or {}
     if backbone.get('deploy'):
         raise ValueError(
-            f"{config} builds the deploy form. Give the config of the checkpoint's training."
+            f"{config} builds the fused form. Give the config of the checkpoint's training."
         )
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
@@ -55,8 +56,8 @@ def trained_model(config: str, weights: Mapping[str, Tensor], source: str) -> nn
         raise ValueError(
             f'The backbone of {config} must be an OverLoCK, but is {backbone.get("type")!r}.'
         )
-    if form_of(weights) == 'published deploy':
-        fold_branches(model.backbone)
+    if form_of(weights) == 'reparameterized':
+        model.backbone.reparameterize()
     check_compatible(model, weights, source)
     model.load_state_dict(weights)
     return model
@@ -70,7 +71,7 @@ def deploy_sibling(config: Path) -> Path | None:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Fold as the command line says; return the path of the new file."""
+    """Fuse as the command line says; return the path of the new file."""
     args = parse_args(argv)
     with readable_errors():
         check_output_file(args.target, ('.pth',))
@@ -81,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     sibling = deploy_sibling(Path(args.config))
     if sibling is not None and hasattr(model, 'head') and hasattr(model.head, 'drop_auxiliary'):
         model.head.drop_auxiliary()  # those configs have none
-    folded = {'state_dict': model.state_dict(), 'meta': content.get('meta', {})}
+    fused = {'state_dict': model.state_dict(), 'meta': content.get('meta', {})}
     with readable_errors():
-        path = write_with_hash(folded, Path(args.target))
-    print(f'Folded {len(weights)} tensors to {len(folded["state_dict"])}: same outputs in float64.')
+        path = write_with_hash(fused, Path(args.target))
+    print(f'Fused {len(weights)} tensors to {len(fused["state_dict"])}: same outputs in float64.')
     command = f'python tools/test.py {sibling or args.config} {path}'
     if sibling is None:
         command += ' --cfg-options model.backbone.deploy=True'

@@ -4,7 +4,7 @@ python tools/model_converters/convert_checkpoint.py \
     upernet_overlock_tiny_ade20k.pth weights/upernet_t.pth
 
 It recognises the task (classification, detection, segmentation), the variant and the form
-(training, deploy) by the tensors, runs no code from the file, and writes
+(training, reparameterized) by the tensors, runs no code from the file, and writes
 ``weights/upernet_t-<first 8 digits of the file's SHA-256>.pth``.
 """
 
@@ -28,7 +28,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--deploy',
         action='store_true',
-        help='fold the backbone, for the *_deploy configs',
+        help='fuse the backbone, for the *_deploy configs',
     )
     return parser.parse_args(argv)
 
@@ -38,15 +38,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     args = parse_args(argv)
     with readable_errors():
         check_output_file(args.target, ('.pth',))
-        content, found, report = convert_file(
+        content, official, report = convert_file(
             read_checkpoint(args.source), args.source, args.deploy
         )
         path = write_with_hash(content, Path(args.target))
     for sentence in report:
         print(sentence)
     print(f'Wrote {path}: {len(content["state_dict"])} tensors.')
-    if found.config is not None:
-        print(f'Test it with: python tools/test.py {found.config} {path}')
+    if official.config is not None:
+        print(f'Test it with: python tools/test.py {official.config} {path}')
     return path
 
 

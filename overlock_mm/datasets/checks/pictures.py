@@ -63,7 +63,7 @@ def _factor(image: np.ndarray) -> int:
 
 
 def _draw_detection(image: np.ndarray, sample: Any, meta: dict) -> np.ndarray:
-    from overlock_mm.engine.enlarging_visualizer import EnlargingDetVisualizer
+    from overlock_mm.visualization.det_visualizer import EnlargingDetVisualizer
 
     visualizer = EnlargingDetVisualizer(factor=_factor(image), line_width=2)
     visualizer.dataset_meta = meta
@@ -72,7 +72,7 @@ def _draw_detection(image: np.ndarray, sample: Any, meta: dict) -> np.ndarray:
 
 
 def _draw_segmentation(image: np.ndarray, sample: Any, meta: dict) -> np.ndarray:
-    from overlock_mm.engine.enlarging_seg_visualizer import EnlargingSegVisualizer
+    from overlock_mm.visualization.seg_visualizer import EnlargingSegVisualizer
 
     visualizer = EnlargingSegVisualizer(factor=_factor(image), alpha=0.5)
     visualizer.dataset_meta = meta

@@ -1,4 +1,4 @@
-"""The function that the layers of the deploy form call; its arguments are not checked."""
+"""The function that the layers of the fused form call; its arguments are not checked."""
 
 import torch
 from torch import Tensor

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from overlock_mm import OverLoCK
-from overlock_mm.models.base_net import Stem
-from overlock_mm.models.blocks import BasicBlock
-from overlock_mm.models.recompute import RECOMPUTE, KeptConv2d, recompute_in_backward
+from overlock_mm.layers.basic_block import BasicBlock
+from overlock_mm.layers.recompute import RECOMPUTE, KeptConv2d, recompute_in_backward
+from overlock_mm.layers.stem import Stem
 from tests.models.helpers import TINY, randomize_parameters
 
 BN = dict(type='BN')

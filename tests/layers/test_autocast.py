@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from overlock_mm import OverLoCK
-from overlock_mm.models.blocks import BasicBlock
-from overlock_mm.models.focus_net import DynamicBlock
-from overlock_mm.models.layers import GRN, ConvMLP, LayerNorm2d, LayerScale, SqueezeExcite
+from overlock_mm.layers.basic import GRN, ConvMLP, LayerNorm2d, LayerScale, SqueezeExcite
+from overlock_mm.layers.basic_block import BasicBlock
+from overlock_mm.layers.dynamic_block import DynamicBlock
 from tests.models.helpers import TINY, randomize_parameters
 
 BN = dict(type='BN')

@@ -2,15 +2,19 @@ import pytest
 import torch
 from torch import nn
 
-from overlock_mm.models.arch import DILATED_BRANCHES
-from overlock_mm.models.reparam import DilatedReparamConv, densify_dilated_kernel, fuse_conv_bn
+from overlock_mm.layers.reparam import (
+    DILATED_BRANCHES,
+    DilatedReparamConv,
+    densify_dilated_kernel,
+    fuse_conv_bn,
+)
 from tests.models.helpers import randomize_norms
 
 BN = dict(type='BN')
 
 
 @pytest.mark.parametrize('kernel_size', DILATED_BRANCHES)
-def test_deploy_form_equals_training_form_in_evaluation(kernel_size):
+def test_the_reparameterized_form_equals_the_training_form_in_evaluation(kernel_size):
     torch.manual_seed(0)
     layer = DilatedReparamConv(6, kernel_size, BN).double()
     randomize_norms(layer)
@@ -18,12 +22,12 @@ def test_deploy_form_equals_training_form_in_evaluation(kernel_size):
     x = torch.randn(2, 6, 20, 23, dtype=torch.float64)
     expected = layer(x)
 
-    layer.switch_to_deploy()
+    layer.reparameterize()
     assert (layer(x) - expected).abs().max() < 1e-12 * expected.abs().max()
     assert [name for name, _ in layer.named_children()] == ['conv']
 
     weights = {name: value.clone() for name, value in layer.state_dict().items()}
-    layer.switch_to_deploy()
+    layer.reparameterize()
     assert all(torch.equal(value, weights[name]) for name, value in layer.state_dict().items())
 
 

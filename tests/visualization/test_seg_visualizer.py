@@ -4,7 +4,7 @@ import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from overlock_mm.engine.enlarging_seg_visualizer import EnlargingSegVisualizer
+from overlock_mm.visualization.seg_visualizer import EnlargingSegVisualizer
 
 PALETTE = [(0, 0, 0), (200, 100, 50)]
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overlock_mm import ops
-from overlock_mm.models.layers import ConvNorm, build_norm
-from overlock_mm.models.recompute import KeptConv2d, keep_results_of
+from overlock_mm.layers.basic import ConvNorm, build_norm
+from overlock_mm.layers.recompute import KeptConv2d, keep_results_of
 from overlock_mm.ops.dispatch import overridable
 
 #: Side of the grid of region centres that a token is compared with.

@@ -1,4 +1,4 @@
-"""Re-parameterised large depthwise convolution and the folding that deploys it.
+"""Reparameterized large depthwise convolution and the folding that deploys it.
 
 A K x K depthwise convolution is trained beside several small dilated ones, each
 with its own batch norm, and their outputs are summed (paper section 3.4, after
@@ -12,9 +12,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overlock_mm.models.arch import DILATED_BRANCHES
-from overlock_mm.models.layers import build_norm
-from overlock_mm.models.recompute import KeptConv2d
+from overlock_mm.layers.basic import build_norm
+from overlock_mm.layers.recompute import KeptConv2d
+
+#: Dilated branches (kernel, dilation) beside the K x K depthwise convolution of
+#: a reparameterized layer, by K (supplement of the paper; RepLKNet's successor UniRepLKNet).
+DILATED_BRANCHES: dict[int, tuple[tuple[int, int], ...]] = {
+    19: ((5, 1), (7, 1), (9, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
+    17: ((5, 1), (7, 1), (9, 2), (3, 4), (3, 5), (3, 7)),
+    15: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 5), (3, 7)),
+    13: ((5, 1), (7, 1), (7, 2), (3, 3), (3, 4), (3, 5)),
+    11: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4), (3, 5)),
+    9: ((5, 1), (7, 1), (5, 2), (3, 3), (3, 4)),
+    7: ((5, 1), (3, 1), (3, 2), (3, 3)),
+    5: ((3, 1), (3, 2)),
+}
 
 
 def fuse_conv_bn(
@@ -92,7 +104,8 @@ class DilatedReparamConv(nn.Module):
     def __init__(self, channels: int, kernel_size: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
         self.kernel_size = kernel_size
-        self.deploy = False
+        #: One of :data:`overlock_mm.layers.forms.FORMS`: training or reparameterized.
+        self.form = 'training'
         self.conv = KeptConv2d(
             channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
         )
@@ -106,15 +119,15 @@ class DilatedReparamConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        if self.deploy:
+        if self.form != 'training':
             return y
         first, *others = (branch(x) for branch in self.branches.values())
         return sum(others, first) + self.norm(y)
 
     @torch.no_grad()
-    def switch_to_deploy(self) -> None:
-        """Fold all branches into one convolution; a second call changes nothing."""
-        if self.deploy:
+    def reparameterize(self) -> None:
+        """Fold all branches into one convolution. Idempotent."""
+        if self.form != 'training':
             return
         weight, bias = fuse_conv_bn(self.conv.weight, None, self.norm)
         for branch in self.branches.values():
@@ -125,4 +138,4 @@ class DilatedReparamConv(nn.Module):
         self.conv.weight.copy_(weight)
         self.conv.bias = nn.Parameter(bias, requires_grad=self.conv.weight.requires_grad)
         del self.norm, self.branches
-        self.deploy = True
+        self.form = 'reparameterized'

@@ -7,7 +7,7 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from overlock_mm.engine.enlarging import EnlargingMixin
+from overlock_mm.visualization.enlarging import EnlargingMixin
 
 
 @VISUALIZERS.register_module()

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from overlock_mm.models.layers import (
+from overlock_mm.layers.basic import (
     ConvMLP,
     DropPath,
     LayerNorm2d,
@@ -14,8 +14,8 @@ from overlock_mm.models.layers import (
     SqueezeExcite,
     build_norm,
 )
-from overlock_mm.models.recompute import RecomputableBlock, recompute_in_backward
-from overlock_mm.models.reparam import DilatedReparamConv
+from overlock_mm.layers.recompute import RecomputableBlock, recompute_in_backward
+from overlock_mm.layers.reparam import DilatedReparamConv
 
 
 class BasicBlock(RecomputableBlock):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from overlock_mm.layers.contmix import enlarged_size
 from overlock_mm.models import ContMix
-from overlock_mm.models.contmix import enlarged_size
 from tests.models.helpers import randomize_parameters
 
 BN = dict(type='BN')

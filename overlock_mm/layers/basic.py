@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from overlock_mm.models.recompute import KeptConv2d
+from overlock_mm.layers.recompute import KeptConv2d
 
 LAYER_NORM_EPS = 1e-6
 _INIT_STD = 0.02
@@ -41,7 +41,7 @@ _NORMS: dict[str, type[nn.modules.batchnorm._BatchNorm]] = {
 def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.modules.batchnorm._BatchNorm:
     """A batch norm from an OpenMMLab ``norm_cfg``.
 
-    Only batch norms: the deploy form folds them into convolutions.
+    Only batch norms: the fused form folds them into convolutions.
 
     Raises:
         ValueError: The type is neither BN nor SyncBN.
@@ -51,7 +51,7 @@ def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.modules.batchno
     if norm_type not in _NORMS:
         raise ValueError(
             f'norm_cfg.type must be one of {", ".join(_NORMS)}, as batch norms are folded into '
-            f'convolutions in deploy form; got {norm_type!r}.'
+            f'convolutions in fused form; got {norm_type!r}.'
         )
     requires_grad = kwargs.pop('requires_grad', True)
     norm = _NORMS[norm_type](channels, **kwargs)

@@ -5,7 +5,7 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
 
-from overlock_mm.engine.enlarging_visualizer import EnlargingDetVisualizer
+from overlock_mm.visualization.det_visualizer import EnlargingDetVisualizer
 
 
 def sample():

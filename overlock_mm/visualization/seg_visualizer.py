@@ -4,7 +4,7 @@ from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
 from mmseg.visualization import SegLocalVisualizer
 
-from overlock_mm.engine.enlarging import EnlargingMixin
+from overlock_mm.visualization.enlarging import EnlargingMixin
 
 
 @VISUALIZERS.register_module()

@@ -1,0 +1,1 @@
+"""Visualizers of mmengine that upsample small images before they draw on them."""
