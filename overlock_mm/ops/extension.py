@@ -15,6 +15,9 @@ REMEDY = (
     'Remedy, with a C++ compiler at hand: pip install --no-build-isolation '
     '--force-reinstall --no-deps <folder of overlock_mm>.'
 )
+#: Counts the changes of what the extension offers; csrc/pytorch/extension.cpp has the number of
+#: the compiled one.
+INTERFACE = 2
 #: What the CUDA kernels compute in.
 CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -29,6 +32,12 @@ def why_not_loaded() -> str | None:
     except ImportError as error:
         # Most often it was compiled for another version of torch.
         return f'the compiled extension overlock_mm._C does not load: {error}. {REMEDY}'
+    compiled = getattr(torch.ops.overlock_mm_C, 'interface', lambda: 1)()
+    if compiled != INTERFACE:
+        return (
+            'the compiled extension overlock_mm._C is of another version of overlock_mm: its '
+            f'interface has number {compiled}, not {INTERFACE}. {REMEDY}'
+        )
     return None
 
 

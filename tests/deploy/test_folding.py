@@ -141,13 +141,18 @@ def test_gradients_flow_to_the_image():
 
 # The library's float16 convolutions take seconds on a CPU.
 @pytest.mark.parametrize(('dtype', 'size'), [(torch.bfloat16, 64), (torch.float16, 32)])
-def test_autocast_is_within_its_rounding(dtype, size):
+@pytest.mark.parametrize('how', ['autocast', 'cast'])
+def test_half_precision_is_within_its_rounding(how, dtype, size):
     network, folded = (model.float() for model in both_forms(TINY, **TASKS['detection']))
     image = torch.randn(1, 3, size, size)
     with torch.no_grad():
         expected = network(image)
-        with torch.autocast('cpu', dtype):
-            outputs = folded(image)
+        if how == 'autocast':
+            with torch.autocast('cpu', dtype):
+                outputs = folded(image)
+        else:
+            outputs = folded.to(dtype)(image.to(dtype))
+            assert all(out.dtype == dtype for out in outputs)
     for out, reference in zip(outputs, expected, strict=True):
         # Rounding of some forty layers, each of half an eps.
         assert relative_error(out.float(), reference) < 20 * torch.finfo(dtype).eps

@@ -62,21 +62,49 @@ def test_an_empty_batch(op, options):
         assert result.shape[:2] == (0, 16)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize('dtype', HALVES)
 @pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
-def test_low_precision_takes_the_reference(op, options, dtype):
+def test_half_precision_of_the_reference(op, options, dtype):
     positional, options = arguments(SHAPES[1], op, options, dtype=dtype)
     positional[1:] = [x.float() if isinstance(x, torch.Tensor) else x for x in positional[1:]]
     options = {
         k: v.float() if isinstance(v, torch.Tensor) and k != 'addend' else v
         for k, v in options.items()
     }
-    results = as_tuple(getattr(ops, op)(*positional, **options))
+    results = as_tuple(getattr(ops, op)(*positional, **options, backend='reference'))
     for result, wanted in zip(results, expected_of(op, positional, options), strict=True):
         assert result.dtype == (dtype if result.dim() == 4 else torch.float32)
         # Activations between the steps are rounded too.
         bound = 4 * TOLERANCES[dtype] * wanted.abs().max()
         assert (result.double() - wanted).abs().max() <= bound
+
+
+@needs_extension
+@pytest.mark.parametrize('dtype', HALVES)
+@pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
+def test_half_precision_is_rounded_once(op, options, dtype):
+    """Only a result that goes to memory is rounded."""
+    for shape in SHAPES[1:4] + SHAPES[9:11]:
+        assert_right(shape, op, options, 'cpu', dtype=dtype)
+
+
+@needs_extension
+@pytest.mark.parametrize('dtype', HALVES)
+def test_rounding_of_half_precision(dtype):
+    """As torch rounds: all numbers, subnormal, infinite and NaN ones too, times some factors."""
+    numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
+    # Zeros between them: a broken number spreads over its window.
+    x = torch.zeros(1, 64, 1, 2048, dtype=dtype)
+    x[..., ::2] = numbers.view(1, 64, 1, 1024)
+    for factor in (1.0, 0.7, 3.1, 2.0**-10):
+        weight = torch.zeros(64, 1, 3, 3, dtype=dtype)
+        weight[..., 1, 1] = factor
+        got = ops.depthwise_conv2d(x, weight, backend='cpu')[..., ::2]
+        wanted = (x.float() * weight[0, 0, 1, 1].float()).to(dtype)[..., ::2]
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_extension
@@ -135,12 +163,17 @@ def test_results_do_not_depend_on_the_number_of_threads(op, options):
 RUN_TABLE = """
 import torch
 from tests.ops.depthwise_helpers import OPTIONS, SHAPES, assert_right
-from tests.ops.test_depthwise import test_gelu_within_its_bound
+from tests.ops.test_depthwise import HALVES, test_gelu_within_its_bound
+from tests.ops.test_depthwise import test_rounding_of_half_precision
 print(torch.backends.cpu.get_cpu_capability())
 for shape in SHAPES:
     for op, options in OPTIONS:
         assert_right(shape, op, options, 'cpu')
 assert_right(SHAPES[2], *OPTIONS[3], 'cpu', dtype=torch.float64)
+for dtype in HALVES:
+    test_rounding_of_half_precision(dtype)
+    for op, options in OPTIONS:
+        assert_right(SHAPES[2], op, options, 'cpu', dtype=dtype)
 test_gelu_within_its_bound()
 """
 
@@ -310,8 +343,8 @@ def test_without_the_extension_the_library_runs_it(no_extension, caplog):
 
 
 def test_a_forced_backend_says_why_it_cannot(no_extension):
-    with pytest.raises(RuntimeError, match=r'float32 and float64, got .*float16.* \(2\) .*_C'):
-        ops.depthwise_conv2d(normal(1, 4, 5, 5).half(), normal(4, 1, 3, 3), backend='cpu')
+    with pytest.raises(RuntimeError, match=r'\(1\) the compiled extension .*_C is not installed'):
+        ops.depthwise_conv2d(normal(1, 4, 5, 5), normal(4, 1, 3, 3), backend='cpu')
 
 
 @needs_extension
@@ -320,6 +353,6 @@ def test_selection():
     assert list(available_backends(call)) == list(BACKENDS)
     assert available_backends(call)['cpu'] == []
     half = Call('depthwise_conv2d', torch.device('cpu'), torch.float16)
-    assert BACKENDS.select(half).name == 'reference'
+    assert BACKENDS.select(half).name == 'cpu'
     on_gpu = Call('depthwise_conv2d', torch.device('cuda'), torch.float64)
     assert BACKENDS.select(on_gpu).name == 'reference'  # nothing else computes float64 there

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import subprocess
 import sys
 
@@ -112,6 +113,13 @@ def test_an_extension_of_another_torch_is_reported(monkeypatch):
     monkeypatch.setattr(extension.importlib, 'import_module', broken)
     reason = extension.why_not_loaded.__wrapped__()
     assert 'does not load: undefined symbol: torch. Remedy' in reason
+
+
+def test_an_extension_of_another_version_is_reported(monkeypatch):
+    monkeypatch.setattr(extension.importlib, 'import_module', lambda name: None)
+    monkeypatch.setattr(extension, 'INTERFACE', -1)
+    reason = extension.why_not_loaded.__wrapped__()
+    assert re.search(r'another version .* has number \d+, not -1\. Remedy', reason)
 
 
 def test_an_unknown_name_is_refused():

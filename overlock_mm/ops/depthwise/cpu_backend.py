@@ -1,9 +1,8 @@
 """Backend 'cpu': C++ kernels of ``overlock_mm._C`` that make one pass over the map.
 
+float32 and float64 are computed as they are, float16 and bfloat16 in float32.
 Deterministic: results do not depend on the number of threads.
 """
-
-import torch
 
 from overlock_mm.ops.depthwise.backends import BACKENDS, Call
 from overlock_mm.ops.depthwise.extension import (
@@ -13,15 +12,10 @@ from overlock_mm.ops.depthwise.extension import (
 )
 from overlock_mm.ops.extension import why_not_on_cpu
 
-_DTYPES = (torch.float32, torch.float64)
-
 
 def why_not(call: Call) -> list[str]:
     """All reasons why this backend cannot run a call."""
-    reasons = why_not_on_cpu(call)
-    if call.dtype not in _DTYPES:
-        reasons.insert(0, f'it computes float32 and float64, got {call.dtype}.')
-    return reasons
+    return why_not_on_cpu(call)
 
 
 BACKENDS.register('cpu', why_not, depthwise_conv2d, depthwise_conv2d_norm, depthwise_conv2d_stats)

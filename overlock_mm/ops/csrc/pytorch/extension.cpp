@@ -27,6 +27,10 @@ at::Tensor border_rule(int64_t size, int64_t kernel_size, int64_t dilation) {
   return table;
 }
 
+// To be raised with INTERFACE in overlock_mm/ops/extension.py when functions are added or take
+// more: Python then says that a compilation is out of date.
+int64_t interface() { return 2; }
+
 TORCH_LIBRARY(overlock_mm_C, m) {
   m.def(
       "contmix_forward(Tensor query, Tensor key, Tensor value, Tensor proj_weight, "
@@ -50,6 +54,7 @@ TORCH_LIBRARY(overlock_mm_C, m) {
   m.def(
       "depthwise_conv2d_stats(Tensor x, Tensor weight, Tensor? bias, Tensor? input_bias, "
       "Tensor? addend, bool gelu_input, str stat) -> (Tensor, Tensor)");
+  m.def("interface() -> int", &interface);
   m.def("has_cuda_code(int device) -> bool");
   m.def("border_rule(int size, int kernel_size, int dilation) -> Tensor", &border_rule);
 }

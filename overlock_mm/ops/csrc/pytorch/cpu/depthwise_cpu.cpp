@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "depthwise_kernels.h"
@@ -18,15 +19,16 @@ namespace overlock {
 namespace {
 
 // A call on maps in channels_last memory; a pointer to something that is not asked for is null.
-template <typename T>
+// S is the type of maps and weights in memory, T that of arithmetic.
+template <typename S, typename T = typename Computed<S>::type>
 struct Convolution {
   int64_t batch, channels, height, width, kernel_size;
-  const T* x;
-  const T* weight;
+  const S* x;
+  const S* weight;
   int64_t weight_channel_stride, weight_row_stride, weight_column_stride;
-  const T* bias;
-  const T* addend;
-  T* y;
+  const S* addend;
+  S* y;
+  const T* bias = nullptr;
   const T* input_bias = nullptr;
   bool gelu_input = false, gelu_output = false;
   Stat stat = Stat::kNone;
@@ -36,7 +38,7 @@ struct Convolution {
   T eps = 0;
   const T* skip_weight = nullptr;
   const T* skip_bias = nullptr;
-  T* normed = nullptr;
+  S* normed = nullptr;
 };
 
 // The channels of a map, cut into panels of whole vectors of about the same size.
@@ -70,8 +72,8 @@ constexpr int64_t kPanelOfLarge = 32;
 // and of 8 columns divide it.
 constexpr int64_t kStrip = 56;
 
-template <typename T>
-int64_t panel_size(const Convolution<T>& call, bool in_place) {
+template <typename S>
+int64_t panel_size(const Convolution<S>& call, bool in_place) {
   if (call.normed != nullptr) {
     return call.channels;  // LayerNorm needs all of a column
   }
@@ -81,18 +83,23 @@ int64_t panel_size(const Convolution<T>& call, bool in_place) {
   return in_place ? call.channels : kPanelOfSmall;
 }
 
+float wide(float value) { return value; }
+double wide(double value) { return value; }
+float wide(Half value) { return c10::Half(value.bits, c10::Half::from_bits()); }
+float wide(Bfloat16 value) { return c10::BFloat16(value.bits, c10::BFloat16::from_bits()); }
+
 // Weights [K * K][panel] and bias [panel].
-template <typename T>
-void pack_parameters(const Convolution<T>& call, int64_t begin, int64_t width, int64_t ld,
+template <typename S, typename T>
+void pack_parameters(const Convolution<S>& call, int64_t begin, int64_t width, int64_t ld,
                      T* weight, T* bias) {
   const int64_t k = call.kernel_size;
-  const T* from = call.weight + begin * call.weight_channel_stride;
+  const S* from = call.weight + begin * call.weight_channel_stride;
   for (int64_t row = 0; row < k; ++row) {
     for (int64_t column = 0; column < k; ++column) {
-      const T* tap = from + row * call.weight_row_stride + column * call.weight_column_stride;
+      const S* tap = from + row * call.weight_row_stride + column * call.weight_column_stride;
       T* packed = weight + (row * k + column) * ld;
       for (int64_t c = 0; c < width; ++c) {
-        packed[c] = tap[c * call.weight_channel_stride];
+        packed[c] = wide(tap[c * call.weight_channel_stride]);
       }
     }
   }
@@ -101,13 +108,15 @@ void pack_parameters(const Convolution<T>& call, int64_t begin, int64_t width, i
   }
 }
 
-template <typename T>
-void run(const Convolution<T>& call) {
-  const DepthwiseKernels<T>& kernels = depthwise_kernels<T>();
+template <typename S>
+void run(const Convolution<S>& call) {
+  using T = typename Computed<S>::type;
+  const DepthwiseKernels<S>& kernels = depthwise_kernels<S>();
+  const DepthwiseKernels<T>& wide_kernels = depthwise_kernels<T>();
   const int64_t k = call.kernel_size, height = call.height, width = call.width;
   // Whole vectors of channels can be read where they are.
-  const bool in_place =
-      !call.gelu_input && call.input_bias == nullptr && call.channels % kernels.lanes == 0;
+  const bool in_place = std::is_same_v<S, T> && !call.gelu_input && call.input_bias == nullptr &&
+                        call.channels % kernels.lanes == 0;
   const Panels panels(call.channels, kernels.lanes, panel_size(call, in_place));
   // Threads share the rows, so that none writes next to what another reads, unless there are
   // too few rows for that: then they share the panels too.
@@ -121,6 +130,7 @@ void run(const Convolution<T>& call) {
   at::parallel_for(0, call.batch * groups * height, grain, [&](int64_t begin, int64_t end) {
     const int64_t row_size = width * call.channels, packed_row = width * panels.size;
     Scratch<T> packed(in_place ? 0 : k * packed_row);
+    Scratch<T> unnormed(call.normed == nullptr ? 0 : kStrip * call.channels);
     Scratch<T> weight(k * k * panels.size), bias(panels.size);
     std::vector<const T*> sources(k);
     while (begin < end) {
@@ -147,35 +157,52 @@ void run(const Convolution<T>& call) {
                            call.gelu_input, packed.data() + next % k * packed_row, panels.size);
             }
             for (int64_t r = tap_begin; r < tap_end; ++r) {
-              sources[r] = in_place ? call.x + map + (top + r) * row_size
-                                    : packed.data() + (top + r) % k * packed_row;
+              if constexpr (std::is_same_v<S, T>) {
+                if (in_place) {
+                  sources[r] = call.x + map + (top + r) * row_size;
+                  continue;
+                }
+              }
+              sources[r] = packed.data() + (top + r) % k * packed_row;
             }
+            const auto convolve = [&](const auto& table, int64_t begin, int64_t end,
+                                      const auto* addend, auto* out) {
+              table.convolve({
+                  k,
+                  width,
+                  begin,
+                  end,
+                  channels,
+                  tap_begin,
+                  tap_end,
+                  sources.data(),
+                  in_place ? call.channels : panels.size,
+                  weight.data(),
+                  panels.size,
+                  bias.data(),
+                  addend,
+                  out,
+                  call.channels,
+                  call.gelu_output,
+                  call.stat,
+                  call.row_stats + (entry * height + row) * call.channels + channel,
+              });
+            };
             const int64_t at = map + row * row_size;
-            kernels.convolve({
-                k,
-                width,
-                strip,
-                strip_end,
-                channels,
-                tap_begin,
-                tap_end,
-                sources.data(),
-                in_place ? call.channels : panels.size,
-                weight.data(),
-                panels.size,
-                bias.data(),
-                call.addend == nullptr ? nullptr : call.addend + at,
-                call.y + at,
-                call.channels,
-                call.gelu_output,
-                call.stat,
-                call.row_stats + (entry * height + row) * call.channels + channel,
-            });
-            if (call.normed != nullptr) {
-              const int64_t begin = at + strip * call.channels;
-              kernels.layer_norm({strip_end - strip, channels, call.norm_weight, call.norm_bias,
-                                  call.eps, call.y + begin, call.skip_weight, call.skip_bias,
-                                  call.normed + begin});
+            if (call.normed == nullptr) {
+              const int64_t start = at + strip * call.channels;
+              convolve(kernels, strip, strip_end,
+                       call.addend == nullptr ? nullptr : call.addend + start, call.y + start);
+              continue;
+            }
+            for (int64_t x = strip; x < strip_end; x += kStrip) {
+              const int64_t columns = std::min(kStrip, strip_end - x);
+              const int64_t start = at + x * call.channels;
+              convolve(wide_kernels, x, x + columns, static_cast<const T*>(nullptr),
+                       unnormed.data());
+              kernels.layer_norm({columns, channels, call.norm_weight, call.norm_bias, call.eps,
+                                  unnormed.data(), call.skip_weight, call.skip_bias, call.y + start,
+                                  call.normed + start});
             }
           }
         }
@@ -185,8 +212,8 @@ void run(const Convolution<T>& call) {
 }
 
 // Rows are added in their order, whatever thread computed them.
-template <typename T>
-void combine_rows(const Convolution<T>& call, T* stats) {
+template <typename S, typename T>
+void combine_rows(const Convolution<S>& call, T* stats) {
   const T pixels = static_cast<T>(call.height * call.width);
   for (int64_t entry = 0; entry < call.batch; ++entry, stats += call.channels) {
     const T* rows = call.row_stats + entry * call.height * call.channels;
@@ -204,14 +231,48 @@ void combine_rows(const Convolution<T>& call, T* stats) {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
+// The plain type of a dtype, and of what it is computed in.
 template <typename T>
-const T* pointer_to(const OptionalTensor& tensor) {
-  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
+struct Plain {
+  using type = T;
+};
+template <>
+struct Plain<c10::Half> {
+  using type = Half;
+};
+template <>
+struct Plain<c10::BFloat16> {
+  using type = Bfloat16;
+};
+
+template <typename S>
+const S* pointer_to(const at::Tensor& tensor) {
+  return static_cast<const S*>(tensor.const_data_ptr());
 }
 
-OptionalTensor contiguous(const OptionalTensor& tensor) {
-  return tensor.has_value() ? OptionalTensor(tensor->contiguous()) : tensor;
+template <typename S>
+S* pointer_into(const at::Tensor& tensor) {
+  return static_cast<S*>(tensor.mutable_data_ptr());
 }
+
+// A parameter per channel in the type of arithmetic.
+template <typename S>
+class Parameter {
+ public:
+  using T = typename Computed<S>::type;
+  explicit Parameter(const OptionalTensor& tensor) {
+    if (tensor.has_value()) {
+      const S* from = pointer_to<S>(*tensor);
+      for (int64_t c = 0; c < tensor->size(0); ++c) {
+        values_.push_back(wide(from[c * tensor->stride(0)]));
+      }
+    }
+  }
+  const T* data() const { return values_.empty() ? nullptr : values_.data(); }
+
+ private:
+  std::vector<T> values_;
+};
 
 // [B, H, W, C], contiguous.
 at::Tensor pixels_of(const at::Tensor& map) { return map.permute({0, 2, 3, 1}).contiguous(); }
@@ -222,48 +283,52 @@ at::Tensor map_like(const at::Tensor& x) {
 
 // Holds what the pointers of a Convolution point to.
 struct Arguments {
-  Arguments(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias,
-            const OptionalTensor& addend)
+  Arguments(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& addend)
       : x(pixels_of(x)),
         weight(weight),
-        bias(contiguous(bias)),
         addend(addend.has_value() ? OptionalTensor(pixels_of(*addend)) : addend),
         y(map_like(x)) {}
 
-  template <typename T>
-  Convolution<T> convolution() const {
+  template <typename S>
+  Convolution<S> convolution() const {
     return {x.size(0),
             x.size(3),
             x.size(1),
             x.size(2),
             weight.size(2),
-            x.const_data_ptr<T>(),
-            weight.const_data_ptr<T>(),
+            pointer_to<S>(x),
+            pointer_to<S>(weight),
             weight.stride(0),
             weight.stride(2),
             weight.stride(3),
-            pointer_to<T>(bias),
-            pointer_to<T>(addend),
-            y.mutable_data_ptr<T>()};
+            addend.has_value() ? pointer_to<S>(*addend) : nullptr,
+            pointer_into<S>(y)};
   }
 
   at::Tensor x, weight;
-  OptionalTensor bias, addend;
+  OptionalTensor addend;
   at::Tensor y;
 };
+
+at::ScalarType computed_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 at::Tensor depthwise_conv2d(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& bias, const OptionalTensor& input_bias,
                             const OptionalTensor& addend, bool gelu_input, bool gelu_output) {
-  const Arguments arguments(x, weight, bias, addend);
-  const OptionalTensor shift = contiguous(input_bias);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise_conv2d", [&] {
-    Convolution<scalar_t> call = arguments.convolution<scalar_t>();
-    call.input_bias = pointer_to<scalar_t>(shift);
-    call.gelu_input = gelu_input;
-    call.gelu_output = gelu_output;
-    run(call);
-  });
+  const Arguments arguments(x, weight, addend);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "depthwise_conv2d",
+                                  [&] {
+                                    using S = Plain<scalar_t>::type;
+                                    const Parameter<S> bias_of(bias), shift(input_bias);
+                                    Convolution<S> call = arguments.convolution<S>();
+                                    call.bias = bias_of.data();
+                                    call.input_bias = shift.data();
+                                    call.gelu_input = gelu_input;
+                                    call.gelu_output = gelu_output;
+                                    run(call);
+                                  });
   return arguments.y;
 }
 
@@ -271,20 +336,23 @@ std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_norm(
     const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias,
     const at::Tensor& norm_weight, const at::Tensor& norm_bias, double eps,
     const OptionalTensor& skip_weight, const OptionalTensor& skip_bias) {
-  const Arguments arguments(x, weight, bias, std::nullopt);
-  const at::Tensor scale = norm_weight.contiguous(), shift = norm_bias.contiguous();
-  const OptionalTensor skip_scale = contiguous(skip_weight), skip_shift = contiguous(skip_bias);
+  const Arguments arguments(x, weight, std::nullopt);
   at::Tensor normed = map_like(x);
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise_conv2d_norm", [&] {
-    Convolution<scalar_t> call = arguments.convolution<scalar_t>();
-    call.norm_weight = scale.const_data_ptr<scalar_t>();
-    call.norm_bias = shift.const_data_ptr<scalar_t>();
-    call.eps = static_cast<scalar_t>(eps);
-    call.skip_weight = pointer_to<scalar_t>(skip_scale);
-    call.skip_bias = pointer_to<scalar_t>(skip_shift);
-    call.normed = normed.mutable_data_ptr<scalar_t>();
-    run(call);
-  });
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, x.scalar_type(), "depthwise_conv2d_norm", [&] {
+        using S = Plain<scalar_t>::type;
+        const Parameter<S> bias_of(bias), scale(norm_weight), shift(norm_bias);
+        const Parameter<S> skip_scale(skip_weight), skip_shift(skip_bias);
+        Convolution<S> call = arguments.convolution<S>();
+        call.bias = bias_of.data();
+        call.norm_weight = scale.data();
+        call.norm_bias = shift.data();
+        call.eps = eps;
+        call.skip_weight = skip_scale.data();
+        call.skip_bias = skip_shift.data();
+        call.normed = pointer_into<S>(normed);
+        run(call);
+      });
   return {arguments.y, normed};
 }
 
@@ -294,19 +362,24 @@ std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_stats(const at::Tensor& x,
                                                           const OptionalTensor& input_bias,
                                                           const OptionalTensor& addend,
                                                           bool gelu_input, c10::string_view stat) {
-  const Arguments arguments(x, weight, bias, addend);
-  const OptionalTensor shift = contiguous(input_bias);
-  at::Tensor row_stats = at::empty({x.size(0), x.size(2), x.size(1)}, x.options());
-  at::Tensor stats = at::empty({x.size(0), x.size(1)}, x.options());
-  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "depthwise_conv2d_stats", [&] {
-    Convolution<scalar_t> call = arguments.convolution<scalar_t>();
-    call.input_bias = pointer_to<scalar_t>(shift);
-    call.gelu_input = gelu_input;
-    call.stat = stat == "mean" ? Stat::kSum : Stat::kSumOfSquares;
-    call.row_stats = row_stats.mutable_data_ptr<scalar_t>();
-    run(call);
-    combine_rows(call, stats.mutable_data_ptr<scalar_t>());
-  });
+  const Arguments arguments(x, weight, addend);
+  const auto options = x.options().dtype(computed_type(x));
+  at::Tensor row_stats = at::empty({x.size(0), x.size(2), x.size(1)}, options);
+  at::Tensor stats = at::empty({x.size(0), x.size(1)}, options);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(),
+                                  "depthwise_conv2d_stats", [&] {
+                                    using S = Plain<scalar_t>::type;
+                                    using T = Computed<S>::type;
+                                    const Parameter<S> bias_of(bias), shift(input_bias);
+                                    Convolution<S> call = arguments.convolution<S>();
+                                    call.bias = bias_of.data();
+                                    call.input_bias = shift.data();
+                                    call.gelu_input = gelu_input;
+                                    call.stat = stat == "mean" ? Stat::kSum : Stat::kSumOfSquares;
+                                    call.row_stats = pointer_into<T>(row_stats);
+                                    run(call);
+                                    combine_rows(call, pointer_into<T>(stats));
+                                  });
   return {arguments.y, stats};
 }
 

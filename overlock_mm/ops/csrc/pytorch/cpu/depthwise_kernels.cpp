@@ -6,21 +6,23 @@
 
 namespace overlock {
 
-template <typename T>
-const DepthwiseKernels<T>& depthwise_kernels() {
+template <typename S>
+const DepthwiseKernels<S>& depthwise_kernels() {
 #if defined(__x86_64__)
   const std::string capability = at::get_cpu_capability();
   if (capability == "AVX512") {
-    return avx512::depthwise_kernels<T>();
+    return avx512::depthwise_kernels<S>();
   }
   if (capability == "AVX2") {
-    return avx2::depthwise_kernels<T>();
+    return avx2::depthwise_kernels<S>();
   }
 #endif
-  return baseline::depthwise_kernels<T>();
+  return baseline::depthwise_kernels<S>();
 }
 
 template const DepthwiseKernels<float>& depthwise_kernels<float>();
 template const DepthwiseKernels<double>& depthwise_kernels<double>();
+template const DepthwiseKernels<Half>& depthwise_kernels<Half>();
+template const DepthwiseKernels<Bfloat16>& depthwise_kernels<Bfloat16>();
 
 }  // namespace overlock

@@ -2,15 +2,18 @@
 //
 // As for row_kernels.h: pure pointers and sizes. Maps are rows of columns of channels.
 // "Panel" is a range of channels that is computed at a time; "ld" is the distance of two columns.
+// S is the type of maps in memory, T that of arithmetic and of everything else.
 #pragma once
 
 #include <cstdint>
+
+#include "storage.h"
 
 namespace overlock {
 
 enum class Stat { kNone, kSum, kSumOfSquares };
 
-template <typename T>
+template <typename S, typename T = typename Computed<S>::type>
 struct DepthwiseRow {
   int64_t kernel_size;      // K, odd, 3 to 17
   int64_t width;            // columns of the map
@@ -24,57 +27,58 @@ struct DepthwiseRow {
   const T* weight;          // [K * K], taps at distance `weight_ld`, readable to whole vectors
   int64_t weight_ld;        //
   const T* bias;            // readable to whole vectors
-  const T* addend;          // nullptr: none; columns at distance `out_ld`
-  T* out;                   //
+  const S* addend;          // of column `begin`; nullptr: none; columns at distance `out_ld`
+  S* out;                   // where column `begin` goes
   int64_t out_ld;           //
   bool gelu;                // of the result
   Stat stat;                // of the result, over the columns
   T* sums;                  // where it goes, one per channel; added to unless begin is 0
 };
 
-template <typename T>
+template <typename S, typename T = typename Computed<S>::type>
 struct NormRow {
   int64_t columns;
   int64_t channels;  // of the map
   const T* weight;
   const T* bias;
   T eps;
-  T* x;                  // becomes skip_weight * x + skip_bias
-  const T* skip_weight;  // nullptr: x stays
+  const T* x;
+  const T* skip_weight;  // nullptr: 1
   const T* skip_bias;    // nullptr: 0
-  T* out;
+  S* skip;               // skip_weight * x + skip_bias
+  S* out;
 };
 
-template <typename T>
+template <typename S, typename T = typename Computed<S>::type>
 struct DepthwiseKernels {
   int64_t lanes;  // of a vector
 
-  void (*convolve)(const DepthwiseRow<T>& row);
+  void (*convolve)(const DepthwiseRow<S>& row);
 
   // Copies a panel of a row of the map to whole vectors at `ld`: plus `bias` if there is one,
   // then through GELU if asked.
-  void (*pack)(int64_t width, int64_t channels, const T* source, int64_t source_ld, const T* bias,
+  void (*pack)(int64_t width, int64_t channels, const S* source, int64_t source_ld, const T* bias,
                bool gelu, T* packed, int64_t ld);
 
   // LayerNorm over the channels of each column.
-  void (*layer_norm)(const NormRow<T>& row);
+  void (*layer_norm)(const NormRow<S>& row);
 };
 
 // The kernels for the instruction set that ATen uses (ATEN_CPU_CAPABILITY overrules).
-template <typename T>
-const DepthwiseKernels<T>& depthwise_kernels();
+template <typename S>
+const DepthwiseKernels<S>& depthwise_kernels();
 
 namespace baseline {
-template <typename T>
-const DepthwiseKernels<T>& depthwise_kernels();
+template <typename S>
+const DepthwiseKernels<S>& depthwise_kernels();
 }
 namespace avx2 {
-template <typename T>
-const DepthwiseKernels<T>& depthwise_kernels();
+template <typename S>
+const DepthwiseKernels<S>& depthwise_kernels();
 }
 namespace avx512 {
-template <typename T>
-const DepthwiseKernels<T>& depthwise_kernels();
+template <typename S>
+const DepthwiseKernels<S>& depthwise_kernels();
 }
 
 }  // namespace overlock

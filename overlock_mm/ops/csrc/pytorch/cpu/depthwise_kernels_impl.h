@@ -17,30 +17,6 @@ namespace {
 template <typename T>
 using V = typename Wide<T>::type;
 
-// The first `n` lanes, the others 0.
-template <typename T>
-inline V<T> load_first(const T* from, int64_t n) {
-  if (n >= Wide<T>::kLanes) {
-    return Wide<T>::load(from);
-  }
-  V<T> vector = {};
-  for (int64_t i = 0; i < n; ++i) {
-    vector[i] = from[i];
-  }
-  return vector;
-}
-
-template <typename T>
-inline void store_first(T* to, V<T> vector, int64_t n) {
-  if (n >= Wide<T>::kLanes) {
-    Wide<T>::store(to, vector);
-    return;
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    to[i] = vector[i];
-  }
-}
-
 // x Phi(x), Phi the normal distribution's, as max(x, 0) - |x| Phi(-|x|): without cancellation,
 // and off by at most 2e-7 |x|. log2 Phi(-a) is a smooth function, here a polynomial fitted
 // with the weight Phi(-a) on [0, 5.5]; beyond, |x| Phi(-|x|) is below 1.1e-7.
@@ -83,8 +59,9 @@ inline double root_of(double x) { return ::sqrt(x); }
 // M columns of one vector of channels from column `begin` on; those beyond the last are not
 // stored. A column of the map is loaded once per row of the kernel, and taps outside the map
 // are left out.
-template <typename T, int K, int M>
-void convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t begin) {
+template <typename S, int K, int M>
+void convolve_block(const DepthwiseRow<S>& row, int64_t channel, int64_t begin) {
+  using T = typename Computed<S>::type;
   using W = Wide<T>;
   const int64_t lanes = row.channels - channel;
   const V<T> bias = W::load(row.bias + channel);
@@ -117,8 +94,9 @@ void convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t begin) 
   }
   const int64_t columns = row.end - begin < M ? row.end - begin : M;
   V<T> sum = {};
-  T* out = row.out + begin * row.out_ld + channel;
-  const T* addend = row.addend == nullptr ? nullptr : row.addend + begin * row.out_ld + channel;
+  const int64_t at = (begin - row.begin) * row.out_ld + channel;
+  S* out = row.out + at;
+  const S* addend = row.addend == nullptr ? nullptr : row.addend + at;
 #pragma GCC unroll 8
   for (int j = 0; j < M; ++j) {
     if (j < columns) {
@@ -143,60 +121,60 @@ void convolve_block(const DepthwiseRow<T>& row, int64_t channel, int64_t begin) 
   }
 }
 
-template <typename T, int K, int M>
-void convolve_columns(const DepthwiseRow<T>& row) {
-  constexpr int64_t lanes = Wide<T>::kLanes;
+template <typename S, int K, int M>
+void convolve_columns(const DepthwiseRow<S>& row) {
+  constexpr int64_t lanes = Wide<typename Computed<S>::type>::kLanes;
   if (K == 3) {
     // Few weights: the map is read in the order of memory.
     for (int64_t begin = row.begin; begin < row.end; begin += M) {
       for (int64_t channel = 0; channel < row.channels; channel += lanes) {
-        convolve_block<T, K, M>(row, channel, begin);
+        convolve_block<S, K, M>(row, channel, begin);
       }
     }
   } else {
     // The weights of one vector of channels fill a good part of the first-level cache.
     for (int64_t channel = 0; channel < row.channels; channel += lanes) {
       for (int64_t begin = row.begin; begin < row.end; begin += M) {
-        convolve_block<T, K, M>(row, channel, begin);
+        convolve_block<S, K, M>(row, channel, begin);
       }
     }
   }
 }
 
-template <typename T, int K>
-void convolve_size(const DepthwiseRow<T>& row) {
+template <typename S, int K>
+void convolve_size(const DepthwiseRow<S>& row) {
   // Maps of images of 224 have multiples of 7 columns.
   if ((row.end - row.begin) % 7 == 0) {
-    convolve_columns<T, K, 7>(row);
+    convolve_columns<S, K, 7>(row);
   } else {
-    convolve_columns<T, K, 8>(row);
+    convolve_columns<S, K, 8>(row);
   }
 }
 
-template <typename T>
-void convolve(const DepthwiseRow<T>& row) {
+template <typename S>
+void convolve(const DepthwiseRow<S>& row) {
   switch (row.kernel_size) {
     case 3:
-      return convolve_size<T, 3>(row);
+      return convolve_size<S, 3>(row);
     case 5:
-      return convolve_size<T, 5>(row);
+      return convolve_size<S, 5>(row);
     case 7:
-      return convolve_size<T, 7>(row);
+      return convolve_size<S, 7>(row);
     case 9:
-      return convolve_size<T, 9>(row);
+      return convolve_size<S, 9>(row);
     case 11:
-      return convolve_size<T, 11>(row);
+      return convolve_size<S, 11>(row);
     case 13:
-      return convolve_size<T, 13>(row);
+      return convolve_size<S, 13>(row);
     case 15:
-      return convolve_size<T, 15>(row);
+      return convolve_size<S, 15>(row);
     default:
-      return convolve_size<T, 17>(row);
+      return convolve_size<S, 17>(row);
   }
 }
 
-template <typename T>
-void pack(int64_t width, int64_t channels, const T* source, int64_t source_ld, const T* bias,
+template <typename S, typename T>
+void pack(int64_t width, int64_t channels, const S* source, int64_t source_ld, const T* bias,
           bool gelu, T* packed, int64_t ld) {
   for (int64_t x = 0; x < width; ++x) {
     for (int64_t c = 0; c < channels; c += Wide<T>::kLanes) {
@@ -209,13 +187,16 @@ void pack(int64_t width, int64_t channels, const T* source, int64_t source_ld, c
   }
 }
 
-template <typename T>
-void layer_norm(const NormRow<T>& row) {
+template <typename S>
+void layer_norm(const NormRow<S>& row) {
+  using T = typename Computed<S>::type;
   constexpr int64_t lanes = Wide<T>::kLanes;
   const int64_t channels = row.channels, whole = channels / lanes * lanes;
-  T* x = row.x;
-  T* out = row.out;
-  for (int64_t column = 0; column < row.columns; ++column, x += channels, out += channels) {
+  const T* x = row.x;
+  S* skip = row.skip;
+  S* out = row.out;
+  for (int64_t column = 0; column < row.columns;
+       ++column, x += channels, skip += channels, out += channels) {
     V<T> sum = {};
     for (int64_t c = 0; c < whole; c += lanes) {
       sum += Wide<T>::load(x + c);
@@ -237,24 +218,25 @@ void layer_norm(const NormRow<T>& row) {
     const T factor = 1 / root_of(variance / channels + row.eps);
     for (int64_t c = 0; c < channels; c += lanes) {
       const int64_t n = channels - c;
-      const V<T> value = load_first(x + c, n);
+      V<T> value = load_first(x + c, n);
       const V<T> normed = (value - mean) * factor;
       store_first(out + c, normed * load_first(row.weight + c, n) + load_first(row.bias + c, n), n);
       if (row.skip_weight != nullptr) {
-        V<T> skip = value * load_first(row.skip_weight + c, n);
-        if (row.skip_bias != nullptr) {
-          skip += load_first(row.skip_bias + c, n);
-        }
-        store_first(x + c, skip, n);
+        value *= load_first(row.skip_weight + c, n);
       }
+      if (row.skip_bias != nullptr) {
+        value += load_first(row.skip_bias + c, n);
+      }
+      store_first(skip + c, value, n);
     }
   }
 }
 
-template <typename T>
+template <typename S>
 struct DepthwiseTable {
-  static constexpr DepthwiseKernels<T> kernels = {Wide<T>::kLanes, convolve<T>, pack<T>,
-                                                  layer_norm<T>};
+  using T = typename Computed<S>::type;
+  static constexpr DepthwiseKernels<S> kernels = {Wide<T>::kLanes, convolve<S>, pack<S, T>,
+                                                  layer_norm<S>};
 };
 
 }  // namespace
@@ -267,6 +249,16 @@ const DepthwiseKernels<float>& depthwise_kernels<float>() {
 template <>
 const DepthwiseKernels<double>& depthwise_kernels<double>() {
   return DepthwiseTable<double>::kernels;
+}
+
+template <>
+const DepthwiseKernels<Half>& depthwise_kernels<Half>() {
+  return DepthwiseTable<Half>::kernels;
+}
+
+template <>
+const DepthwiseKernels<Bfloat16>& depthwise_kernels<Bfloat16>() {
+  return DepthwiseTable<Bfloat16>::kernels;
 }
 
 }  // namespace OVERLOCK_ISA

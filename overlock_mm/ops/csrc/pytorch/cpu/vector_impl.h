@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "storage.h"
+
 namespace overlock {
 namespace OVERLOCK_ISA {
 namespace {
@@ -33,6 +35,93 @@ inline T sum_of(typename Wide<T>::type x) {
     sum += x[i];
   }
   return sum;
+}
+
+// A vector of numbers in the form in which they are stored.
+template <typename S>
+struct Stored {
+  static inline typename Wide<S>::type load(const S* from) { return Wide<S>::load(from); }
+  static inline void store(S* to, typename Wide<S>::type vector) { Wide<S>::store(to, vector); }
+};
+
+typedef Wide<float>::type Floats;
+typedef Wide<uint32_t>::type Words;
+typedef Vector<uint16_t, kVectorBytes / 2> Narrow;
+
+inline Words load_words(const void* from) {
+  return __builtin_convertvector(Narrow::load(static_cast<const uint16_t*>(from)), Words);
+}
+
+inline void store_words(void* to, Words words) {
+  Narrow::store(static_cast<uint16_t*>(to), __builtin_convertvector(words, Narrow::type));
+}
+
+template <>
+struct Stored<Bfloat16> {
+  static inline Floats load(const Bfloat16* from) { return (Floats)(load_words(from) << 16); }
+
+  // To the nearest, ties to even.
+  static inline void store(Bfloat16* to, Floats vector) {
+    const Words bits = (Words)vector;
+    const Words rounded = bits + 0x7fffu + (bits >> 16 & 1u);
+    store_words(to, (vector == vector ? rounded : bits | 0x400000u) >> 16);
+  }
+};
+
+template <>
+struct Stored<Half> {
+  static inline Floats load(const Half* from) {
+    const Words stored = load_words(from);
+    const Words sign = (stored & 0x8000u) << 16;
+    const Words magnitude = (stored & 0x7fffu) << 13;
+    const Words exponent = magnitude & 0x0f800000u;
+    const Words normal = magnitude + (112u << 23);
+    // Its exponent stands for 2^-14; the difference to 2^-14 has the right one.
+    const Words lowest = (Words)((Floats)(magnitude + (113u << 23)) - 6.103515625e-5f);
+    const Words finite = exponent == 0u ? lowest : normal;
+    return (Floats)(sign | (exponent == 0x0f800000u ? magnitude + (224u << 23) : finite));
+  }
+
+  // To the nearest, ties to even.
+  static inline void store(Half* to, Floats vector) {
+    const Words bits = (Words)vector;
+    const Words magnitude = bits & 0x7fffffffu;
+    // Adding 0.5 rounds at 2^-24 and leaves the result in the lowest bits.
+    const Words lowest = (Words)((Floats)magnitude + 0.5f) - 0x3f000000u;
+    const Words normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+    const Words finite = magnitude < (113u << 23) ? lowest : normal;
+    const Words infinite =
+        magnitude > 0x7f800000u ? (finite & 0u) + 0x7e00u : (finite & 0u) + 0x7c00u;
+    store_words(to, (magnitude < (143u << 23) ? finite : infinite) | (bits >> 16 & 0x8000u));
+  }
+};
+
+// The first `n` lanes, the others 0.
+template <typename S>
+inline typename Wide<typename Computed<S>::type>::type load_first(const S* from, int64_t n) {
+  constexpr int64_t lanes = Wide<typename Computed<S>::type>::kLanes;
+  if (n >= lanes) {
+    return Stored<S>::load(from);
+  }
+  S part[lanes] = {};
+  for (int64_t i = 0; i < n; ++i) {
+    part[i] = from[i];
+  }
+  return Stored<S>::load(part);
+}
+
+template <typename S>
+inline void store_first(S* to, typename Wide<typename Computed<S>::type>::type vector, int64_t n) {
+  constexpr int64_t lanes = Wide<typename Computed<S>::type>::kLanes;
+  if (n >= lanes) {
+    Stored<S>::store(to, vector);
+    return;
+  }
+  S part[lanes];
+  Stored<S>::store(part, vector);
+  for (int64_t i = 0; i < n; ++i) {
+    to[i] = part[i];
+  }
 }
 
 }  // namespace
