@@ -2,7 +2,7 @@ _base_ = './overlock_t.py'
 
 model = dict(
     backbone=dict(arch='b', drop_path_rate=0.5),
-    head=dict(in_channels=[720, 576]),
+    head=dict(in_channels=_base_.variants.b.classifier_channels),
 )
 
 # Crop ratio 0.975.

@@ -2,7 +2,7 @@ _base_ = './overlock_t.py'
 
 model = dict(
     backbone=dict(arch='xt', drop_path_rate=0.1),
-    head=dict(in_channels=[420, 336]),
+    head=dict(in_channels=_base_.variants.xt.classifier_channels),
 )
 
 # Crop ratio 0.925.

@@ -1,6 +1,6 @@
 # The S detector cut down until two CPU cores train it in minutes on the drawn data set
 # (overlock_mm.datasets.shapes): everything is as in the parent but smaller.
-_base_ = '../detection/cascade_overlock_s.py'
+_base_ = ['../detection/cascade_overlock_s.py', '../_base_/shapes_variant.py']
 
 from overlock_mm.datasets.shapes import METAINFO as metainfo  # noqa: E402
 
@@ -14,9 +14,7 @@ model = dict(
     backbone=dict(
         arch=dict(
             _delete_=True,
-            channels=(24, 48, 96, 128),
-            depths=(1, 1, 1, 1, 2, 1),
-            groups=(2, 4),
+            **_base_.shapes_variant.arch,
             kernel_sizes=(17, 15, 13, 7),
         ),
         # One process, so its own statistics are all there are.
@@ -26,7 +24,7 @@ model = dict(
         # No weights are published for it.
         init_cfg=None,
     ),
-    neck=dict(in_channels=[24, 48, 128, 160], out_channels=neck_channels),
+    neck=dict(in_channels=_base_.shapes_variant.pyramid_channels, out_channels=neck_channels),
     rpn_head=dict(
         in_channels=neck_channels,
         feat_channels=neck_channels,

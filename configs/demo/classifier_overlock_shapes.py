@@ -1,6 +1,6 @@
 # The S classifier cut down until two CPU cores train it in minutes on the drawn data set
 # (overlock_mm.datasets.shapes): everything is as in the parent but smaller.
-_base_ = '../classification/overlock_s.py'
+_base_ = ['../classification/overlock_s.py', '../_base_/shapes_variant.py']
 
 from overlock_mm.datasets.shapes import METAINFO as metainfo  # noqa: E402
 
@@ -14,9 +14,7 @@ model = dict(
     backbone=dict(
         arch=dict(
             _delete_=True,
-            channels=(24, 48, 96, 128),
-            depths=(1, 1, 1, 1, 2, 1),
-            groups=(2, 4),
+            **_base_.shapes_variant.arch,
             # The maps are small, and large windows cost most of the time on a CPU.
             kernel_sizes=(7, 7, 7, 7),
         ),
@@ -25,7 +23,10 @@ model = dict(
         drop_path_rate=0.0,
     ),
     head=dict(
-        num_classes=num_classes, in_channels=[160, 128], hidden_channels=256, norm_cfg=norm_cfg
+        num_classes=num_classes,
+        in_channels=_base_.shapes_variant.classifier_channels,
+        hidden_channels=256,
+        norm_cfg=norm_cfg,
     ),
     # Mixed pictures take longer to learn from than there is time.
     train_cfg=None,

@@ -1,6 +1,6 @@
 # The S segmentor cut down until two CPU cores train it in minutes on the drawn data set
 # (overlock_mm.datasets.shapes): everything is as in the parent but smaller.
-_base_ = '../segmentation/upernet_overlock_s.py'
+_base_ = ['../segmentation/upernet_overlock_s.py', '../_base_/shapes_variant.py']
 
 from overlock_mm.datasets.shapes import SEMANTIC_METAINFO as metainfo  # noqa: E402
 
@@ -22,9 +22,7 @@ model = dict(
     backbone=dict(
         arch=dict(
             _delete_=True,
-            channels=(24, 48, 96, 128),
-            depths=(1, 1, 1, 1, 2, 1),
-            groups=(2, 4),
+            **_base_.shapes_variant.arch,
             # The maps are small, and large windows cost most of the time on a CPU.
             kernel_sizes=(7, 7, 7, 7),
         ),
@@ -35,7 +33,7 @@ model = dict(
         init_cfg=None,
     ),
     decode_head=dict(
-        in_channels=[24, 48, 128, 160],
+        in_channels=_base_.shapes_variant.pyramid_channels,
         channels=64,
         dropout_ratio=0.0,
         num_classes=num_classes,
@@ -43,7 +41,7 @@ model = dict(
         loss_decode=loss_decode,
     ),
     auxiliary_head=dict(
-        in_channels=128,
+        in_channels=_base_.shapes_variant.pyramid_channels[2],
         channels=64,
         dropout_ratio=0.0,
         num_classes=num_classes,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from overlock_mm.models.overlock import MIN_IMAGE_SIZE
+from overlock_mm.utils.images import read_image
 
 
 @dataclass(frozen=True)
@@ -38,23 +39,15 @@ def read_picture(
     """Read an image file and resize it.
 
     Args:
-        path: An image file. Its orientation is that of its EXIF data.
+        path: An image file, which :func:`overlock_mm.utils.images.read_image` reads.
         shape: Height and width to resize to; None keeps the aspect.
         longest_side: Without a shape, larger images are made this large.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not an image, or a side would be too small for the network.
+        ValueError: It cannot be read, or a side would be too small for the network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'There is no image at {str(path)!r}.')
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert('RGB')
-    # What Pillow's readers raise over damaged files.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f'{str(path)!r} cannot be read as an image: {error}') from error
+    image = Image.fromarray(read_image(path)[..., ::-1])
     if shape is None:
         factor = min(1.0, longest_side / max(image.size))
         shape = (round(image.height * factor), round(image.width * factor))

@@ -20,6 +20,7 @@ from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.checks.loading import load_with_name
 from overlock_mm.utils.config import innermost_dataset, load_config
 from overlock_mm.utils.files import replacing
+from overlock_mm.utils.images import read_image
 
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 #: On smaller pictures, labels would hide what they name.
@@ -62,10 +63,10 @@ class Predictor:
         """A picture as the model takes it, [H, W, C]: uint8 BGR, or as its pipeline loads it.
 
         Raises:
-            DataError: It cannot be loaded.
+            ValueError: It cannot be loaded.
         """
         if self.load is None:
-            return mmcv.imread(str(path))
+            return read_image(path)
         image = load_with_name(self.load, {'img_path': str(path)})['img']
         return image if image.ndim == 3 else image[..., None]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.image import imread
 from torch import Tensor, nn
+
+from overlock_mm.utils.images import read_image
 
 #: Shares of the contribution for which a square is looked for.
 SHARES = (0.2, 0.3, 0.5, 0.99)
@@ -133,7 +134,7 @@ def square_images(paths: Sequence[Path], size: int, preprocessor: nn.Module) -> 
         [1, 3, S, S], on the device of the preprocessor.
     """
     for path in paths:
-        image = torch.from_numpy(imread(str(path)))[None].permute(0, 3, 1, 2).float()
+        image = torch.from_numpy(read_image(path))[None].permute(0, 3, 1, 2).float()
         image = F.interpolate(
             image, (size, size), mode='bicubic', align_corners=False, antialias=True
         )

@@ -18,8 +18,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,8 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 from PIL import Image
+
+from overlock_mm.utils.files import replacing_folder
 
 from .scene import CLASSES, Scene, check_image_size, draw_scene
 
@@ -199,35 +199,15 @@ def _files(parameters: dict[str, Any]) -> set[str]:
 def _publish(
     root: Path, parameters: dict[str, Any], overwrite: bool, fill: Callable[[Path], None]
 ) -> bool:
-    """Let ``fill`` write into a temporary folder, then give it the name ``root``.
-
-    A run that ends early leaves ``root`` as it was; one that is killed also leaves its temporary
-    folder (a hidden one beside ``root``), which no later run looks at.
-    """
-    # An absolute path without a final link: what is renamed below is a folder, not a link to it.
+    """Let ``fill`` write the data set, unless it is there; return whether it was written."""
     root = root.expanduser().resolve()
-    replaces = _check_existing(root, parameters, overwrite)
-    if replaces is None:
+    if _is_complete(root, parameters, overwrite):
         print_log(f'The data set in {root} is there already and is used again.', 'current')
         return False
 
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{root.name}.', dir=root.parent) as temporary:
-        # A folder inside, as those of tempfile are closed to other users.
-        fresh = Path(temporary, 'fresh')
-        fresh.mkdir()
+    with replacing_folder(root) as fresh:
         fill(fresh)
         (fresh / _MANIFEST).write_text(json.dumps(parameters, indent=2) + '\n')
-        if replaces:
-            replaced = Path(temporary, 'replaced')
-            os.rename(root, replaced)
-            try:
-                os.rename(fresh, root)
-            except BaseException:
-                os.rename(replaced, root)
-                raise
-        else:
-            os.rename(fresh, root)
     print_log(f'Drew {root}: {_describe(parameters)}.', 'current')
     return True
 
@@ -236,11 +216,8 @@ def _describe(parameters: dict[str, Any]) -> str:
     return ', '.join(f'{name} {value}' for name, value in parameters.items())
 
 
-def _check_existing(root: Path, parameters: dict[str, Any], overwrite: bool) -> bool | None:
-    """Look at what is at ``root``.
-
-    Returns:
-        None to use it as it is, True to replace it, False if nothing is there.
+def _is_complete(root: Path, parameters: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the data set is at ``root`` as requested, so that nothing needs to be written.
 
     Raises:
         FileExistsError: If it may not be replaced.
@@ -264,7 +241,7 @@ def _check_existing(root: Path, parameters: dict[str, Any], overwrite: bool) -> 
     present = {p.relative_to(root).as_posix() for p in root.rglob('*') if not p.is_dir()}
     missing = sorted(expected - present)
     if existing == parameters and not missing:
-        return None
+        return True
     if not overwrite:
         if existing == parameters:
             problem = f'lacks {len(missing)} of its files, {missing[0]} among them'
@@ -280,7 +257,7 @@ def _check_existing(root: Path, parameters: dict[str, Any], overwrite: bool) -> 
             f'{root} also holds files that were not drawn ({foreign[0]} and {len(foreign) - 1} '
             'more), and replacing it would delete them: move them away or give another folder'
         )
-    return True
+    return False
 
 
 def _save_png(pixels: np.ndarray, *paths: Path) -> None:

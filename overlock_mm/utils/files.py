@@ -1,9 +1,10 @@
-"""Atomic writes of output files."""
+"""Atomic writes of output files and folders."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
         # A file system that is gone refuses this too, with an error that says less.
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder beside ``path``, which replaces it at the end, with what was in an older one.
+
+    An error within the block leaves an older folder as it was. A killed process leaves its hidden
+    temporary folder behind.
+    """
+    # An absolute path without a final link: what is renamed below is a folder, not a link to it.
+    path = Path(path).expanduser().resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replaces = path.exists()  # a folder that appears meanwhile is not replaced
+    with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as temporary:
+        # A folder inside, as those of tempfile are closed to other users.
+        fresh, replaced = Path(temporary, 'fresh'), Path(temporary, 'replaced')
+        fresh.mkdir()
+        yield fresh
+        if replaces:
+            os.rename(path, replaced)
+        try:
+            os.rename(fresh, path)
+        except BaseException:
+            if replaces:
+                os.rename(replaced, path)
+            raise
 
 
 def write_json(path: str | Path, content: Any) -> None:

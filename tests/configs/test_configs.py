@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
-from overlock_mm.models import ARCHS
+from overlock_mm.models import ARCHS, OverLoCKArch
 from tests.configs.conftest import CONFIGS, ROOT, build_optimizer
 
 
@@ -155,4 +155,14 @@ def test_table_of_variants_is_that_of_the_network():
     table = Config.fromfile(ROOT / '_base_/variants.py').variants
     assert list(table) == list(ARCHS)
     for name, arch in ARCHS.items():
-        assert table[name].pyramid_channels == list(arch.pyramid_channels)
+        assert_widths(table[name], arch)
+
+
+def test_widths_of_the_demo_are_those_of_its_network():
+    variant = Config.fromfile(ROOT / '_base_/shapes_variant.py').shapes_variant
+    assert_widths(variant, OverLoCKArch.from_spec(variant.arch))
+
+
+def assert_widths(variant, arch):
+    assert variant.pyramid_channels == list(arch.pyramid_channels)
+    assert variant.classifier_channels == [arch.pyramid_channels[3], arch.channels[3]]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from overlock_mm.utils.files import replacing, write_json
+from overlock_mm.utils.files import replacing, replacing_folder, write_json
 
 
 def test_a_file_takes_its_place_at_the_end(tmp_path):
@@ -27,3 +27,27 @@ def test_an_error_leaves_the_older_file(tmp_path):
         raise RuntimeError('in the middle')
     assert json.loads(path.read_text()) == {'a': 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / 'data'
+    with replacing_folder(path) as fresh:
+        (fresh / 'a').write_text('1')
+        assert not path.exists()
+    with pytest.raises(RuntimeError, match='in the middle'), replacing_folder(path) as fresh:
+        (fresh / 'b').write_text('2')
+        raise RuntimeError('in the middle')
+    assert [p.name for p in path.iterdir()] == ['a']
+    with replacing_folder(path) as fresh:
+        (fresh / 'b').write_text('2')
+    assert [p.name for p in path.iterdir()] == ['b']
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path):
+    path = tmp_path / 'data'
+    with pytest.raises(OSError), replacing_folder(path) as fresh:
+        (fresh / 'a').write_text('1')
+        path.mkdir()
+        (path / 'other').write_text('2')
+    assert [p.name for p in path.iterdir()] == ['other']

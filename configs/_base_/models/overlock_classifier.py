@@ -1,5 +1,6 @@
 # OverLoCK-T with its two classifiers, for the 1000 classes of ImageNet-1K.
 # A child changes `backbone.arch` and `head.in_channels` together.
+_base_ = '../variants.py'
 
 # The published runs synchronised batch norms, large as their batches are.
 norm_cfg = dict(type='SyncBN')
@@ -24,7 +25,7 @@ model = dict(
     head=dict(
         type='OverLoCKClsHead',
         num_classes=1000,
-        in_channels=[640, 512],
+        in_channels=_base_.variants.t.classifier_channels,
         auxiliary_loss_weight=0.4,
         norm_cfg=norm_cfg,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),

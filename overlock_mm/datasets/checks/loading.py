@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from overlock_mm.utils.images import truncation
 
 from .errors import DataError
-
-#: The last bytes of a complete file, where OpenCV fills what is missing with grey. In other formats
-#: (BMP, TIFF, WebP, JPEG 2000) it refuses a truncated file.
-_ENDINGS = {
-    '.jpg': b'\xff\xd9',
-    '.jpeg': b'\xff\xd9',
-    '.png': b'IEND\xaeB\x60\x82',
-}
 
 
 def load_sample(dataset: Any, index: int, where: str = '') -> dict | None:
@@ -89,30 +82,11 @@ def check_complete(sample: dict) -> None:
     """
     for key in ('img_path', 'seg_map_path'):
         path = sample.get(key)
-        if isinstance(path, str):
-            _check_ending(path)
-
-
-def _check_ending(path: str) -> None:
-    ending = _ENDINGS.get(os.path.splitext(path)[1].lower())
-    if ending is None:
-        return
-    try:
-        with open(path, 'rb') as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - len(ending)))
-            if file.read() == ending:
-                return
-        # Some sound files end otherwise; decoding tells.
-        with Image.open(path) as image:
-            image.load()
-    except (FileNotFoundError, UnidentifiedImageError, Image.DecompressionBombError):
-        return  # maybe not on this disk, or not for Pillow: the loading transform judges
-    except (OSError, SyntaxError) as error:
-        raise DataError(
-            f'{path} cannot be read as an image: {error}. Copy it again, or remove it from the '
-            'data set.'
-        ) from error
+        if isinstance(path, str) and (reason := truncation(path)):
+            raise DataError(
+                f'{path} cannot be read as an image: {reason}. Copy it again, or remove it from '
+                'the data set.'
+            )
 
 
 def is_loader(transform: Any) -> bool:
