@@ -259,7 +259,9 @@ def segmentation_logits(model: Any, inputs: Tensor) -> Tensor:
 
 
 def _choose_class(model: Any, view: View, question: Question, label: int | None) -> Target:
-    probabilities = model(view.inputs, mode='tensor')[0].softmax(0)
+    logits = model(view.inputs, mode='tensor')[0]
+    families = {base.__name__ for base in type(model.head).__mro__}
+    probabilities = logits.sigmoid() if 'MultiLabelClsHead' in families else logits.softmax(0)
     label = int(probabilities.argmax()) if label is None else label
     return Target(ClassScore(model, label), label, float(probabilities[label]))
 
@@ -278,7 +280,10 @@ def _choose_region(model: Any, view: View, question: Question, label: int | None
         asked = question.point
         point = (width / 2, height / 2) if asked is None else tuple(view.to_input(asked))
         region[min(int(point[1]), height - 1), min(int(point[0]), width - 1)] = True
-    probabilities = segmentation_logits(model, view.inputs)[0].softmax(0)[:, region]
+    probabilities = segmentation_logits(model, view.inputs)[0][:, region]
+    # The "logits" of heads like Mask2Former's are sums of their queries' probabilities.
+    if not hasattr(model.decode_head, 'transformer_decoder'):
+        probabilities = probabilities.softmax(0)
     if label is None:
         if model.decode_head.out_channels == 1:
             labels = probabilities[1] > model.decode_head.threshold
@@ -291,7 +296,15 @@ def _choose_region(model: Any, view: View, question: Question, label: int | None
 
 def _choose_box(model: Any, view: View, question: Question, label: int | None) -> Target:
     (result,) = model.predict(view.inputs, [deepcopy(view.sample)], rescale=False)
+    if 'pred_instances' not in result:
+        raise ValueError(
+            'The model finds no single objects to explain. A panoptic one does with '
+            'model.test_cfg.instance_on=True in its config.'
+        )
     instances = result.pred_instances
+    # Of an object without a pixel, as queries for nothing give, there is nothing to look for.
+    low, high = instances.bboxes[:, :2], instances.bboxes[:, 2:]
+    instances = instances[(high > low).all(1)]
     if label is not None:
         instances = instances[instances.labels == label]
     if not len(instances):

@@ -24,6 +24,7 @@ from .agreement import (
     check_same_classes,
     check_top_k,
     coco_metrics,
+    name_of,
     same_file,
 )
 from .classification import check_class_folders
@@ -31,6 +32,7 @@ from .coco_file import CocoFile
 from .detection import Objects, check_annotations, check_image_size, count_objects, short
 from .errors import DataError, Problems
 from .loading import load_sample
+from .queries import check_kept_results
 from .segmentation import check_label_maps, named_pixels
 
 #: How many files of a data set are decoded before a run.
@@ -117,6 +119,9 @@ class _Split:
         Raises:
             DataError: What cannot be right. What cannot even be built is not asked further.
         """
+        if self.split != 'train':
+            with self.problems.gathered():
+                check_kept_results(self.model)
         built = self.sets.get(self.config)
         if built is None:
             self._check_before_building()
@@ -364,11 +369,23 @@ def _leaves(dataset: Any) -> Iterator[Any]:
 
 
 def _lazy(config: ConfigDict) -> Any | None:
-    """A data set with its paths and classes as the library joins and reads them, without data."""
+    """A data set with its paths and classes as the library joins and reads them, without data.
+
+    Raises:
+        DataError: The data set of a benchmark is given other classes.
+    """
     try:
         return DATASETS.build(dict(config, lazy_init=True, pipeline=[]))
     except TypeError:
         return None  # of an unknown kind
+    except ValueError as error:
+        if 'is not a subset of classes' not in str(error):
+            raise
+        raise DataError(
+            f'{name_of(config)} has classes of its own, and metainfo.classes are others. For data '
+            "of your own set the data set's type to 'BaseSegDataset', with img_suffix, "
+            'seg_map_suffix and reduce_zero_label as they are in your files.'
+        ) from error
 
 
 def _families(dataset: Any) -> set[str]:
