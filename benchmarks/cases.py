@@ -78,7 +78,7 @@ class Case:
         return [x.requires_grad_() for x in tensors]
 
     def forward_flops(self) -> int:
-        """Of the definition, a multiply-add counted as two; a backend may fold some away."""
+        """Operations of the definition, a multiply-add counted as two."""
         tokens = self.batch * self.groups * self.height * self.width
         taps = self.kernel_size**2
         multiply_adds = self.channels * taps
@@ -87,7 +87,7 @@ class Case:
         return 2 * tokens * multiply_adds
 
     def as_dict(self) -> dict:
-        """For the results file."""
+        """The case as plain data, for the results file."""
         return asdict(self)
 
 

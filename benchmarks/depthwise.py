@@ -69,7 +69,7 @@ class DepthwiseCase:
         return [x.to(memory_format=torch.channels_last), weight, *(normal(c) for _ in range(3))]
 
     def forward_flops(self) -> int:
-        """Of the convolution, a multiply-add counted as two, borders included."""
+        """Operations of the convolution, with a multiply-add counted as two, borders included."""
         pixels = self.batch * self.height * self.width
         return 2 * pixels * self.channels * self.kernel_size**2
 
@@ -79,7 +79,7 @@ class DepthwiseCase:
         return maps * tensors[0].numel() * tensors[0].element_size()
 
     def as_dict(self) -> dict:
-        """For the results file."""
+        """The case as plain data, for the results file."""
         return {**asdict(self), 'name': self.name}
 
 

@@ -121,7 +121,7 @@ def _device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    # Of the first core. Virtual machines give quite different processors one name.
+    # The first core speaks for all. Virtual machines give quite different processors one name.
     facts = dict(reversed([[part.strip() for part in x.split(':', 1)] for x in lines if ':' in x]))
     name = facts.get('model name') or platform.processor() or platform.machine()
     if 'cpu family' in facts:

@@ -52,7 +52,7 @@ def onnx_contestant(model: nn.Module, case: NetworkCase, folder: Path) -> Contes
     Args:
         model: An OverLoCK in fused form.
         case: Its size is the file's.
-        folder: For the file, which is kept for further batch sizes.
+        folder: Where the file is written; it is kept for further batch sizes.
     """
     import onnxruntime
 

@@ -52,7 +52,7 @@ class NetworkCase:
         return f'{self.mode}-b{self.batch}-{self.height}x{self.width}'
 
     def as_dict(self) -> dict[str, Any]:
-        """For the results file."""
+        """The case as plain data, for the results file."""
         return asdict(self)
 
     def image(self, device: torch.device) -> torch.Tensor:
@@ -75,7 +75,7 @@ class Network:
     """A backbone with four outputs at strides 4 to 32, as dense prediction uses it.
 
     Attributes:
-        name: As in its paper.
+        name: Its name in its paper.
         build: Makes it, without drop path.
         top1: Published ImageNet-1K accuracy at 224 x 224 in percent, without further data.
         source: Where that was published.

@@ -19,7 +19,7 @@ logger = logging.getLogger('benchmarks')
 
 RESULTS = Path(__file__).parent / 'results'
 DTYPES = {'cpu': (torch.float32,), 'cuda': (torch.float32, torch.bfloat16)}
-#: Of the largest value of an output or gradient, all sums in float32.
+#: Tolerance, as a share of the largest value of an output or gradient; all sums are in float32.
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2 * torch.finfo(torch.bfloat16).eps}
 
 
@@ -113,7 +113,7 @@ def run_case(
 def run_depthwise_case(
     case: DepthwiseCase, device: torch.device, dtype: torch.dtype, budget: float, rivals: str
 ) -> dict:
-    """As :func:`run_case`, forward only.
+    """Like :func:`run_case`, but only the forward pass.
 
     Raises:
         Mismatch: A contestant gives another result than the definition.

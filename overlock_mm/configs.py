@@ -37,7 +37,7 @@ def config_path(name: str) -> str:
     """Absolute path of a config, or of a part of one below ``_base_/``.
 
     Args:
-        name: As :func:`list_configs` gives it.
+        name: A name from :func:`list_configs`.
 
     Raises:
         FileNotFoundError: There is none; the message names the near ones.

@@ -57,7 +57,7 @@ class Head:
     """One detector or segmentor with this backbone.
 
     Attributes:
-        name: As its paper calls it.
+        name: Its name in its paper.
         base: Config to inherit, ``LIBRARY::PATH``.
         settings: What changes in ``model`` beside the backbone. ``$widths`` are those of the
             outputs, ``$w0`` is the first of them.
@@ -325,8 +325,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('head', nargs='?', choices=[head.name for head in HEADS])
     parser.add_argument('arch', nargs='?', choices=list(ARCHS), default='t')
     args = parser.parse_args(argv)
-    found = {head.name: head for head in HEADS}
-    print(found[args.head].config(args.arch) if args.head else page(), end='')
+    heads = {head.name: head for head in HEADS}
+    print(heads[args.head].config(args.arch) if args.head else page(), end='')
 
 
 if __name__ == '__main__':

@@ -20,10 +20,10 @@ class Complexity:
     Args:
         parameters: All parameters of the module.
         dense: Multiply-adds of convolutions and linear layers.
-        affinity: Of ContMix: queries times region keys; once for the two kernels that share it,
+        affinity: ContMix's queries times region keys; once for the two kernels that share it,
             though the operator computes it for each rather than store it.
-        projection: Of ContMix: affinities to the logits of the kernels.
-        aggregation: Of ContMix: kernels times values.
+        projection: ContMix's projection of affinities to the logits of the kernels.
+        aggregation: ContMix's kernels times values.
     """
 
     parameters: int
@@ -95,7 +95,7 @@ class _ContMixFormula:
 
 
 def _depthwise_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
-    """Of a fused depthwise convolution; what rides along is left out."""
+    """Multiply-adds of a depthwise convolution, without the operations that are fused with it."""
     map_shape = out_shape if isinstance(out_shape[0], int) else out_shape[0]
     return 2 * prod(map_shape) * shapes[1][-1] ** 2
 

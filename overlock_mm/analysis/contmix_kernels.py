@@ -41,7 +41,7 @@ class ContMixKernels:
         windows: What each kernel is laid over, in tokens of the mixed map. Near a border the token
             is not in the middle.
         window_boxes: The same in the image, in pixels.
-        affinity: Of the token to the regions, [G, 7, 7], scaled.
+        affinity: Scaled affinity of the token to the regions, [G, 7, 7].
         regions: The regions in row-major order, in tokens of the mixed map. They overlap where the
             map does not divide by seven.
         region_boxes: The same in the image, in pixels.
@@ -67,10 +67,10 @@ class ContMixProjections:
         block: Name of the block.
         query: [G, Cq, H, W] of the mixed map.
         key: [G, Cq, S].
-        parameters: Of the small and the large kernel.
+        parameters: Parameters of the small and the large kernel.
         scale: Factor on the affinity.
         image_size: Height and width of the image in pixels.
-        enlarged: Whether the map is smaller than the large window, and therefore resized.
+        upsampled: Whether the map is smaller than the large window, and therefore resized.
     """
 
     block: str
@@ -79,7 +79,7 @@ class ContMixProjections:
     parameters: list[KernelParameters]
     scale: float
     image_size: tuple[int, int]
-    enlarged: bool
+    upsampled: bool
 
     @property
     def mixed_size(self) -> tuple[int, int]:
@@ -268,13 +268,13 @@ def project_contmix(
         raise ValueError(
             f'image must be one image, [3, H, W] or [1, 3, H, W], got {list(image.shape)}.'
         )
-    found: dict[str, ContMixProjections] = {}
+    projections: dict[str, ContMixProjections] = {}
 
     def keep(block: str) -> Any:
         def hook(module: ContMix, maps: tuple[Tensor, Tensor, Tensor]) -> None:
-            mixed = module.enlarged(*maps[:2])
+            mixed = module.upsample(*maps[:2])
             query, key = module.project(*mixed)
-            found[block] = ContMixProjections(
+            projections[block] = ContMixProjections(
                 block=block,
                 query=query[0],
                 key=key[0],
@@ -284,7 +284,7 @@ def project_contmix(
                 ],
                 scale=module.scale,
                 image_size=(image.shape[-2], image.shape[-1]),
-                enlarged=mixed[0].shape != maps[0].shape,
+                upsampled=mixed[0].shape != maps[0].shape,
             )
 
         return hook
@@ -295,13 +295,13 @@ def project_contmix(
     finally:
         for hook in hooks:
             hook.remove()
-    missed = [block for block in blocks if block not in found]
+    missed = [block for block in blocks if block not in projections]
     if missed:
         raise ValueError(
             f'The network never comes to {", ".join(missed)}: it has '
             f'out_indices={backbone.out_indices}. Build it with 3 among them.'
         )
-    return {block: found[block] for block in blocks}
+    return {block: projections[block] for block in blocks}
 
 
 def contmix_kernels(
@@ -323,12 +323,12 @@ def contmix_kernels(
 
     Raises:
         TypeError: The model has no ContMix.
-        ValueError: As :func:`project_contmix`, or the position lies outside the image.
+        ValueError: As for :func:`project_contmix`, or the position lies outside the image.
 
     Example:
         >>> model, image = OverLoCK('xt').eval(), torch.rand(3, 224, 224)
-        >>> found = contmix_kernels(model, image, 'focus3.0', position=(3, 99))
-        >>> [tuple(kernel.shape) for kernel in found.kernels], found.token
+        >>> kernels = contmix_kernels(model, image, 'focus3.0', position=(3, 99))
+        >>> [tuple(kernel.shape) for kernel in kernels.kernels], kernels.token
         ([(8, 5, 5), (8, 13, 13)], (6, 0))
     """
     return project_contmix(model, image, [block])[block].at(position)

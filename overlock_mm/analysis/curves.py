@@ -29,7 +29,7 @@ class Curve:
 
     Attributes:
         steps: Training iterations done, int64 [N], ascending.
-        values: As logged, float64 [N]; NaN and infinite ones are kept.
+        values: The logged values, float64 [N]; NaN and infinite ones are kept.
         held_out: Whether it was measured on validation data.
     """
 
@@ -113,10 +113,10 @@ def select_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> l
         return [key for key in known if key == 'loss' or key in measured]
     chosen: dict[str, None] = {}
     for pattern in patterns:
-        found = [key for key in known if fnmatchcase(key, pattern)]
-        if not found:
+        matches = [key for key in known if fnmatchcase(key, pattern)]
+        if not matches:
             raise ValueError(f'No run has logged {pattern!r}. Known are: {", ".join(known)}.')
-        chosen.update(dict.fromkeys(found))
+        chosen.update(dict.fromkeys(matches))
     return list(chosen)
 
 
@@ -125,7 +125,7 @@ def smoothed(values: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
 
     Args:
         values: float64 [N]. NaN and infinite ones stay as they are and are left out of the average.
-        weight: Of the past, from 0 (no smoothing) to below 1.
+        weight: Weight of the past, from 0 (no smoothing) to below 1.
 
     Raises:
         ValueError: The weight is out of its range.
@@ -161,7 +161,7 @@ def plot_curves(
     Args:
         runs: One or more, of different names.
         path: A PNG file; its folder is made.
-        keys: As ``patterns`` of :func:`select_keys`.
+        keys: Patterns, as for :func:`select_keys`.
         smooth: Weight of the past in training curves (:func:`smoothed`); what was logged stays
             visible, pale.
         titles: What to write above a panel instead of its key.
@@ -280,13 +280,13 @@ def _name_of(path: Path) -> str:
 
 
 def _read_log(path: Path) -> Iterator[tuple[int, bool, dict[str, float]]]:
-    """For each line: the training iterations done, whether it is one of training, its numbers."""
+    """Yield each line's finished training iterations, whether it is of training, its numbers."""
     # Iterations done, or None where the validation line contains them.
     done: int | None = None
     lines = path.read_text().splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         if number == len(lines) and not line.endswith('\n'):
-            # Of a run that is writing it right now, or was killed then.
+            # The run is writing this line right now, or was killed while it did.
             return
         try:
             record = json.loads(line)

@@ -29,7 +29,7 @@ from overlock_mm.layers.contmix import KernelParameters
 
 #: What a page holds at most, unless its blocks are named.
 MAX_PAGE_BYTES = 10_000_000
-#: Of weights, from least to largest, and of affinities, from negative to positive.
+#: Color maps of weights, from smallest to largest, and of affinities, from negative to positive.
 WEIGHT_MAP, AFFINITY_MAP = 'viridis', 'RdBu_r'
 #: With so many colours between which the page mixes, no colour is off by more than a shade.
 _COLORS = 17
@@ -96,7 +96,7 @@ def pack_block(projections: ContMixProjections) -> PackedBlock:
         'queryChannels': query_channels,
         'regions': projections.key.shape[-1],
         'scale': projections.scale,
-        'enlarged': projections.enlarged,
+        'upsampled': projections.upsampled,
         'rowEdges': rows,
         'columnEdges': columns,
         'regionRows': region_rows,
@@ -123,7 +123,7 @@ def build_page(
 
     Args:
         picture: uint8 RGB [H, W, 3], of the size of the image that the network was given.
-        projections: By name of the block, of :func:`project_contmix`.
+        projections: The result of :func:`project_contmix`, by name of the block.
         image_name: What to call the image.
         subtitle: Said below the title, such as the names of config and checkpoint.
         max_bytes: Blocks are left out evenly until the page is no larger; None keeps all.
@@ -185,7 +185,7 @@ def _bound(blocks: Sequence[PackedBlock]) -> str:
 
 
 def _rounded_up(value: float) -> str:
-    """With one digit that is not zero, such as 0.003 for 0.0021."""
+    """Round up to one digit that is not zero, such as 0.003 for 0.0021."""
     if value == 0:
         return '0'
     decimals = -math.floor(math.log10(value))

@@ -20,9 +20,9 @@ from overlock_mm.utils.files import replacing
 
 #: Suffixes that :func:`save_figure` writes.
 FIGURE_SUFFIXES = ('.png', '.jpg', '.pdf', '.svg')
-#: Of contributions, from none to most: dark where little is, as in photographs of the sky.
+#: Color map of contributions, from none to most, dark where there is little.
 FIELD_MAP = 'magma'
-#: Of activations over a picture.
+#: Color map of activations over a picture.
 ACTIVATION_MAP = 'turbo'
 _INK = '#222222'
 _DPI = 150

@@ -14,25 +14,25 @@ from overlock_mm.analysis.contmix_kernels import Box, ContMixKernels
 from overlock_mm.analysis.explorer import AFFINITY_MAP, WEIGHT_MAP
 from overlock_mm.analysis.figures import bare, figure_style, new_figure, row_label
 
-#: Of the token and the windows of the small and the large kernel; the page has the same.
+#: Colors of the token and of the windows of both kernels; the explorer's page has the same.
 _TOKEN, _SMALL, _LARGE = 'white', '#ffb000', '#41c7ff'
 
 
-def draw_kernels(picture: np.ndarray, found: Sequence[ContMixKernels], group: int) -> Figure:
+def draw_kernels(picture: np.ndarray, blocks: Sequence[ContMixKernels], group: int) -> Figure:
     """A row for each block: the picture with the windows, both kernels, the affinities.
 
     Args:
         picture: uint8 RGB [H, W, 3], of the size of the image that the network was given.
-        found: Of :func:`contmix_kernels`, for one position and several blocks.
+        blocks: Results of :func:`contmix_kernels` for one position and several blocks.
         group: Whose kernels to draw; all blocks must have it.
     """
     aspect = picture.shape[1] / picture.shape[0]
     with figure_style():
-        figure = new_figure(2.0 * aspect + 8.3, 2.2 * len(found) + 0.3)
+        figure = new_figure(2.0 * aspect + 8.3, 2.2 * len(blocks) + 0.3)
         axes = figure.subplots(
-            len(found), 4, squeeze=False, gridspec_kw={'width_ratios': [aspect, 1, 1, 1]}
+            len(blocks), 4, squeeze=False, gridspec_kw={'width_ratios': [aspect, 1, 1, 1]}
         )
-        for row, kernels in zip(axes, found, strict=True):
+        for row, kernels in zip(axes, blocks, strict=True):
             _draw_place(row[0], picture, kernels)
             row_label(row[0], f'{kernels.block}, group {group}')
             for ax, weights, window in zip(row[1:3], kernels.kernels, kernels.windows, strict=True):

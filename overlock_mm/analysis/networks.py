@@ -93,7 +93,7 @@ def dataset_meta(cfg: Config, checkpoint_meta: dict[str, Any]) -> dict[str, Any]
     """What is known of the classes: that of the checkpoint, else of the config's data set.
 
     Args:
-        cfg: Of the model.
+        cfg: The model's config.
         checkpoint_meta: The entry ``meta`` of the checkpoint file.
 
     Returns:
@@ -149,16 +149,16 @@ def check_spatial(network: Network, names: Sequence[str], image: Tensor) -> None
 
     Args:
         network: The backbone and its name.
-        names: Of outputs.
+        names: Names of outputs.
         image: [B, 3, H, W].
 
     Raises:
         ValueError: A name does not exist, is never reached or has no spatial positions.
     """
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     hooks = [
         output_module(network.backbone, name).register_forward_hook(
-            lambda module, inputs, output, name=name: found.update({name: output})
+            lambda module, inputs, output, name=name: outputs.update({name: output})
         )
         for name in names
     ]
@@ -169,9 +169,9 @@ def check_spatial(network: Network, names: Sequence[str], image: Tensor) -> None
         for hook in hooks:
             hook.remove()
     for name in names:
-        if name not in found:
+        if name not in outputs:
             raise ValueError(f'The forward pass of {network.name} never comes to {name!r}.')
-        output = found[name]
+        output = outputs[name]
         if isinstance(output, Tensor) and output.dim() == 4:
             continue
         is_tensor = isinstance(output, Tensor)

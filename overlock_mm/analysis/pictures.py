@@ -67,7 +67,7 @@ def as_input(model: nn.Module, picture: np.ndarray) -> Tensor:
     """A picture as the backbone of a model takes it: normalised by the model's preprocessor.
 
     Args:
-        model: With the ``data_preprocessor`` of an OpenMMLab library.
+        model: A model with the ``data_preprocessor`` of an OpenMMLab library.
         picture: uint8 RGB [H, W, 3].
 
     Returns:

@@ -23,9 +23,9 @@ from overlock_mm.utils.files import replacing
 from overlock_mm.utils.images import read_image
 
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
-#: On smaller pictures, labels would hide what they name.
+#: Shortest side of a drawn picture; on smaller ones, labels would hide what they name.
 _DRAWN_SIDE = 360
-#: Of an enlarged picture: a strip of one pixel would otherwise take gigabytes to draw.
+#: Longest side of an enlarged picture: a strip of one pixel would otherwise take gigabytes.
 _LONGEST_DRAWN_SIDE = 2000
 
 
@@ -33,8 +33,8 @@ class Predictor:
     """A model with its test pipeline and its way of drawing.
 
     Args:
-        cfg: Of the model.
-        checkpoint: Of just this model.
+        cfg: The model's config.
+        checkpoint: A checkpoint of exactly this model.
         device: Where it runs.
 
     Raises:
@@ -72,14 +72,14 @@ class Predictor:
 
     @abstractmethod
     def _inferencer(self, cfg: Config, checkpoint: str, device: str) -> Any:
-        """Of the model's library."""
+        """The inferencer of the model's library."""
 
     @abstractmethod
     def predict(self, image: np.ndarray) -> tuple[Any, np.ndarray]:
         """What the model sees in a picture.
 
         Args:
-            image: As :meth:`read` gives it.
+            image: The result of :meth:`read`.
 
         Returns:
             Plain data for JSON, and the picture with the prediction drawn in, uint8 RGB, maybe
@@ -116,14 +116,16 @@ class DetectionPredictor(Predictor):
         """A list of objects, most certain first, their boxes as x1, y1, x2, y2 in pixels."""
         results = self.inferencer(image, return_datasamples=True, no_save_vis=True)
         (sample,) = results['predictions']
-        found = self.inferencer.pred2dict(sample)
+        instances = self.inferencer.pred2dict(sample)
         objects = []
-        for i, (label, score) in enumerate(zip(found['labels'], found['scores'], strict=True)):
+        for i, (label, score) in enumerate(
+            zip(instances['labels'], instances['scores'], strict=True)
+        ):
             if score > self.score_threshold:
-                box = [round(value, 1) for value in found['bboxes'][i]]
+                box = [round(value, 1) for value in instances['bboxes'][i]]
                 entry = {'class': self._name(label), 'score': round(score, 4), 'box': box}
-                if 'masks' in found:
-                    entry['mask'] = found['masks'][i]
+                if 'masks' in instances:
+                    entry['mask'] = instances['masks'][i]
                 objects.append(entry)
         self.inferencer.visualizer.add_datasample(
             'prediction',
@@ -159,10 +161,10 @@ class SegmentationPredictor(Predictor):
         """The share of the picture that each class found has, largest first."""
         sample = self.inferencer(image, return_datasamples=True)
         labels = sample.pred_sem_seg.data
-        found, counts = labels.unique(return_counts=True)
+        present, counts = labels.unique(return_counts=True)
         shares = sorted(
             (count / labels.numel(), self._name(label))
-            for label, count in zip(found.tolist(), counts.tolist(), strict=True)
+            for label, count in zip(present.tolist(), counts.tolist(), strict=True)
         )
         visualizer = self.inferencer.visualizer
         visualizer.factor = _enlarging_factor(image)
@@ -255,10 +257,10 @@ def load_predictor(
     """The predictor for the task of a config.
 
     Args:
-        config: Of a detector, segmentor or classifier: a file, or what it holds.
-        checkpoint: Of just this model.
+        config: Config of a detector, segmentor or classifier: a file, or its content.
+        checkpoint: A checkpoint of exactly this model.
         device: Where it runs.
-        score_threshold: Of detections.
+        score_threshold: Lowest score of detections.
 
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
@@ -282,9 +284,9 @@ def predict_images(
     """Predict pictures one by one and write each as drawn.
 
     Args:
-        predictor: Of any task.
+        predictor: A predictor for any task.
         paths: Image files.
-        names: Of the drawn pictures, without their suffix ``.png``.
+        names: Names of the drawn pictures, without their suffix ``.png``.
         out_dir: Their folder.
 
     Yields:
@@ -324,8 +326,8 @@ def predict_video(predictor: Predictor, video: Any, out_file: str | Path) -> Ite
     """Predict a video frame by frame and write it as drawn, in MPEG-4.
 
     Args:
-        predictor: Of any task.
-        video: Of :func:`open_video`.
+        predictor: A predictor for any task.
+        video: The result of :func:`open_video`.
         out_file: Ends in ``.mp4``; complete or not there.
 
     Yields:

@@ -38,7 +38,7 @@ class ReceptiveField:
         The square's centre is pixel S // 2, so its side is odd, unless it is the whole image.
 
         Args:
-            share: From 0 to 1.
+            share: A share from 0 to 1.
 
         Raises:
             ValueError: Another number.
@@ -76,7 +76,7 @@ def measure_receptive_field(
     Args:
         network: Called with an image; a backbone, in evaluation mode.
         output: The module within it whose output [B, C, H, W] is looked at.
-        images: Of one square shape, [B, 3, S, S] each, normalised as the network wants it.
+        images: Batches [B, 3, S, S] of one size, normalised as the network expects.
         on_image: Called after each.
 
     Raises:
@@ -126,7 +126,7 @@ def square_images(paths: Sequence[Path], size: int, preprocessor: nn.Module) -> 
     """Images from files, resized to the size (their aspect is not kept) and normalised.
 
     Args:
-        paths: Of image files.
+        paths: Image files.
         size: S in pixels.
         preprocessor: The model's ``data_preprocessor``, which knows mean, std and channel order.
 
@@ -146,20 +146,20 @@ def square_images(paths: Sequence[Path], size: int, preprocessor: nn.Module) -> 
 def _contribution(network: nn.Module, output: nn.Module, image: Tensor) -> np.ndarray:
     """What each pixel adds, [S, S] in float64, summed over the batch."""
     image = image.detach().requires_grad_()
-    found: list[Tensor] = []
-    hook = output.register_forward_hook(lambda module, inputs, result: found.append(result))
+    outputs: list[Tensor] = []
+    hook = output.register_forward_hook(lambda module, inputs, result: outputs.append(result))
     try:
         with torch.enable_grad():
             network(image)
     finally:
         hook.remove()
-    if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].dim() != 4:
+    if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 4:
         raise ValueError(
             'The output must be one map [B, C, H, W] per forward pass; '
             f'{type(output).__name__} gives something else.'
         )
-    height, width = found[0].shape[-2:]
-    central = F.relu(found[0][:, :, height // 2, width // 2]).sum()
+    height, width = outputs[0].shape[-2:]
+    central = F.relu(outputs[0][:, :, height // 2, width // 2]).sum()
     if not central.requires_grad:
         raise ValueError('The output does not depend on the image: no gradient leads there.')
     (gradient,) = torch.autograd.grad(central, image)

@@ -28,8 +28,8 @@ class ParameterGroup:
 
     Args:
         lr_mult: Their rate as a multiple of the optimizer's.
-        weight_decay: As the optimizer applies it.
-        names: Of the parameters.
+        weight_decay: Weight decay that the optimizer applies.
+        names: Names of the parameters.
         numbers: How many numbers these hold.
     """
 
@@ -43,7 +43,7 @@ def parameter_groups(model: nn.Module, optim_wrapper: dict[str, Any]) -> list[Pa
     """Sort a model's parameters as the optimizer of a config will.
 
     Args:
-        model: Of the config.
+        model: The config's model.
         optim_wrapper: The config's setting of this name.
 
     Returns:
@@ -146,9 +146,9 @@ class SamplesAsSeen(list):
     and its name says the shares.
 
     Args:
-        dataset: Of the training pipeline.
-        model: Of the config; its preprocessor augments.
-        indices: Of the images.
+        dataset: The data set with the training pipeline.
+        model: The config's model, whose preprocessor augments.
+        indices: Indices of the images.
         batch_size: Images of one batch are mixed in the same way.
     """
 

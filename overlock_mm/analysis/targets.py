@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from overlock_mm.analysis.networks import Network
 from overlock_mm.analysis.views import View, task_of
 
-#: Of a box given by its corners with the detection that is meant.
+#: Smallest IoU of a box given by its corners with the detection that it refers to.
 MIN_IOU = 0.1
 
 
@@ -27,7 +27,7 @@ class Score(nn.Module):
     """A model that answers with one number per image, of which gradients may be asked.
 
     Args:
-        model: With frozen parameters; gradients flow to the image and all activations.
+        model: A model with frozen parameters; gradients flow to the image and all activations.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -148,7 +148,7 @@ class Target:
     """Something to explain.
 
     Args:
-        score: As a number that can be differentiated.
+        score: The score as a differentiable scalar.
         label: Index of the class.
         confidence: The model's probability or score of it.
         box: x1, y1, x2, y2 of the box or region in the input.

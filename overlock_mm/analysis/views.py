@@ -28,7 +28,7 @@ class View:
     """One picture, as file and as input.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         inputs: [1, 3, H, W], normalised, maybe padded at the right and below.
         picture: What of it is no padding, uint8 RGB [h, w, 3].
         sample: The data sample of the model's library, with the meta information.
@@ -100,7 +100,7 @@ def read_view(network: Network, pipeline: Compose, path: Path) -> View:
 
     Args:
         network: Whose preprocessor is used, on its device.
-        pipeline: Of :func:`picture_pipeline`.
+        pipeline: The result of :func:`picture_pipeline`.
         path: An image file.
     """
     data = pipeline(dict(img_path=str(path), img_id=0))

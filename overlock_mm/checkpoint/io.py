@@ -141,12 +141,12 @@ def state_dict_of(content: Mapping[str, Any], source: str | Path) -> dict[str, T
     Raises:
         CheckpointError: There is none.
     """
-    found = [key for key in _CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
-    if found:
-        content = content[found[0]]
-        if len(found) > 1:
+    keys = [key for key in _CONTAINERS if isinstance(content.get(key), Mapping) and content[key]]
+    if keys:
+        content = content[keys[0]]
+        if len(keys) > 1:
             print_log(
-                f'{source} has weights under {", ".join(found)}; those of {found[0]} are taken.',
+                f'{source} has weights under {", ".join(keys)}; those of {keys[0]} are taken.',
                 logger='current',
             )
     state_dict = {name: value for name, value in content.items() if isinstance(value, Tensor)}

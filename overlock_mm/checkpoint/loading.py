@@ -18,7 +18,7 @@ from overlock_mm.models.overlock import OverLoCK
 #: belong to the task, not to the variant.
 _TASK_PARTS = re.compile(r'(norm[0-3]|overview_residual)\.')
 _FUSE = 'Fuse the file with tools/deployment/switch_to_deploy.py'
-#: By the forms of the file and of the model.
+#: What to do, by the forms of the file and of the model.
 _REMEDIES = {
     ('training', 'fused'): f'{_FUSE}, or build the model with deploy=False.',
     ('reparameterized', 'fused'): f'{_FUSE}.',
@@ -61,8 +61,8 @@ def _differences(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str
         if name not in state_dict:
             lines.append(f'{name}: not in the file')
         elif value.shape != state_dict[name].shape:
-            found = list(state_dict[name].shape)
-            lines.append(f'{name}: {list(value.shape)} in the model, {found} in the file')
+            shape = list(state_dict[name].shape)
+            lines.append(f'{name}: {list(value.shape)} in the model, {shape} in the file')
     lines += [f'{name}: not in the model' for name in state_dict if name not in own]
     return lines
 

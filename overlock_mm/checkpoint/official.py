@@ -74,7 +74,7 @@ def convert_file(
     the inferencers of the 2.x generation take them; optimizer states are left out.
 
     Args:
-        content: Of the file, as :func:`overlock_mm.checkpoint.read_checkpoint` returns it.
+        content: Content of the file, as :func:`overlock_mm.checkpoint.read_checkpoint` returns it.
         source: What to call the file in messages.
         deploy: Fuse a file in training form too, for the ``*_deploy`` configs. A file in
             reparameterized form is always fused.

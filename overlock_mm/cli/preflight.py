@@ -24,7 +24,7 @@ def check_data(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) 
 
     Args:
         cfg: A full config.
-        splits: Of ``'train'``, ``'val'`` and ``'test'``; one that the config lacks is left out.
+        splits: Any of ``'train'``, ``'val'`` and ``'test'``; what the config lacks is left out.
         sample: How many files of each data set are decoded; None decodes all.
 
     Returns:
@@ -131,7 +131,7 @@ def check_classes_of_weights(meta: dict[str, Any], data_sets: DataSets, split: s
     """Compare the classes that a checkpoint was trained on with those of the data set.
 
     Args:
-        meta: Of the checkpoint.
+        meta: Meta data of the checkpoint.
         data_sets: Checked; without those of processes but the first.
         split: Name of the data set.
 
@@ -199,7 +199,7 @@ def allow_unread_outputs(cfg: Config) -> None:
 
 
 def _unread_outputs(model: Any) -> list[int]:
-    """Of the indices in ``out_indices`` of an OverLoCK backbone."""
+    """The indices in ``out_indices`` of an OverLoCK backbone whose outputs nothing reads."""
     backbone = model.get('backbone') or {}
     if str(backbone.get('type')).rpartition('.')[2] != 'OverLoCK':
         return []

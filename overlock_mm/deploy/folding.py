@@ -171,7 +171,7 @@ class FusedFusion(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, D + C4/4, H, W] to [B, D, H, W]."""
-        x = self.proj(self.dwconv.then_gelu(x))
+        x = self.proj(self.dwconv.with_gelu(x))
         # vector_norm is slow on channels_last maps. Squares overflow in float16.
         norm = x.to(compute_dtype(x.dtype)).square().sum((2, 3)).sqrt()
         factor = self.grn(norm).to(x.dtype)
@@ -208,7 +208,7 @@ class FusedDynamicBlock(nn.Module):
         self.mlp = FusedMLP(block.mlp)
 
     def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
-        """As :meth:`DynamicBlock.forward`."""
+        """See :meth:`DynamicBlock.forward`."""
         if not self.is_first:
             prior = torch.addcmul(self.context_bias, prior, self.prior_weight)
             context = torch.addcmul(prior, context, self.context_weight)

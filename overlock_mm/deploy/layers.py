@@ -131,7 +131,7 @@ class DepthwiseConv(nn.Module):
         self.bias = constant(bias)
         self.input_bias = None if input_bias is None else constant(input_bias)
 
-    def then_gelu(self, x: Tensor) -> Tensor:
+    def with_gelu(self, x: Tensor) -> Tensor:
         """``gelu(convolution(x))`` of [B, C, H, W]."""
         return depthwise_conv2d(x, self.weight, self.bias, gelu_output=True)
 
@@ -163,7 +163,7 @@ class SkipNorm(nn.Module):
     Args:
         dwconv: The residual depthwise convolution.
         norm: The LayerNorm.
-        layer_scale: Of the identity path, or an ``nn.Identity``.
+        layer_scale: The identity path's LayerScale, or an ``nn.Identity``.
         branch_bias: Bias at the end of the branch, [C].
     """
 

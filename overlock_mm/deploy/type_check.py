@@ -31,7 +31,7 @@ Types = tuple[type[nn.Module], ...]
 _NORMS: Types = (nn.BatchNorm2d, nn.SyncBatchNorm)
 _SCALES: Types = (LayerScale, nn.Identity)
 
-#: By type, the types that its children must have.
+#: The types that the children of each type must have.
 CHILDREN: Mapping[type[nn.Module], Mapping[str, Types]] = {
     Stem: {},
     GRN: {},

@@ -64,12 +64,12 @@ def _without_flip(view: DetDataSample) -> InstanceData:
 
     Fields that only one head adds, such as RTMDet's kernels, are dropped.
     """
-    found = view.pred_instances
+    predicted = view.pred_instances
     direction = view.flip_direction
-    boxes = found.bboxes
+    boxes = predicted.bboxes
     if direction is not None:
         boxes = bbox_flip(boxes, view.ori_shape, direction)
-    instances = InstanceData(bboxes=boxes, scores=found.scores, labels=found.labels)
-    if 'masks' in found:
-        instances.masks = torch.flip(found.masks, _FLIPPED_AXES[direction])
+    instances = InstanceData(bboxes=boxes, scores=predicted.scores, labels=predicted.labels)
+    if 'masks' in predicted:
+        instances.masks = torch.flip(predicted.masks, _FLIPPED_AXES[direction])
     return instances

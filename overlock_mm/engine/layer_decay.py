@@ -54,8 +54,8 @@ class OverLoCKLayerDecayConstructor(GroupedOptimWrapperConstructor):
     what the other settings of ``paramwise_cfg`` give.
 
     Args:
-        optim_wrapper_cfg: As in mmengine.
-        paramwise_cfg: As in mmengine, and ``decay_rate`` in (0, 1].
+        optim_wrapper_cfg: The same as in mmengine.
+        paramwise_cfg: The same as in mmengine, with ``decay_rate`` in (0, 1].
 
     Raises:
         ValueError: ``decay_rate`` is missing or out of its range, or the model has no ``backbone``

@@ -39,8 +39,8 @@ class GroupedOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     every kernel for every tensor. Here each group of many is logged in one line.
 
     Args:
-        optim_wrapper_cfg: As in mmengine.
-        paramwise_cfg: As in mmengine.
+        optim_wrapper_cfg: The same as in mmengine.
+        paramwise_cfg: The same as in mmengine.
     """
 
     def add_params(

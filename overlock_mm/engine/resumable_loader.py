@@ -17,7 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from overlock_mm.engine.random_states import seeded
 
-#: With which schedulers announce that they are going to end a run.
+#: Signals with which schedulers announce that they are going to end a run.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _OF_BATCHES = ('batch_size', 'shuffle', 'sampler', 'batch_sampler', 'drop_last')
 
@@ -37,8 +37,8 @@ class ResumableLoader(DataLoader):
     in the middle without loading what lies before.
 
     Args:
-        loader: Of a map-style data set, as mmengine builds it. It must not have been iterated.
-        seed: Of the run.
+        loader: Loader of a map-style data set, as mmengine builds it, not iterated yet.
+        seed: Seed of the run.
         rank: Number of this process.
         world_size: Number of processes.
     """

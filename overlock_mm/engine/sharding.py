@@ -33,7 +33,7 @@ class BlockFSDPStrategy(FSDPStrategy):
 
     Args:
         model_wrapper: Settings for ``MMFullyShardedDataParallel``.
-        **kwargs: Of ``FSDPStrategy``; not its ``state_dict_cfg``.
+        **kwargs: Arguments of ``FSDPStrategy``, except ``state_dict_cfg``.
     """
 
     def __init__(self, *, model_wrapper: dict | None = None, **kwargs: Any) -> None:
@@ -44,7 +44,7 @@ class BlockFSDPStrategy(FSDPStrategy):
         if not on_gpu:
             # mmengine names a GPU by the process's number.
             wrapper.setdefault('device_id', 'cpu')
-        # To move what is on the CPU to the CPU would be no copy, and FSDP frees the original.
+        # Moving a CPU tensor to the CPU makes no copy, and FSDP frees the original.
         gathered = dict(rank0_only=True, offload_to_cpu=on_gpu)
         super().__init__(
             model_wrapper=wrapper,

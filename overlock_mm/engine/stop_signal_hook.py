@@ -53,7 +53,7 @@ class StopSignalHook(Hook):
         """Save and leave if a process was signalled.
 
         Raises:
-            SystemExit: With status 75.
+            SystemExit: A signal was received; the status is 75.
         """
         received = torch.tensor(self._received)
         all_reduce(received, 'max')

@@ -149,7 +149,7 @@ def _bias(proj_bias: Tensor, rpb: Tensor, tiles: Tiling, k: int) -> Tensor:
 # Made by numpy and once: so they are constants of a traced graph, and shared.
 @functools.cache
 def _taps_of_places(k: int) -> tuple[Tensor, Tensor]:
-    """For each place and slot the tap, [TILE * slots], and whether there is one, [.., 1]."""
+    """The tap of each place and slot, [TILE * slots], and whether there is one, [.., 1]."""
     tap = (np.arange(k + TILE - 1) - np.arange(TILE)[:, None]).ravel()
     inside = ((tap >= 0) & (tap < k)).astype(np.float32)[:, None]
     return torch.from_numpy(tap.clip(0, k - 1)), torch.from_numpy(inside)

@@ -80,7 +80,7 @@ class ExportableDetector(Exportable):
         limit: int,
         *values: list[Tensor],
     ) -> list[Tensor]:
-        """Of each level's rows those with the best scores, and the rows of the values.
+        """Each level's rows with the best scores, and the rows of the values.
 
         Args:
             head: A dense head.

@@ -28,7 +28,7 @@ class ExportableOneStage(ExportableDetector):
     """RetinaNet, RTMDet and others that predict as mmdet's ``BaseDenseHead`` does.
 
     Args:
-        model: Of mmdet, one that :func:`why_not_one_stage` has nothing against.
+        model: A detector of mmdet for which :func:`why_not_one_stage` has no reasons.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -76,7 +76,7 @@ def export_onnx(
     wanted, the comparison with PyTorch in ONNX Runtime have accepted it.
 
     Args:
-        part: In fused form where speed counts; it is traced on the CPU in evaluation mode.
+        part: A part, fused where speed counts; it is traced on the CPU in evaluation mode.
         path: The file.
         shape: Fixed (H, W) of the images; None leaves both free, from 32 pixels.
         opset: Version of the ONNX operators, 17 to 20.

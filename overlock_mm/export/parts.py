@@ -20,7 +20,7 @@ class Exportable(nn.Module):
         input_names: One per input, the first for images.
         output_names: One per output.
         note: What is left to the caller, or nothing.
-        size_divisor: Of the sides of images.
+        size_divisor: Divisor of the sides of images.
         fixed_size: Whether the graph serves one size of images only, so that what follows from the
             size may be a constant.
     """

@@ -77,7 +77,7 @@ def kept_scores_by_label(
         scores: [B, N].
         labels: [B, N] or [N], from 0 to ``count`` - 1.
         count: How many labels there are.
-        **settings: Of :func:`kept_scores`.
+        **settings: Settings of :func:`kept_scores`.
     """
     groups = torch.arange(count)[:, None] == labels.unsqueeze(-2)
     by_group = torch.where(groups, scores[:, None], NOTHING)

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from overlock_mm import ops
 from overlock_mm.export.contmix import contmix, tiling
 from overlock_mm.export.pooling import adaptive_avg_pool2d, averaging_matrix
-from overlock_mm.layers.contmix import enlarge, enlarged_size
+from overlock_mm.layers.contmix import upsample, upsampled_size
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.depthwise import reference
 
@@ -46,7 +46,7 @@ class StandardOperators(TorchFunctionMode):
         self._replacements: dict[Callable[..., Any], Callable[..., Any]] = {
             ops.contmix: self._contmix,
             F.adaptive_avg_pool2d: self._adaptive_avg_pool2d,
-            enlarge: self._enlarge,
+            upsample: self._upsample,
             **_REPLACEMENTS,
         }
 
@@ -79,26 +79,26 @@ class StandardOperators(TorchFunctionMode):
         columns = self._averaging_matrix(x.shape[3], width)
         return adaptive_avg_pool2d(x, rows, columns)
 
-    def _enlarge(self, x: Tensor, kernel_size: int) -> Tensor:
+    def _upsample(self, x: Tensor, kernel_size: int) -> Tensor:
         height, width = x.shape[-2:]
         rows, columns = int(height), int(width)
         size: Any
         if self.fixed_size:
             if min(rows, columns) >= kernel_size:
                 return x
-            size = enlarged_size(rows, columns, kernel_size)
+            size = upsampled_size(rows, columns, kernel_size)
         else:
             # Without a branch, so that the graph serves small maps and large ones. The exporter
             # takes the size of what was resized for a constant, so it is kept here.
             # By the size of the traced image, each stage has another key.
-            key = ('enlarged', rows, columns, kernel_size)
-            size = self._once(key, traced_enlarged_size, height, width, kernel_size)
+            key = ('upsampled', rows, columns, kernel_size)
+            size = self._once(key, traced_upsampled_size, height, width, kernel_size)
             self._mixed_size = size
         return F.interpolate(x, size, mode='bilinear', align_corners=False)
 
 
-def traced_enlarged_size(height: Any, width: Any, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """As ``enlarged_size``, without a branch; a map as large as the window keeps its size.
+def traced_upsampled_size(height: Any, width: Any, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """``upsampled_size`` without a branch; a map as large as the window keeps its size.
 
     In float64 like Python's numbers, and in the same order of operations.
     """

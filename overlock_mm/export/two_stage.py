@@ -31,7 +31,7 @@ class ExportableTwoStage(ExportableDetector):
     """Faster, Mask and Cascade R-CNN.
 
     Args:
-        model: Of mmdet, one that :func:`why_not_two_stage` has nothing against.
+        model: A detector of mmdet for which :func:`why_not_two_stage` has no reasons.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -79,7 +79,7 @@ class ExportableTwoStage(ExportableDetector):
     def _boxes(
         self, maps: tuple[Tensor, ...], proposals: Tensor, proposal_scores: Tensor, limits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each class and proposal: kept score [B, C * R], box [B, C * R, 4] and label."""
+        """Kept score [B, C * R], box [B, C * R, 4] and label for each class and proposal."""
         rows = filled_rows(proposal_scores)
         count = proposal_scores.shape[1]
         images = torch.div(rows, count, rounding_mode='floor')

@@ -25,7 +25,7 @@ class BasicBlock(RecomputableBlock):
         channels: D of the input and output, [B, D, H, W].
         kernel_size: Window of the depthwise convolution.
         mlp_ratio: Hidden width of the MLP over D.
-        drop_path_rate: Of the branch.
+        drop_path_rate: Probability of dropping the branch.
         layer_scale: Scale the identity path; the first two stages do not.
         norm_cfg: Type of the batch norms.
     """

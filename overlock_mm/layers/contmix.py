@@ -16,7 +16,7 @@ from overlock_mm.ops.dispatch import overridable
 REGION_GRID = 7
 
 
-def enlarged_size(height: int, width: int, kernel_size: int) -> tuple[int, int]:
+def upsampled_size(height: int, width: int, kernel_size: int) -> tuple[int, int]:
     """Size to which a map smaller than the window is resized: short side K, aspect kept.
 
     The published network divides first and truncates, so a 3 x 27 map becomes
@@ -29,12 +29,12 @@ def enlarged_size(height: int, width: int, kernel_size: int) -> tuple[int, int]:
 
 
 @overridable
-def enlarge(x: Tensor, kernel_size: int) -> Tensor:
-    """[B, C, H, W], resized to :func:`enlarged_size` where it is smaller than the window."""
+def upsample(x: Tensor, kernel_size: int) -> Tensor:
+    """[B, C, H, W], resized to :func:`upsampled_size` where it is smaller than the window."""
     height, width = x.shape[-2:]
     if min(height, width) >= kernel_size:
         return x
-    size = enlarged_size(height, width, kernel_size)
+    size = upsampled_size(height, width, kernel_size)
     return F.interpolate(x, size, mode='bilinear', align_corners=False)
 
 
@@ -43,7 +43,7 @@ class KernelParameters(NamedTuple):
 
     Args:
         size: K.
-        proj_weight: From affinities to logits, [K*K, S].
+        proj_weight: Weight of the projection from affinities to logits, [K*K, S].
         proj_bias: [K*K].
         rpb: Relative position bias [G, 2K-1, 2K-1].
     """
@@ -113,28 +113,28 @@ class ContMix(nn.Module):
             key: [B, key_channels, H, W].
             value: [B, D, H, W].
             size: Height and width of the output, smaller where the caller has
-                :meth:`enlarged` the maps; None: H and W.
+                called :meth:`upsample` on the maps; None: H and W.
 
         Returns:
             [B, D, *size].
         """
         height, width = value.shape[-2:]
         size = (height, width) if size is None else size
-        query, key, value = self.enlarged(query, key, value)
+        query, key, value = self.upsample(query, key, value)
         out = torch.cat(self._mix(*self.project(query, key), value), 1)
         if out.shape[-2:] != size:
             out = F.adaptive_avg_pool2d(out, size)
         return self.out_norm(self.out_proj(out))
 
-    def enlarged(self, *maps: Tensor) -> tuple[Tensor, ...]:
+    def upsample(self, *maps: Tensor) -> tuple[Tensor, ...]:
         """The maps [B, *, H, W] as they are mixed: resized if smaller than the large window."""
-        return tuple(enlarge(x, self.kernel_sizes[1]) for x in maps)
+        return tuple(upsample(x, self.kernel_sizes[1]) for x in maps)
 
     def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Each token's query and each region's key, per group.
 
         Args:
-            query: [B, query_channels, H, W], enlarged where needed.
+            query: [B, query_channels, H, W], upsampled where needed.
             key: [B, key_channels, H, W], of the same map.
 
         Returns:

@@ -48,7 +48,7 @@ class DynamicBlock(RecomputableBlock):
         kernel_size: Large window of ContMix and of the local convolution.
         small_kernel_size: Small window of ContMix.
         mlp_ratio: Hidden width of the MLP over D.
-        drop_path_rate: Of both branches.
+        drop_path_rate: Probability of dropping each of the two branches.
         is_first: The first block of Focus-Net, whose context is the prior itself.
         norm_cfg: Type of the batch norms.
         contmix_backend: Backend of the operator; None chooses.

@@ -25,8 +25,8 @@ def corners(y: Tensor, x: Tensor, height: int, width: int) -> Corners:
     Args:
         y: Rows, of any shape.
         x: Columns, of that shape.
-        height: Of the feature map.
-        width: Of the feature map.
+        height: Height of the feature map.
+        width: Width of the feature map.
     """
     inside = (y >= -1) & (y <= height) & (x >= -1) & (x <= width)
     y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
@@ -57,7 +57,7 @@ def accumulate(grad_feature: Tensor, grad: Tensor, around: Corners) -> None:
     Args:
         grad_feature: (C, H, W), contiguous.
         grad: (C, *points), gradient of the values at the points.
-        around: Of the points, (4, C, *points).
+        around: Values at the four corners of each point, (4, C, *points).
     """
     flat = grad_feature.view(grad_feature.size(0), -1)
     parts = (grad * around.weights).transpose(0, 1).flatten(1)

@@ -67,17 +67,17 @@ def carafe_backward(
 
     Args:
         top_grad: (N, C, scale * H, scale * W).
-        rfeatures: As there.
-        masks: As there.
+        rfeatures: The argument of the forward operator.
+        masks: The argument of the forward operator.
         rtop_grad: Not used.
         rbottom_grad_hs: Not used.
         rbottom_grad: Not used.
         rmask_grad: Not used.
         bottom_grad: Receives the derivative by the features, in their shape.
         mask_grad: Receives the one by the weights.
-        kernel_size: As there.
-        group_size: As there.
-        scale_factor: As there.
+        kernel_size: The argument of the forward operator.
+        group_size: The argument of the forward operator.
+        scale_factor: The argument of the forward operator.
     """
     settings = (kernel_size, group_size, scale_factor)
     _differentiate(top_grad, rfeatures, masks, bottom_grad, mask_grad, *settings)

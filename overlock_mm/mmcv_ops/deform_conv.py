@@ -64,14 +64,14 @@ def deform_conv_backward_input(
     scratch tensor, so that they are kept there.
 
     Args:
-        input: As there.
-        offset: As there.
+        input: The argument of the forward operator.
+        offset: The argument of the forward operator.
         gradOutput: (N, C', H', W').
         gradInput: Receives the derivative by the input, in its shape.
         gradOffset: Receives the derivative by the offsets, in their shape.
-        weight: As there.
+        weight: The argument of the forward operator.
         columns: Receives the derivative by the weight, in its shape.
-        geometry: As there.
+        geometry: The argument of the forward operator.
     """
     by_input, by_weight, by_offset, *_ = _differentiate(
         gradOutput, input, weight, offset, None, None, _geometry(**geometry)
@@ -96,14 +96,14 @@ def deform_conv_backward_parameters(
     """Derivative of :func:`deform_conv_forward` by its weight.
 
     Args:
-        input: As there.
-        offset: As there.
+        input: The argument of the forward operator.
+        offset: The argument of the forward operator.
         gradOutput: (N, C', H', W').
         gradWeight: Receives the derivative, in the shape of the weight.
         columns: What :func:`deform_conv_backward_input` left, or empty.
         ones: Not used.
         scale: Factor of the derivative.
-        geometry: As there.
+        geometry: The argument of the forward operator.
     """
     by_weight = columns
     if not columns.numel():
@@ -170,12 +170,12 @@ def modulated_deform_conv_backward(
     """Derivatives of :func:`modulated_deform_conv_forward`.
 
     Args:
-        input: As there.
-        weight: As there.
-        bias: As there.
+        input: The argument of the forward operator.
+        weight: The argument of the forward operator.
+        bias: The argument of the forward operator.
         ones: Not used.
-        offset: As there.
-        mask: As there.
+        offset: The argument of the forward operator.
+        mask: The argument of the forward operator.
         columns: Not used.
         grad_input: Receives the derivative by the input, in its shape.
         grad_weight: Receives the one by the weight.
@@ -183,8 +183,8 @@ def modulated_deform_conv_backward(
         grad_offset: Receives the one by the offsets.
         grad_mask: Receives the one by the weights of the points.
         grad_output: (N, C', H', W').
-        with_bias: As there.
-        geometry: As there.
+        with_bias: The argument of the forward operator.
+        geometry: The argument of the forward operator.
     """
     shift = bias if with_bias else None
     by_input, by_weight, by_offset, by_mask, by_bias = _differentiate(
@@ -209,7 +209,7 @@ def _geometry(
     deformable_group: int,
     **derived: int,
 ) -> tuple[int, ...]:
-    """In torchvision's order."""
+    """The arguments in torchvision's order."""
     return dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
 
 
@@ -224,14 +224,14 @@ def _modulated_geometry(
     deformable_group: int,
     **derived: int,
 ) -> tuple[int, ...]:
-    """In torchvision's order."""
+    """The arguments in torchvision's order."""
     return stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
 
 
 def _arguments(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """In torchvision's order and in the dtype of sums; a mask that is not used is empty."""
+    """The arguments in torchvision's order and in the dtype of sums; an unused mask is empty."""
     if mask is None:
         mask = input.new_empty(input.size(0), 0)
     if bias is None:

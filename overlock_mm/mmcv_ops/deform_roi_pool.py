@@ -66,16 +66,16 @@ def deform_roi_pool_backward(
 
     Args:
         grad_output: (R, C, pooled_height, pooled_width).
-        input: As there.
-        rois: As there.
-        offset: As there.
+        input: The argument of the forward operator.
+        rois: The argument of the forward operator.
+        offset: The argument of the forward operator.
         grad_input: Receives the derivative by the input, in its shape.
         grad_offset: Receives the one by the offsets, in their shape.
-        pooled_height: As there.
-        pooled_width: As there.
-        spatial_scale: As there.
-        sampling_ratio: As there.
-        gamma: As there.
+        pooled_height: The argument of the forward operator.
+        pooled_width: The argument of the forward operator.
+        spatial_scale: The argument of the forward operator.
+        sampling_ratio: The argument of the forward operator.
+        gamma: The argument of the forward operator.
     """
     grad, features, boxes, shifts = widened(grad_output, input, rois, offset)
     leaves = features.requires_grad_(), shifts.requires_grad_()

@@ -84,13 +84,13 @@ def softmax_focal_loss_backward(
     """Derivative of :func:`softmax_focal_loss_forward` by the logits below the softmax.
 
     Args:
-        softmax: As there.
-        target: As there.
-        weight: As there.
+        softmax: The argument of the forward operator.
+        target: The argument of the forward operator.
+        weight: The argument of the forward operator.
         buff: (N,), receives the derivative by the logarithm of the target's probability.
         grad_input: (N, C), receives the derivative.
-        gamma: As there.
-        alpha: As there.
+        gamma: The argument of the forward operator.
+        alpha: The argument of the forward operator.
     """
     (softmax,) = widened(softmax)
     p = _of_target(softmax, target)

@@ -65,11 +65,11 @@ def ms_deform_attn_backward(
     """Derivatives of :func:`ms_deform_attn_forward`.
 
     Args:
-        value: As there.
-        value_spatial_shapes: As there.
-        value_level_start_index: As there.
-        sampling_locations: As there.
-        attention_weights: As there.
+        value: The argument of the forward operator.
+        value_spatial_shapes: The argument of the forward operator.
+        value_level_start_index: The argument of the forward operator.
+        sampling_locations: The argument of the forward operator.
+        attention_weights: The argument of the forward operator.
         grad_output: (N, queries, heads * C).
         grad_value: Receives the derivative by the values, in their shape.
         grad_sampling_loc: Receives the one by the locations.

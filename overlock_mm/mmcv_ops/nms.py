@@ -67,7 +67,7 @@ def softnms(
         scores: (N,).
         dets: (N, 5), receives kept boxes and their lowered scores in its first rows.
         iou_threshold: IoU from which a score is lowered, for methods 0 and 1.
-        sigma: Of the Gaussian of method 2.
+        sigma: Width of the Gaussian of method 2.
         min_score: Boxes whose score falls below it while lowered go.
         method: 0 sets scores to 0, 1 lowers them linearly, 2 by a Gaussian.
         offset: 0 or 1.

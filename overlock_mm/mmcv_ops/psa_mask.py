@@ -95,5 +95,5 @@ def _pick(source: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     y, x = (torch.arange(size, device=source.device) for size in (height, width))
     a, b = rows[:, None, :, None], columns[:, None]
     outside = (a < 0) | (a >= most_rows) | (b < 0) | (b >= most_columns)
-    found = source[:, a.clamp(0, most_rows - 1), b.clamp(0, most_columns - 1), y[:, None], x]
-    return found.masked_fill(outside, 0)
+    gathered = source[:, a.clamp(0, most_rows - 1), b.clamp(0, most_columns - 1), y[:, None], x]
+    return gathered.masked_fill(outside, 0)

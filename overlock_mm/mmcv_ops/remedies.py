@@ -100,5 +100,5 @@ def cpp_of_torch() -> int:
         return 0
     header = Path(spec.origin).parent / 'include' / 'ATen' / 'ATen.h'
     text = header.read_text(encoding='utf-8') if header.exists() else ''
-    found = re.search(r'#error C\+\+(\d+) or later', text)
-    return int(found[1]) if found else 0
+    match = re.search(r'#error C\+\+(\d+) or later', text)
+    return int(match[1]) if match else 0

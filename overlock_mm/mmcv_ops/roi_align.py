@@ -23,7 +23,7 @@ _FAMILY = Family(
 
 #: ``pool_mode`` in mmcv: 0 is the maximum, 1 the average.
 _MAXIMUM = 0
-#: In place of the coordinates of a bin without a sampling point; out of every map.
+#: Coordinates of a bin without a sampling point, outside every map.
 _NOWHERE = -2
 
 
@@ -47,8 +47,7 @@ def roi_align_forward(
         input: (N, C, H, W).
         rois: (R, 5), index of the image and (x1, y1, x2, y2).
         output: (R, C, aligned_height, aligned_width), receives the result.
-        argmax_y: Of the same shape, receives the row that the maximum comes from; empty for
-            averages.
+        argmax_y: Tensor of the same shape that receives the row of the maximum; empty for averages.
         argmax_x: The same for its column.
         aligned_height: Bins of a column.
         aligned_width: Bins of a row.

@@ -33,8 +33,8 @@ def roi_pool_forward(
         input: (N, C, H, W).
         rois: (R, 5), index of the image and (x1, y1, x2, y2).
         output: (R, C, pooled_height, pooled_width), receives the result.
-        argmax: Of the same shape, int32, receives the pixel of the maximum in the flattened map,
-            or -1.
+        argmax: Tensor of the same shape, int32, that receives the pixel of the maximum in the
+            flattened map, or -1.
         pooled_height: Bins of a column.
         pooled_width: Bins of a row.
         spatial_scale: Pixels of the input for a pixel of the image.
@@ -86,7 +86,7 @@ def _pixels_of_bins(limits: Tensor, bins: int, size: int, scale: float) -> tuple
     Args:
         limits: (R, 2), first and last pixel of each RoI, in pixels of the image.
         bins: Their number.
-        size: Of the feature map along this side.
+        size: Size of the feature map along this side.
         scale: Pixels of the feature map for one of the image.
 
     Returns:
@@ -109,7 +109,7 @@ def _max_of_bins(features: Tensor, pixels: Tensor, inside: Tensor) -> tuple[Tens
     Args:
         features: (R, C, H, W).
         pixels: (R, bins, P), indices along W.
-        inside: Of that shape.
+        inside: Mask of that shape.
 
     Returns:
         Values and indices along W, both (R, C, H, bins).

@@ -25,8 +25,8 @@ class MixThenErase:
     from single images before they are mixed.
 
     Args:
-        augments: Of mmpretrain, such as ``Mixup`` and ``CutMix``; one is drawn for each batch.
-        probs: Of each, as in mmpretrain's ``RandomBatchAugment``; None draws evenly.
+        augments: Batch augmentations of mmpretrain, such as ``Mixup``; one is drawn for each batch.
+        probs: Probability of each, as in mmpretrain's ``RandomBatchAugment``; None draws evenly.
         erase_prob: Probability with which an image is erased from.
         area_ratio: Smallest and largest part of an image's area, drawn evenly between them.
         min_aspect: Smallest height over width; the largest is its inverse, and the logarithm is

@@ -28,9 +28,9 @@ class OverLoCKClsHead(ClsHead):
         auxiliary: Build the auxiliary classifier. Without it, an auxiliary classifier
             in a checkpoint is dropped on loading: files published in reparameterized
             form still have one.
-        auxiliary_loss_weight: Of the auxiliary loss beside the main one.
+        auxiliary_loss_weight: Weight of the auxiliary loss, relative to the main one.
         norm_cfg: Type of the batch norms.
-        **kwargs: Of mmpretrain's ``ClsHead``: loss, topk, cal_acc, init_cfg.
+        **kwargs: Arguments of mmpretrain's ``ClsHead``: loss, topk, cal_acc, init_cfg.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class ContMixBlock(RecomputableBlock):
     Args:
         dim: Channels, divisible by ``4 * num_heads``.
         kernel_size: K of the large dynamic kernel and of the reparameterized convolution: 5, 7, 9,
-            11, 13, 15, 17 or 19. A map with a side below K is mixed at an enlarged size.
+            11, 13, 15, 17 or 19. A map with a side below K is upsampled before it is mixed.
         smk_size: K of the small dynamic kernel, odd, from 3 to ``kernel_size``.
         num_heads: Half the number of groups that have kernels of their own.
         mlp_ratio: Hidden width of the MLP over ``dim``.
@@ -131,9 +131,9 @@ class ContMixBlock(RecomputableBlock):
             return self.folded(x)
         x = self.dwconv1(x)
         z = self.norm1(x)
-        (enlarged,) = self.contmix.enlarged(z)
+        (upsampled,) = self.contmix.upsample(z)
         height, width = x.shape[-2:]
-        mixed = self.contmix(enlarged, enlarged, self.value(enlarged), (height, width))
+        mixed = self.contmix(upsampled, upsampled, self.value(upsampled), (height, width))
         local = self.local_norm(self.local_conv(z))
         y = self.se(mixed + local) * F.silu(self.gate(z))
         y = self.out_proj(self.out_norm(y))
@@ -202,7 +202,7 @@ class FusedContMixBlock(nn.Module):
     """A :class:`ContMixBlock` without batch norms and layer scales.
 
     Args:
-        block: In reparameterized form; it is not changed.
+        block: A block in reparameterized form; it is not changed.
     """
 
     def __init__(self, block: ContMixBlock) -> None:
@@ -235,9 +235,9 @@ class FusedContMixBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, dim, H, W] to the same shape."""
         skip, z = self.skip_norm1(x)
-        (enlarged,) = self.contmix.enlarged(z)
+        (upsampled,) = self.contmix.upsample(z)
         height, width = x.shape[-2:]
-        mixed = self.contmix(enlarged, enlarged, self.value(enlarged), (height, width))
+        mixed = self.contmix(upsampled, upsampled, self.value(upsampled), (height, width))
         y, mean = self.local_conv.with_mean(z, mixed)
         y = y * F.silu(self.gate(z), inplace=True)
         skip, z = self.skip_norm2(self.out_proj(skip, y, self.se(mean)))

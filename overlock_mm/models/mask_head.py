@@ -15,7 +15,7 @@ class ConstructorInitMaskHead(FCNMaskHead):
     other distributions. The published runs never called it.
 
     Args:
-        **kwargs: Of ``FCNMaskHead``.
+        **kwargs: Arguments of ``FCNMaskHead``.
     """
 
     def init_weights(self) -> None:

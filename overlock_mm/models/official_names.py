@@ -50,7 +50,7 @@ _SHARED_BY_DYNAMIC_BLOCKS = {
     'ls2': 'layer_scale2',
 }
 
-#: Of the network.
+#: Names in the network's block.
 DYNAMIC_BLOCK = {
     **_SHARED_BY_DYNAMIC_BLOCKS,
     'x_scale': 'context_scale',
@@ -63,7 +63,7 @@ DYNAMIC_BLOCK = {
     'dyconv_proj.1': 'contmix.out_norm',
 }
 
-#: Of the stand-alone block.
+#: Names in the stand-alone block.
 CONTMIX_BLOCK = {
     **_SHARED_BY_DYNAMIC_BLOCKS,
     'weight_value.0': 'value.conv',

@@ -68,7 +68,7 @@ def _checked_with_cp(with_cp: bool | Sequence[bool]) -> tuple[bool, ...]:
 
 def _drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Per stage and block: from 0 to ``rate``, linear over all blocks of the network."""
-    # On the CPU also where the network is built on the meta device.
+    # The rates are numbers, also where the network is built on the meta device.
     rates = torch.linspace(0, rate, sum(depths), dtype=torch.float64, device='cpu').tolist()
     ends = list(accumulate(depths))
     return [rates[end - depth : end] for end, depth in zip(ends, depths, strict=True)]
@@ -89,7 +89,7 @@ class OverLoCK(BaseModule):
             base2, base3, overview, focus3, focus4; -1 freezes nothing.
         norm_eval: Keep batch norms in evaluation mode while training.
         norm_cfg: Type of the batch norms, ``BN`` or ``SyncBN``.
-        drop_path_rate: Of the last block; rises linearly from 0 over all blocks.
+        drop_path_rate: Drop path rate of the last block; it rises linearly from 0 over all blocks.
         recompute: What the backward pass computes again to save memory, of the whole network
             or of each of the six stages: ``'none'``; ``'cheap'``, all but the results of costly
             operations; ``'blocks'``, whole blocks from their inputs. Outputs, gradients and
@@ -317,5 +317,5 @@ class OverLoCK(BaseModule):
 
 def image_channels(model: nn.Module) -> int:
     """Channels of the images that a model with this backbone takes; 3 for another backbone."""
-    found = (part.in_channels for part in model.modules() if isinstance(part, OverLoCK))
-    return next(found, 3)
+    channels = (part.in_channels for part in model.modules() if isinstance(part, OverLoCK))
+    return next(channels, 3)

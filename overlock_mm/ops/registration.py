@@ -107,11 +107,11 @@ def gradients_of_definition(
         results = definition(*aliases)
     results = results if isinstance(results, tuple) else (results,)
     pairs = [pair for pair in zip(results, grad_results, strict=True) if pair[1] is not None]
-    found = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         [result for result, _ in pairs],
         [aliases[i] for i in needed],
         [gradient for _, gradient in pairs],
         create_graph=create_graph,
     )
-    by_position = dict(zip(needed, found, strict=True))
+    by_position = dict(zip(needed, gradients, strict=True))
     return [by_position.get(i) for i in range(len(arguments))]

@@ -26,8 +26,8 @@ class Call:
 
     Attributes:
         op: Name of the operator.
-        device: Of all tensors.
-        dtype: Of the activations.
+        device: Device of all tensors.
+        dtype: Data type of the activations.
         transformed: Whether ``torch.func.grad`` or a forward-mode derivative reaches the call,
             which only the definition can serve.
     """

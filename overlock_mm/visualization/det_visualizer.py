@@ -16,16 +16,16 @@ class EnlargingDetVisualizer(EnlargingMixin, DetLocalVisualizer):
 
     fields = ('gt_instances', 'pred_instances')
 
-    def _enlarge(self, instances: InstanceData) -> InstanceData:
-        enlarged = instances.clone()
+    def _scale(self, instances: InstanceData) -> InstanceData:
+        scaled = instances.clone()
         if 'bboxes' in instances:
-            enlarged.bboxes = get_box_tensor(instances.bboxes) * self.factor
+            scaled.bboxes = get_box_tensor(instances.bboxes) * self.factor
         if 'masks' in instances:
             masks = instances.masks
             if isinstance(masks, Tensor):
-                enlarged.masks = F.interpolate(masks[:, None].float(), scale_factor=self.factor)[
+                scaled.masks = F.interpolate(masks[:, None].float(), scale_factor=self.factor)[
                     :, 0
                 ].bool()
             else:
-                enlarged.masks = masks.rescale(self.factor)
-        return enlarged
+                scaled.masks = masks.rescale(self.factor)
+        return scaled

@@ -18,13 +18,13 @@ class EnlargingMixin:
     Args:
         name: Under which mmengine keeps it.
         factor: How many times as high and wide, an integer.
-        **kwargs: Of the visualizer.
+        **kwargs: Arguments of the visualizer.
 
     Raises:
         ValueError: ``factor`` is not a positive integer.
     """
 
-    #: Fields of a data sample that :meth:`_enlarge` takes; the others are not drawn.
+    #: Fields of a data sample that :meth:`_scale` takes; the others are not drawn.
     fields: Sequence[str] = ()
 
     # mmengine's registry of global objects asks for an argument called `name`.
@@ -46,15 +46,15 @@ class EnlargingMixin:
         height, width = (side * self.factor for side in image.shape[:2])
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
         if data_sample is not None:
-            enlarged = type(data_sample)(metainfo=data_sample.metainfo)
+            scaled = type(data_sample)(metainfo=data_sample.metainfo)
             for field in self.fields:
                 if field in data_sample:
-                    setattr(enlarged, field, self._enlarge(getattr(data_sample, field)))
-            data_sample = enlarged
+                    setattr(scaled, field, self._scale(getattr(data_sample, field)))
+            data_sample = scaled
         super().add_datasample(  # type: ignore[misc]  # of the visualizer
             name, image, data_sample, *args, **kwargs
         )
 
-    def _enlarge(self, field: Any) -> Any:
+    def _scale(self, field: Any) -> Any:
         """A field of the data sample as it lies on the enlarged image; subclasses know how."""
         raise NotImplementedError

@@ -13,7 +13,7 @@ class EnlargingSegVisualizer(EnlargingMixin, SegLocalVisualizer):
 
     fields = ('gt_sem_seg', 'pred_sem_seg')
 
-    def _enlarge(self, labels: PixelData) -> PixelData:
+    def _scale(self, labels: PixelData) -> PixelData:
         data = labels.data
         for axis in (-2, -1):
             data = data.repeat_interleave(self.factor, axis)

@@ -83,13 +83,13 @@ def test_mixing_with_the_kernels_is_what_the_module_does(model, mixed, block, po
 
 
 @pytest.mark.parametrize('block', ['focus3.0', 'focus3.1', 'focus4.0'])
-def test_an_enlarged_map_is_mixed_before_it_is_averaged(model, mixed, block):
-    """Each token of the block's map is the mean over the enlarged tokens that fall into it."""
+def test_an_upsampled_map_is_mixed_before_it_is_averaged(model, mixed, block):
+    """Each token of the block's map is the mean over the upsampled tokens that fall into it."""
     image, seen = mixed[SMALL]
     value, expected = seen[block]['value'], seen[block]['out']
     projections = project_contmix(model, image, [block])[block]
     height, width = projections.mixed_size
-    assert projections.enlarged
+    assert projections.upsampled
     assert (height, width) > tuple(value.shape[-2:])
     value = F.interpolate(value[None], (height, width), mode='bilinear', align_corners=False)[0]
     rows, columns = projections.edges()

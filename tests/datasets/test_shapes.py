@@ -320,9 +320,9 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, write, c
     assert os.listdir(tmp_path) == []
 
 
-def make_shapes(*arguments):
+def generate_shapes(*arguments):
     return subprocess.run(
-        [sys.executable, ROOT / 'tools/dataset_tools/make_shapes.py', *map(str, arguments)],
+        [sys.executable, ROOT / 'tools/dataset_tools/generate_shapes.py', *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -332,13 +332,13 @@ def make_shapes(*arguments):
 @pytest.mark.slow
 def test_the_command_draws_and_refuses(tmp_path):
     arguments = ['--num-train', '2', '--num-val', '1', '--size', '64', '80', '--seed', '3']
-    first = make_shapes(tmp_path / 'set', *arguments)
+    first = generate_shapes(tmp_path / 'set', *arguments)
     assert first.returncode == 0, first.stderr
     expected = tmp_path / 'expected'
     write_shapes(expected, num_train=2, num_val=1, image_size=SIZE, seed=3)
     assert tree(tmp_path / 'set') == tree(expected)
 
-    refused = make_shapes(tmp_path / 'set', *arguments, '--seed', 4)
+    refused = generate_shapes(tmp_path / 'set', *arguments, '--seed', 4)
     assert refused.returncode == 1
     assert 'error: ' in refused.stderr and '--overwrite' in refused.stderr
     assert 'Traceback' not in refused.stderr

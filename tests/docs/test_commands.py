@@ -63,7 +63,7 @@ class Shell:
         self.port = None
         self.rules = (
             (r'pip install ', self.look_up),
-            (r'python tools/dataset_tools/make_shapes\.py ', self.draw),
+            (r'python tools/dataset_tools/generate_shapes\.py ', self.draw),
             (r'python tools/train\.py .*--amp ', self.needs_gpu),
             (r'python tools/\w+(/\w+)?\.py ', self.run_tool),
             (r'python -m overlock_mm\.doctor$', self.run_python),

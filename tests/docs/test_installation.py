@@ -73,7 +73,7 @@ def test_commands_lead_to_a_trained_step(tmp_path):
 
     for command in install_commands():
         run(command)
-    run('python tools/dataset_tools/make_shapes.py data --num-train 1 --num-val 1')
+    run('python tools/dataset_tools/generate_shapes.py data --num-train 1 --num-val 1')
     for path in (project / 'data/coco/annotations').glob('*.json'):
         # The five shapes under the names of COCO's first five classes.
         content = json.loads(path.read_text())

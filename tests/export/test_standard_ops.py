@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from overlock_mm import OverLoCK
 from overlock_mm.export.contmix import contmix, tiling
 from overlock_mm.export.pooling import adaptive_avg_pool2d, averaging_matrix
-from overlock_mm.export.standard_ops import StandardOperators, traced_enlarged_size
-from overlock_mm.layers.contmix import enlarged_size
+from overlock_mm.export.standard_ops import StandardOperators, traced_upsampled_size
+from overlock_mm.layers.contmix import upsampled_size
 from overlock_mm.ops.contmix import reference
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 from tests.models.helpers import TINY, randomize_parameters
@@ -42,8 +42,8 @@ def test_size_of_small_maps_without_a_branch(kernel_size):
         for width in range(1, 60):
             size = (height, width)
             if min(size) < kernel_size:
-                size = enlarged_size(*size, kernel_size)
-            assert tuple(map(int, traced_enlarged_size(height, width, kernel_size))) == size
+                size = upsampled_size(*size, kernel_size)
+            assert tuple(map(int, traced_upsampled_size(height, width, kernel_size))) == size
 
 
 @pytest.mark.parametrize('fixed_size', (True, False))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from overlock_mm.layers.contmix import enlarged_size
+from overlock_mm.layers.contmix import upsampled_size
 from overlock_mm.models import ContMix
 from tests.models.helpers import randomize_parameters
 
@@ -18,8 +18,8 @@ BN = dict(type='BN')
         ((11, 11), 15, (15, 15)),  # 15 / 11 * 11 is 14.999...
     ],
 )
-def test_enlarged_size(size, kernel_size, expected):
-    assert enlarged_size(*size, kernel_size) == expected
+def test_upsampled_size(size, kernel_size, expected):
+    assert upsampled_size(*size, kernel_size) == expected
 
 
 @pytest.mark.parametrize('size', [(13, 13), (14, 20), (4, 5), (1, 1), (2, 30)])

@@ -10,7 +10,7 @@ def normal(generator, *shape):
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
-def enlarged(batch=2, kernel=3, groups=1, scale=2, size=(4, 5), channels=4):
+def upsampling(batch=2, kernel=3, groups=1, scale=2, size=(4, 5), channels=4):
     def make(generator):
         large = [side * scale for side in size]
         return {
@@ -24,12 +24,12 @@ def enlarged(batch=2, kernel=3, groups=1, scale=2, size=(4, 5), channels=4):
 
 
 ENLARGED = {
-    'random': enlarged(),
-    'groups': enlarged(groups=2, kernel=5),
-    'one size': enlarged(scale=1),
-    'by three': enlarged(scale=3, kernel=1),
-    'window beyond the map': enlarged(kernel=5, size=(1, 2)),
-    'empty': enlarged(batch=0),
+    'random': upsampling(),
+    'groups': upsampling(groups=2, kernel=5),
+    'one size': upsampling(scale=1),
+    'by three': upsampling(scale=3, kernel=1),
+    'window beyond the map': upsampling(kernel=5, size=(1, 2)),
+    'empty': upsampling(batch=0),
 }
 
 

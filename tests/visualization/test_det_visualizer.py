@@ -27,9 +27,9 @@ def test_picture_boxes_and_masks_grow_together():
     assert visualizer.get_image().shape == (24, 60, 3)  # truth left, prediction right
 
     for instances in (original.gt_instances, original.pred_instances):
-        enlarged = visualizer._enlarge(instances)
-        assert enlarged.bboxes.tolist() == [[9, 6, 21, 18]]
-        masks = enlarged.masks
+        scaled = visualizer._scale(instances)
+        assert scaled.bboxes.tolist() == [[9, 6, 21, 18]]
+        masks = scaled.masks
         masks = masks if isinstance(masks, torch.Tensor) else torch.from_numpy(masks.masks)
         expected = torch.zeros(1, 24, 30, dtype=torch.bool)
         expected[0, 6:18, 9:21] = True

@@ -104,7 +104,7 @@ def print_groups(groups: Sequence[ParameterGroup], model: nn.Module) -> None:
 
 
 def count_processes(cfg: Config) -> int:
-    """As many as make up the batch for which the rate was chosen."""
+    """The number of processes with which the batch is that for which the rate was chosen."""
     batch_size = cfg.train_dataloader.batch_size
     return max(1, cfg.get('auto_scale_lr', {}).get('base_batch_size', batch_size) // batch_size)
 

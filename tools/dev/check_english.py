@@ -53,8 +53,8 @@ def find_idioms(text: str) -> Iterator[tuple[int, str, str]]:
     """Line number, idiom and better wording of each idiom in a text."""
     for number, line in enumerate(text.splitlines(), start=1):
         for pattern, better in IDIOMS.items():
-            for found in re.finditer(pattern, line, re.IGNORECASE):
-                yield number, found[0], better
+            for match in re.finditer(pattern, line, re.IGNORECASE):
+                yield number, match[0], better
 
 
 def written_files() -> Iterator[Path]:

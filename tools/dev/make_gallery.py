@@ -47,7 +47,7 @@ class Entry:
     of the entry's own.
 
     Args:
-        name: Of the picture's file.
+        name: Name of the picture's file.
         title: Heading.
         text: What is to be seen.
         command: Behind ``python tools/``.
@@ -168,15 +168,15 @@ def trained_models(work_dir: Path, entries: Sequence[Entry]) -> dict[str, Path]:
         FileNotFoundError: Models are missing; the message says how to train them.
     """
     tasks = [task for task in TASKS if any(task in entry.tasks for entry in entries)]
-    found = {task: find_checkpoint_to_resume(work_dir / task) for task in tasks}
-    missing = [task for task, path in found.items() if path is None]
+    checkpoints = {task: find_checkpoint_to_resume(work_dir / task) for task in tasks}
+    missing = [task for task, path in checkpoints.items() if path is None]
     if missing:
         raise FileNotFoundError(
             f'There are no trained models for {", ".join(missing)} in {work_dir}. Train them with '
             f'`make demo`, or with python tools/dev/run_demo.py --work-dir {work_dir} --tasks '
             f'{" ".join(missing)}.'
         )
-    return {task: path for task, path in found.items() if path is not None}
+    return {task: path for task, path in checkpoints.items() if path is not None}
 
 
 def fillings(work_dir: Path, models: Mapping[str, Path]) -> dict[str, str]:
@@ -295,13 +295,13 @@ def make(entry: Entry, words: Mapping[str, str], pictures: Path) -> str:
     """Make the picture of an entry; return its command, with a plain name for the out folder."""
     with tempfile.TemporaryDirectory() as folder:
         command = run(entry, words, Path(folder))
-        found: list[Path] = []
+        images: list[Path] = []
         for pattern in entry.pictures:
             path = Path(pattern.format(out=folder))
-            found += sorted(path.parent.glob(path.name))
-        if not found:
+            images += sorted(path.parent.glob(path.name))
+        if not images:
             raise RuntimeError(f'{command} made none of {", ".join(entry.pictures)}.')
-        save_small(side_by_side(found), pictures / f'{entry.name}.jpg')
+        save_small(side_by_side(images), pictures / f'{entry.name}.jpg')
         return command.replace(folder, f'work_dirs/{entry.name}')
 
 

@@ -66,16 +66,16 @@ class Task:
     """One run of the demo.
 
     Args:
-        name: Of its folder and its entry in ``results.json``.
+        name: Name of its folder and of its entry in ``results.json``.
         title: What is trained.
-        config: Of the model.
+        config: The model's config.
         draw: Writes the data set.
-        folder: Of the data set; tasks that share a data set share it.
-        data_root: Of the config, below ``folder``.
+        folder: Folder of the data set; tasks that share a data set share it.
+        data_root: The config's ``data_root``, below ``folder``.
         num_train: Number of training pictures.
         num_val: Number of held-out pictures.
         losses: Keys of the training log, to draw over time before the metrics.
-        metrics: To show.
+        metrics: Metrics to show.
         seconds: How long training takes on two cores, roughly.
     """
 
@@ -189,17 +189,17 @@ def run_tool(arguments: Sequence[str], log: Path) -> None:
 
 def training_progress(line: str) -> str | None:
     """What to show of a line of mmengine's training log, if it is one."""
-    found = re.search(
+    match = re.search(
         r'(?:Epoch|Iter)\(train\) +(?:\[(?P<epoch>\d+)\])?\[ *(?P<step>\d+)/ *(?P<steps>\d+)\].*?'
         r'eta: (?P<eta>[\d:]+).*? loss: (?P<loss>[\d.]+)',
         line,
     )
-    if found is None or int(found['step']) % 50:
+    if match is None or int(match['step']) % 50:
         return None
-    epoch = f'epoch {found["epoch"]}, ' if found['epoch'] else ''
+    epoch = f'epoch {match["epoch"]}, ' if match['epoch'] else ''
     return (
-        f'{epoch}step {found["step"]} of {found["steps"]}: '
-        f'loss {float(found["loss"]):.2f}, {found["eta"]} to go'
+        f'{epoch}step {match["step"]} of {match["steps"]}: '
+        f'loss {float(match["loss"]):.2f}, {match["eta"]} to go'
     )
 
 

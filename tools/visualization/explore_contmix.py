@@ -111,8 +111,8 @@ def write_figure(args: argparse.Namespace, network: Network, picture: Picture) -
     image = as_input(network.model, picture.pixels)
     projections = project_contmix(network.model, image, args.blocks)
     position = picture.resized(args.position)
-    found = [one.at(position) for one in projections.values()]
-    save_figure(draw_kernels(picture.pixels, found, args.group), args.figure)
+    kernels = [one.at(position) for one in projections.values()]
+    save_figure(draw_kernels(picture.pixels, kernels, args.group), args.figure)
     console.print(f'Wrote {args.figure}.')
 
 

@@ -349,7 +349,7 @@ function draw() {
   element('group').value = state.group;
   element('size').textContent =
     `${current.height} × ${current.width} tokens, ${current.groups} groups`
-    + (current.enlarged ? '; enlarged, as the map is smaller than the window' : '');
+    + (current.upsampled ? '; upsampled, as the map is smaller than the window' : '');
   drawPlace();
   drawOverlay(maps);
   Object.entries(heatMaps).forEach(([name, heatMap]) => heatMap.draw(maps[name]));

@@ -69,7 +69,7 @@ def check_outputs(model: Any, num_classes: int, none_over: bool) -> None:
 
     Args:
         model: Settings of the model.
-        num_classes: Of the data set.
+        num_classes: Number of classes of the data set.
         none_over: Whether more outputs than classes are wrong: mmdet's metrics name every output.
 
     Raises:
@@ -166,9 +166,9 @@ def check_ignored(model: Any, evaluators: Any, dataset: Any, pixels: Counter[int
 
     Args:
         model: Settings of the model.
-        evaluators: Of the split; none for training.
+        evaluators: Evaluators of the split; none for training.
         dataset: Built, of mmseg.
-        pixels: By label.
+        pixels: Number of pixels by label.
 
     Raises:
         DataError: An ignored value that occurs would be a class elsewhere.
@@ -199,8 +199,8 @@ def check_metric_file(
 
     Args:
         evaluators: Settings of the metrics.
-        dataset: Of mmdet, with ``img_id`` in each sample.
-        classes: Of the data set.
+        dataset: A data set of mmdet with ``img_id`` in each sample.
+        classes: Names of the data set's classes.
         split: Name of the data set.
         read: Gives the file at a path that a setting names.
 

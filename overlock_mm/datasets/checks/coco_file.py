@@ -65,7 +65,7 @@ class CocoFile:
         mmdet's ``CocoDataset`` numbers the categories that are classes in the order of the file.
 
         Args:
-            classes: Of the data set.
+            classes: Names of the data set's classes.
             measured: Whether a metric translates labels back; else only the categories that
                 annotations use are looked at.
 

@@ -75,8 +75,8 @@ def check_annotations(
     """Look at the annotations as mmdet's ``CocoDataset`` does.
 
     Args:
-        file: In the format of COCO's instances.
-        classes: Of the data set.
+        file: A file in the format of COCO's instances.
+        classes: Names of the data set's classes.
         measured: Whether COCO's evaluation reads the file too.
 
     Returns:
@@ -173,8 +173,8 @@ def _with_others(ids: list[Any]) -> str:
     return f'{ids[0]!r}{_others(ids)} has'
 
 
-def _others(found: list[Any]) -> str:
-    return f' (and {len(found) - 1} more)' if len(found) > 1 else ''
+def _others(items: list[Any]) -> str:
+    return f' (and {len(items) - 1} more)' if len(items) > 1 else ''
 
 
 def _is_box(box: Any) -> bool:

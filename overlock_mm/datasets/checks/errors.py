@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Of the problems that are reported together.
+#: Number of problems that are reported together.
 _SHOWN = 50
 
 

@@ -17,7 +17,7 @@ def watch_files(dataset: Any) -> None:
     size of their images, and labels are below the number of classes.
 
     Args:
-        dataset: Of mmengine's kind; wrappers such as ``ConcatDataset`` are looked into.
+        dataset: A data set of mmengine's kind, or a wrapper such as ``ConcatDataset`` around some.
     """
     for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
         if inner is not None:

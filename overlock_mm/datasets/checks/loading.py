@@ -16,8 +16,8 @@ def load_sample(dataset: Any, index: int, where: str = '') -> dict | None:
     """What the loading transforms of a data set make of a sample, before any augmentation.
 
     Args:
-        dataset: Built; of mmengine's kind.
-        index: Of the sample.
+        dataset: A built data set of mmengine's kind.
+        index: Index of the sample.
         where: The setting that holds the data set.
 
     Returns:

@@ -26,7 +26,7 @@ def draw_samples(dataset: Any, scope: str, indices: Sequence[int]) -> Image.Imag
     Args:
         dataset: Its samples are packed for a model of mmdet, mmseg or mmpretrain.
         scope: Which of these libraries.
-        indices: Of the samples.
+        indices: Indices of the samples.
 
     Returns:
         An RGB picture.

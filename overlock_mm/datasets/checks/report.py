@@ -68,7 +68,7 @@ def check_data_sets(cfg: Config, splits: Sequence[str], sample: int | None = SAM
 
     Args:
         cfg: A full config. Its paths exist.
-        splits: Of ``'train'``, ``'val'`` and ``'test'``; one that the config lacks is left out.
+        splits: Any of ``'train'``, ``'val'`` and ``'test'``; what the config lacks is left out.
         sample: How many files of each data set are decoded; None decodes all.
 
     Returns:

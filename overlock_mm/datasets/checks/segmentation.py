@@ -43,9 +43,9 @@ def check_label_maps(dataset: Any, where: str, sample: Sequence[int]) -> Counter
                 return None
         if labels is None:
             continue
-        found, counts = np.unique(labels, return_counts=True)
-        pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
-        wrong = found[(found >= len(classes)) & (found != ignored)] if classes else found[:0]
+        values, counts = np.unique(labels, return_counts=True)
+        pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        wrong = values[(values >= len(classes)) & (values != ignored)] if classes else values[:0]
         if len(wrong):
             problems.add(
                 f'{path} has label {wrong.max()}, counted from 0 after any reduce_zero_label; the '

@@ -81,7 +81,7 @@ class Call(selection.Call):
 
     @classmethod
     def typical(cls, op: str) -> 'Call':
-        """As stage 3 of variant T calls it, on the GPU if there is one."""
+        """The call that stage 3 of variant T makes, on the GPU if there is one."""
         device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         if op == 'contmix':
             return cls(op, device, torch.float32, 13, query_channels=16, regions=49)

@@ -138,8 +138,8 @@ def _contmix_gradients(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Tens
     if torch.is_grad_enabled():  # create_graph
         needed = [i for i, needs in enumerate(ctx.needs_input_grad) if needs]
         arguments = (*tensors, *ctx.sizes)
-        found = gradients_of_definition(reference.contmix, arguments, needed, [grad_out])
-        return *found, None
+        gradients = gradients_of_definition(reference.contmix, arguments, needed, [grad_out])
+        return *gradients, None
     gradients = torch.ops.overlock_mm.contmix_backward(
         grad_out, *tensors, out, logsumexp, *ctx.sizes, ctx.backend
     )

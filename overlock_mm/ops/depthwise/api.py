@@ -87,15 +87,15 @@ def depthwise_conv2d_norm(
     """Depthwise convolution and LayerNorm over the channels of its result.
 
     Args:
-        x: As for :func:`depthwise_conv2d`.
-        weight: As for :func:`depthwise_conv2d`.
-        bias: As for :func:`depthwise_conv2d`.
+        x: See :func:`depthwise_conv2d`.
+        weight: See :func:`depthwise_conv2d`.
+        bias: See :func:`depthwise_conv2d`.
         norm_weight: [C], in the dtype of ``weight``.
         norm_bias: [C], in the dtype of ``weight``.
         eps: Added to the variance.
         skip_weight: [C] or None, in the dtype of ``weight``.
         skip_bias: [C] or None, to be added to the skip product; needs ``skip_weight``.
-        backend: As for :func:`depthwise_conv2d`.
+        backend: See :func:`depthwise_conv2d`.
 
     Returns:
         With ``y = conv(x) + bias``: ``skip_weight * y + skip_bias``, or y without them, for the
@@ -130,15 +130,15 @@ def depthwise_conv2d_stats(
     """Depthwise convolution and a statistic of each channel of its result.
 
     Args:
-        x: As for :func:`depthwise_conv2d`.
-        weight: As for :func:`depthwise_conv2d`.
-        bias: As for :func:`depthwise_conv2d`.
-        input_bias: As for :func:`depthwise_conv2d`.
-        addend: As for :func:`depthwise_conv2d`.
-        gelu_input: As for :func:`depthwise_conv2d`.
+        x: See :func:`depthwise_conv2d`.
+        weight: See :func:`depthwise_conv2d`.
+        bias: See :func:`depthwise_conv2d`.
+        input_bias: See :func:`depthwise_conv2d`.
+        addend: See :func:`depthwise_conv2d`.
+        gelu_input: See :func:`depthwise_conv2d`.
         stat: 'mean' over rows and columns, as squeeze-excite takes it, or 'norm', the L2
             norm over them, as global response normalisation takes it.
-        backend: As for :func:`depthwise_conv2d`.
+        backend: See :func:`depthwise_conv2d`.
 
     Returns:
         ``y`` as :func:`depthwise_conv2d` returns it, and its statistic [B, C] in float32

@@ -31,11 +31,11 @@ def why_not_there() -> str | None:
     operator = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
     for overload, expected in SCHEMAS.items():
         schema = getattr(getattr(operator, overload, None), '_schema', None)
-        found = None if schema is None else tuple(str(x.type) for x in schema.arguments)
-        if found != expected:
+        types = None if schema is None else tuple(str(x.type) for x in schema.arguments)
+        if types != expected:
             return (
                 f'torch {torch.__version__} has torch.ops.mkldnn._linear_pointwise.{overload} with '
-                f'other arguments or no such operator: {found} instead of {expected}.'
+                f'other arguments or no such operator: {types} instead of {expected}.'
             )
     return None
 

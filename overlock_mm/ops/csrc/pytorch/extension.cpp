@@ -27,7 +27,7 @@ at::Tensor border_rule(int64_t size, int64_t kernel_size, int64_t dilation) {
   return table;
 }
 
-// To be raised with INTERFACE in overlock_mm/ops/extension.py when functions are added or take
+// Raise it together with INTERFACE in overlock_mm/ops/extension.py when functions are added or take
 // more: Python then says that a compilation is out of date.
 int64_t interface() { return 2; }
 

@@ -1,6 +1,6 @@
 // Arithmetic of a depthwise convolution on one row of a map, compiled once per instruction set.
 //
-// As for row_kernels.h: pure pointers and sizes. Maps are rows of columns of channels.
+// Like row_kernels.h, these take only pointers and sizes. Maps are rows of columns of channels.
 // "Panel" is a range of channels that is computed at a time; "ld" is the distance of two columns.
 // S is the type of maps in memory, T that of arithmetic and of everything else.
 #pragma once

@@ -219,7 +219,7 @@ struct Tiling {
 
   std::vector<RowRange> tiles;
   std::vector<RowRange> touched;
-  // Of each row that a tile touches: where its sum waits for others, or -1 if there are none.
+  // For each row that a tile touches, where its sum waits for others, or -1 if there are none.
   std::vector<std::vector<int64_t>> slots;
   int64_t shared = 0;  // number of such sums in a plane
   int64_t most_touched = 0;

@@ -1,6 +1,6 @@
 """Draw the embedded data set of shapes.
 
-python tools/dataset_tools/make_shapes.py data/shapes --num-train 400 --num-val 100
+python tools/dataset_tools/generate_shapes.py data/shapes --num-train 400 --num-val 100
 """
 
 from __future__ import annotations
