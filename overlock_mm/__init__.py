@@ -6,30 +6,33 @@ bare names, lets configs inherit ours as ``overlock_mm::detection/cascade_overlo
 offers mmcv's operators where mmcv was installed without its compiled ones.
 
 Without mmengine the operators (:mod:`overlock_mm.ops`), :class:`ContMix` and
-:class:`ContMixBlock` work; they need only torch.
+:class:`ContMixBlock` work; they need only torch. Without torch :class:`Predictor` runs exported
+files.
 """
 
 import importlib.util
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from overlock_mm.version import __version__, check_torch
 
-check_torch(torch.__version__)  # before anything that an older one would break
+if importlib.util.find_spec('torch') is not None:
+    import torch
 
-# ruff: noqa: E402
-from overlock_mm.models import ARCHS, ContMix, ContMixBlock, OverLoCKArch
+    check_torch(torch.__version__)  # before anything that an older one would break
+    from overlock_mm.models import ARCHS, ContMix, ContMixBlock, OverLoCKArch
 
-if importlib.util.find_spec('mmengine') is not None:
-    from overlock_mm import checkpoint  # noqa: F401  # registers what loads pretrained weights
-    from overlock_mm.configs import allow_package_names
-    from overlock_mm.engine import OverLoCKLayerDecayConstructor
-    from overlock_mm.mmcv_ops import offer_operators
-    from overlock_mm.models.overlock import OverLoCK
+    if importlib.util.find_spec('mmengine') is not None:
+        from overlock_mm import checkpoint  # noqa: F401  # registers what loads pretrained weights
+        from overlock_mm.configs import allow_package_names
+        from overlock_mm.engine import OverLoCKLayerDecayConstructor
+        from overlock_mm.mmcv_ops import offer_operators
+        from overlock_mm.models.overlock import OverLoCK
 
-    allow_package_names()
-    offer_operators()
+        allow_package_names()
+        offer_operators()
+
+if TYPE_CHECKING:
+    from overlock_mm.predict import Predictor
 
 __all__ = [
     'ARCHS',
@@ -38,14 +41,21 @@ __all__ = [
     'OverLoCK',
     'OverLoCKArch',
     'OverLoCKLayerDecayConstructor',
+    'Predictor',
     '__version__',
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == 'Predictor':
+        from overlock_mm.predict import Predictor
+
+        return Predictor
     if name in __all__:
+        missing = 'torch' if importlib.util.find_spec('torch') is None else 'mmengine'
+        remedy = 'torch' if missing == 'torch' else 'onedl-mmengine'
         raise ImportError(
-            f'overlock_mm.{name} needs mmengine, which is not installed. Remedy: '
-            'pip install onedl-mmengine.'
+            f'overlock_mm.{name} needs {missing}, which is not installed. Remedy: '
+            f'pip install {remedy}.'
         )
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -32,6 +32,11 @@ class ExportableDetector(Exportable):
         super().__init__(model)
         self.size_divisor = size_divisor(model)
 
+    def _describe(self, cfg: Any, masks: str | None) -> None:
+        self.head = {'max_detections': self.max_detections, 'score_threshold': cfg.score_thr}
+        if masks is not None:
+            self.head |= {'masks': masks, 'threshold': cfg.mask_thr_binary}
+
     def inputs_of(self, image: Tensor) -> tuple[Tensor, ...]:
         """Images [B, C, H, W] without padding, and their sizes."""
         return image, torch.tensor([image.shape[-2:]] * len(image))

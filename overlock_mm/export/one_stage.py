@@ -37,6 +37,7 @@ class ExportableOneStage(ExportableDetector):
         self.with_masks = hasattr(self.model.bbox_head, 'num_gen_params')
         if self.with_masks:
             self.output_names = (*self.output_names, 'mask_logits')
+        self._describe(self.model.bbox_head.test_cfg, 'image' if self.with_masks else None)
 
     def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
         """See :class:`ExportableDetector`; ``mask_logits`` are [B, D, H / 8, W / 8]."""

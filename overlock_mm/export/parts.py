@@ -19,6 +19,7 @@ class Exportable(nn.Module):
         task: What it is, in a word.
         input_names: One per input, the first for images.
         output_names: One per output.
+        head: What the outputs mean, for :class:`overlock_mm.runtime.ModelDescription`.
         note: What is left to the caller, or nothing.
         size_divisor: Divisor of the sides of images.
         fixed_size: Whether the graph serves one size of images only, so that what follows from the
@@ -35,6 +36,7 @@ class Exportable(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model: Any = model
+        self.head: dict[str, Any] = {}
 
     def inputs_of(self, image: Tensor) -> tuple[Tensor, ...]:
         """All inputs for images [B, C, H, W] without padding."""
@@ -62,7 +64,7 @@ class ExportableBackbone(Exportable):
 class ExportableClassifier(Exportable):
     """Scores of mmpretrain's ``ImageClassifier``."""
 
-    task = 'classifier'
+    task = 'classification'
     output_names = ('scores',)
 
     def __init__(self, model: nn.Module) -> None:
@@ -70,6 +72,10 @@ class ExportableClassifier(Exportable):
         # By name: mmpretrain, of which the class is, is not needed to export other models.
         families = {base.__name__ for base in type(self.model.head).__mro__}
         self._multi_label = 'MultiLabelClsHead' in families
+        self.head = {'scores': 'softmax'}
+        if self._multi_label:
+            threshold = self.model.head.thr
+            self.head = {'scores': 'sigmoid', 'threshold': 0.5 if threshold is None else threshold}
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, C, H, W] to probabilities [B, classes]: of one class or, by sigmoid, of each."""
@@ -78,20 +84,38 @@ class ExportableClassifier(Exportable):
 
 
 class ExportableSegmentor(Exportable):
-    """Logits of mmseg's ``EncoderDecoder`` at the size of the image."""
+    """Probabilities and labels of mmseg's ``EncoderDecoder`` at the size of the image."""
 
-    task = 'segmentor'
-    output_names = ('logits',)
+    task = 'segmentation'
+    output_names = ('scores', 'labels')
 
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, C, H, W] to logits [B, classes, H, W]; the class is their argmax."""
-        logits = self.model(image, mode='tensor')
-        return F.interpolate(
-            logits,
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        decode_head = self.model.decode_head
+        self._one_channel = decode_head.out_channels == 1
+        self.head = {'scores': 'softmax'}
+        if self._one_channel:
+            self.head = {'scores': 'sigmoid', 'threshold': decode_head.threshold}
+        if decode_head.align_corners:
+            self.head['align_corners'] = True
+        if self.model.test_cfg.get('mode', 'whole') != 'whole':
+            self.note = 'The file takes whole images, where the test of the config slides a window.'
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, C, H, W] to probabilities [B, classes, H, W] and labels [B, H, W].
+
+        Of a head with one channel the probability is that of class 1, [B, 1, H, W].
+        """
+        logits = F.interpolate(
+            self.model(image, mode='tensor'),
             image.shape[-2:],
             mode='bilinear',
             align_corners=self.model.decode_head.align_corners,
         )
+        if self._one_channel:
+            scores = logits.sigmoid()
+            return scores, (scores[:, 0] > self.head['threshold']).long()
+        return logits.softmax(1), logits.argmax(1)
 
 
 class ExportableFeatures(Exportable):
@@ -123,7 +147,7 @@ class Normalised(Exportable):
             part.input_names,
             part.output_names,
         )
-        self.note, self.size_divisor = part.note, part.size_divisor
+        self.head, self.note, self.size_divisor = part.head, part.note, part.size_divisor
         self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1))
 
@@ -133,8 +157,8 @@ class Normalised(Exportable):
         return self.model((image - self.mean) / self.std, *further)
 
     def inputs_of(self, image: Tensor) -> tuple[Tensor, ...]:
-        """See :class:`Exportable`."""
-        return self.model.inputs_of(image)
+        """See :class:`Exportable`; images of a mean of 0 and a deviation of 1 become raw ones."""
+        return self.model.inputs_of(image * self.std + self.mean)
 
     def difference(self, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         """See :class:`Exportable`."""
@@ -144,6 +168,10 @@ class Normalised(Exportable):
 def _relative_difference(actual: Tensor, expected: Tensor) -> float:
     if actual.shape != expected.shape:
         return float('inf')
+    if not expected.is_floating_point():
+        # Labels of pixels; between two that are nearly equal, rounding decides.
+        different = (actual != expected).float().mean().item()
+        return 0.0 if different < 1e-3 else different
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 

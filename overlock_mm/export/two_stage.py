@@ -42,6 +42,7 @@ class ExportableTwoStage(ExportableDetector):
         self.mask_stages = list(zip(*_stages(roi_head, 'mask'), strict=True))
         if self.mask_stages:
             self.output_names = (*self.output_names, 'masks')
+        self._describe(roi_head.test_cfg, 'box' if self.mask_stages else None)
 
     def forward(self, image: Tensor, image_size: Tensor) -> tuple[Tensor, ...]:
         """See :class:`ExportableDetector`; ``masks`` [B, D, 28, 28] are probabilities in a box."""

@@ -37,6 +37,7 @@ PAGES = (
     'analysis',
     'explorer',
     'export',
+    'prediction',
     'mmcv_operators',
 )
 #: What a page's reader has before the first command.
@@ -47,6 +48,7 @@ GIVEN = {
     'analysis': 'trained_and_pictures',
     'explorer': 'trained_and_pictures',
     'export': 'trained',
+    'prediction': 'trained_and_pictures',
 }
 #: Pages without a command.
 PYTHON_ONLY = ('inheritance', 'contmix_block', 'paper_map')

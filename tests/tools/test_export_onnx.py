@@ -1,6 +1,6 @@
 """``tools/deployment/export_onnx.py``: a file per task, and errors before the work."""
 
-import json
+import hashlib
 
 import numpy as np
 import onnx
@@ -10,7 +10,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from overlock_mm import Predictor
 from overlock_mm.datasets.shapes import METAINFO
+from overlock_mm.runtime import ModelDescription
 from tests.conftest import ROOT
 from tests.models.helpers import randomize_norms
 from tools.deployment import export_onnx
@@ -65,9 +67,14 @@ def test_classifier_with_preprocessing(trained, tmp_path, capsys):
         expected = model(batch['inputs'], mode='tensor').softmax(-1)
     (scores,) = run(out, image)
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-5)
-    metadata = metadata_of(out)
-    assert json.loads(metadata['classes']) == list(METAINFO['classes'])
-    assert metadata['input'] == 'RGB, 0 to 255'
+    description = ModelDescription.from_metadata(metadata_of(out), str(out))
+    assert description.classes == METAINFO['classes']
+    assert description.checkpoint_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert not description.mean  # the graph subtracts it
+    picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
+    actual, expected = Predictor(out)(picture), Predictor(config, weights)(picture)
+    np.testing.assert_allclose(actual.scores, expected.scores, atol=1e-5)
+    assert actual.to_dict() == expected.to_dict()
     assert '3 x 96 x 96: differs from PyTorch by' in capsys.readouterr().out
 
 
@@ -80,9 +87,14 @@ def test_segmentor_of_any_size(trained, tmp_path):
     with torch.no_grad():
         logits = model(image, mode='tensor')
         expected = torch.nn.functional.interpolate(logits, (130, 230), mode='bilinear')
-    (actual,) = run(out, image)
-    np.testing.assert_allclose(actual, expected.numpy(), atol=1e-4 * expected.abs().max())
+    scores, labels = run(out, image)
+    np.testing.assert_allclose(scores, expected.softmax(1).numpy(), atol=1e-4)
+    assert (labels == expected.argmax(1).numpy()).mean() > 0.999
     assert metadata_of(out)['image_size'] == 'any'
+    picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3)).astype(np.uint8)
+    file, config = Predictor(out), Predictor(CONFIGS['segmentor'], weights)
+    assert (file(picture).label_map == config(picture).label_map).mean() > 0.999
+    assert file(picture).draw().size == config(picture).draw().size
 
 
 @pytest.mark.slow

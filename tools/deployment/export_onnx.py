@@ -10,22 +10,31 @@ place after ONNX Runtime has given the results of PyTorch. ``docs/export.md`` sa
 from __future__ import annotations
 
 import argparse
-import json
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.checkpoint import check_compatible, read_checkpoint
 from overlock_mm.cli.arguments import load_tensors_only, readable_errors
 from overlock_mm.cli.preflight import check_output_file
-from overlock_mm.export import ExportError, Normalised, check_request, export_onnx, exportable
-from overlock_mm.utils.config import innermost_dataset, load_config
-from overlock_mm.version import __version__
+from overlock_mm.export import (
+    Exportable,
+    ExportError,
+    Normalised,
+    check_request,
+    export_onnx,
+    exportable,
+)
+from overlock_mm.export.description import crop_of, describe
+from overlock_mm.runtime.description import KEY, ModelDescription
+from overlock_mm.utils.config import load_config
 
 #: Sizes of the published evaluations (H, W).
 DEFAULT_SHAPES = {'mmpretrain': (224, 224), 'mmseg': (512, 512), 'mmdet': (800, 1280)}
@@ -43,8 +52,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='size of the images in pixels; default: 224 224 for a classifier, 512 512 for a '
-        'segmentor, 800 1280 for a detector',
+        help='size of the images in pixels; default: what the test pipeline cuts out for a '
+        'classifier, 512 512 for a segmentor, 800 1280 for a detector',
     )
     size.add_argument('--dynamic', action='store_true', help='one file for images of any size')
     parser.add_argument('--opset', type=int, default=17, help='17 (the default) to 20')
@@ -72,34 +81,22 @@ def build_model(cfg: Config, content: dict[str, Any], checkpoint: str) -> nn.Mod
     return revert_sync_batchnorm(model)
 
 
-def class_names(cfg: Config, content: dict[str, Any]) -> Sequence[str] | None:
-    """Those of the data set that the weights come from, else of the config's."""
-    sources = [content.get('meta', {}).get('dataset_meta')]
-    if cfg.get('test_dataloader') is not None:
-        dataset = innermost_dataset(cfg.test_dataloader.dataset)
-        with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-            sources += [dataset.get('metainfo'), registry.get(dataset.type).METAINFO]
-    return next((source['classes'] for source in sources if source and 'classes' in source), None)
-
-
-def metadata_of(cfg: Config, content: dict[str, Any], config: str, raw: bool) -> dict[str, str]:
-    """What a user of the file needs to know, as text."""
-    preprocessor = cfg.model.data_preprocessor
-    channels = cfg.model.backbone.get('in_channels', 3)
-    image = 'RGB' if channels == 3 else f'{channels} channels'
-    metadata = {'overlock_mm': __version__, 'config': Path(config).stem}
-    if preprocessor.get('mean') is None:  # mmdet and mmseg normalise one or three channels only
-        metadata['input'] = f'{image}, as the test pipeline of the config leaves them'
-    else:
-        metadata['input'] = (
-            f'{image}, 0 to 255' if raw else f'{image}, (value - mean) / std of values in 0 to 255'
-        )
-        metadata['mean'] = json.dumps(list(preprocessor['mean']))
-        metadata['std'] = json.dumps(list(preprocessor['std']))
-    classes = class_names(cfg, content)
-    if classes is not None:
-        metadata['classes'] = json.dumps(list(classes))
-    return metadata
+def description_of(
+    cfg: Config, part: Exportable, content: dict[str, Any], args: argparse.Namespace, shape: Any
+) -> ModelDescription:
+    """What the file says about itself."""
+    meta = dataset_meta(cfg, content.get('meta') or {})
+    digest = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()
+    return describe(
+        cfg,
+        part,
+        classes=tuple(meta.get('classes', ())),
+        palette=tuple(tuple(color) for color in meta.get('palette', ())),
+        size=shape,
+        normalises=args.with_preprocessing,
+        config=Path(args.config).stem,
+        checkpoint_sha256=digest,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -112,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         check_output_file(args.out, ('.onnx',))
         cfg = load_config(args.config)
         if shape is None and not args.dynamic:
-            shape = DEFAULT_SHAPES[cfg.default_scope]
+            shape = crop_of(cfg) or DEFAULT_SHAPES[cfg.default_scope]
         content = read_checkpoint(args.checkpoint)
         if args.with_preprocessing and cfg.model.data_preprocessor.get('mean') is None:
             raise ValueError(
@@ -120,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             )
         init_default_scope(cfg.default_scope)
         part = exportable(build_model(cfg, content, args.checkpoint), args.features_only)
-        metadata = metadata_of(cfg, content, args.config, args.with_preprocessing)
+        description = description_of(cfg, part, content, args, shape)
     if args.with_preprocessing:
         preprocessor = cfg.model.data_preprocessor
         part = Normalised(part, preprocessor['mean'], preprocessor['std'])
@@ -130,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             args.out,
             shape,
             opset=args.opset,
-            metadata=metadata,
+            metadata={KEY: description.to_json()},
             compare=not args.no_check,
         )
     except ExportError as error:
@@ -141,6 +138,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     print(f'Wrote {args.out}: {part.task}, {size:.1f} MiB, outputs {", ".join(part.output_names)}.')
     if part.note:
         print(part.note)
+    if description.steps is None:
+        print(
+            'Its test pipeline does more to pictures than the metadata can say: prepare the input '
+            'yourself.'
+        )
     return Path(args.out)
 
 

@@ -1,0 +1,133 @@
+"""One line from a picture to an answer, whichever way the model is stored.
+
+Example:
+    >>> from overlock_mm import Predictor  # doctest: +SKIP
+    >>> predictor = Predictor('model.onnx')  # doctest: +SKIP
+    >>> result = predictor('picture.jpg')  # doctest: +SKIP
+    >>> result.boxes, result.names  # doctest: +SKIP
+    >>> result.draw().save('drawn.png')  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from overlock_mm.runtime.pictures import VIDEO_SUFFIXES, frames_of, sources_of
+from overlock_mm.runtime.results import Result
+
+
+class Predictor:
+    """A detector, segmentor or classifier that is called with pictures.
+
+    Args:
+        model: An exported file, ``.onnx`` or ``.xml``, which runs without torch; or a config, for
+            which ``weights`` are needed, and the OpenMMLab library of its task.
+        weights: A checkpoint of the config.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; for OpenVINO its own names too.
+        batch_size: Pictures that run together, where their inputs have one size. It changes no
+            result.
+        threads: Of an exported file's runtime; None leaves it to the runtime.
+        engine: ``'onnxruntime'`` or ``'openvino'``; None goes by the suffix of the file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: The runtime, or a library that the config needs, is not installed.
+        ValueError: The file is not one of ours, or the weights are of another model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        weights: str | Path | None = None,
+        *,
+        device: str = 'cpu',
+        batch_size: int = 1,
+        threads: int | None = None,
+        engine: str | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
+        self.batch_size = batch_size
+        path = Path(model)
+        if weights is not None:
+            from overlock_mm.analysis.config_model import ConfigModel
+
+            self.model: Any = ConfigModel(model, weights, device)
+        elif path.suffix == '.py':
+            raise ValueError(f'{path} is a config: Predictor({str(path)!r}, weights).')
+        else:
+            from overlock_mm.runtime.file_model import FileModel
+
+            self.model = FileModel(path, device, threads, engine)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the labels."""
+        return self.model.description.classes
+
+    def __call__(self, source: Any, progress: bool = False) -> Any:
+        """Predict pictures.
+
+        Args:
+            source: A path, folder, pattern such as ``'pictures/*.jpg'``, array [H, W, C] (three
+                channels are red, green and blue), Pillow image, or a list of these.
+            progress: Show a bar.
+
+        Returns:
+            A :class:`~overlock_mm.runtime.Detections`, :class:`~overlock_mm.runtime.Segmentation`
+            or :class:`~overlock_mm.runtime.Classification`; a list of them for all but a single
+            picture.
+
+        Raises:
+            FileNotFoundError: A path leads nowhere.
+            ValueError: A picture cannot be read or does not fit the model, or there is none.
+        """
+        sources, single = sources_of(source)
+        results = list(self._run(iter(sources), _bar(len(sources)) if progress else None))
+        return results[0] if single else results
+
+    def stream(self, source: Any) -> Iterator[Result]:
+        """Results one after the other: of the frames of a video, or of any number of pictures.
+
+        Args:
+            source: The path of a video, or what a call takes, or an iterator over arrays.
+
+        Raises:
+            ImportError: OpenCV, which reads video, is not installed.
+            FileNotFoundError: A path leads nowhere.
+            ValueError: Something cannot be read.
+        """
+        if isinstance(source, (str, Path)) and Path(source).suffix.lower() in VIDEO_SUFFIXES:
+            if not Path(source).is_file():
+                raise FileNotFoundError(f'There is no video at {source}.')
+            return self._run(frames_of(source))
+        if isinstance(source, Iterator):
+            return self._run(source)
+        return self._run(iter(sources_of(source)[0]))
+
+    def _run(
+        self, sources: Iterable[Any], seen: Callable[[int], None] | None = None
+    ) -> Iterator[Result]:
+        remaining = iter(sources)
+        while batch := list(islice(remaining, self.batch_size)):
+            images = [self.model.load(source) for source in batch]
+            names = [str(source) if isinstance(source, (str, Path)) else None for source in batch]
+            yield from self.model.predict(images, names)
+            if seen is not None:
+                seen(len(batch))
+
+
+def _bar(total: int) -> Callable[[int], None]:
+    """Counts pictures on the terminal's last line."""
+    done = 0
+
+    def seen(count: int) -> None:
+        nonlocal done
+        done += count
+        end = '\n' if done == total else ''
+        print(f'\r{done} of {total} pictures', end=end, flush=True)
+
+    return seen
