@@ -43,10 +43,10 @@ PAGE_TEXT = """\
 
 <!-- Written by `python -m benchmarks.training_memory`. Do not edit. -->
 
-What a forward pass keeps for the backward pass decides how large a batch fits. Autograd keeps the
-input of every operation whose gradient needs it; OverLoCK has many cheap ones between two costly
-ones (norms, GELU, gates, small depthwise convolutions), and each would keep a map. The backbone's
-option `recompute` says what is computed again in the backward pass instead:
+The activations that a forward pass keeps for the backward pass limit the batch size. Autograd
+keeps the input of every operation whose gradient needs it. OverLoCK has many cheap operations
+(norms, GELU, gates, small depthwise convolutions) between costly ones, and each of them would keep
+a map. The backbone's option `recompute` selects what the backward pass recomputes instead:
 
 | `recompute` | what a block keeps |
 | --- | --- |
@@ -54,31 +54,31 @@ option `recompute` says what is computed again in the backward pass instead:
 | `'cheap'`, the default | its inputs and the results of its costly operations |
 | `'blocks'` | its inputs |
 
-Costly are ContMix, the 1 x 1 and the large depthwise convolutions, and in the stem the dense ones.
-One word holds for the whole network, six for its stages in the order of `depths`. OpenMMLab's
-`with_cp=True`, or one flag for each stage, is another name for `'blocks'`:
+The costly operations are ContMix, the 1 x 1 and the large depthwise convolutions, and the stem's
+dense convolutions. A single value applies to the whole network, a sequence of six to its stages, in
+the order of `depths`. OpenMMLab's `with_cp=True`, or one flag for each stage, is another name for
+`'blocks'`:
 
     model = dict(backbone=dict(recompute=('blocks', 'blocks', 'cheap', 'cheap', 'cheap', 'cheap')))
 
-Outputs, gradients and batch-norm statistics are the same to the last bit, with stochastic depth
-and under autocast too (`tests/layers/test_recompute.py`). What is computed again runs once more,
-so forward hooks fire twice in training, and a SyncBN gathers its statistics once more in the
-backward pass. Under `torch.compile` the option does nothing, as the compiler's partitioner decides
-by itself what to keep. Second derivatives are exact with each option, except through ContMix, which
-has none.
+Outputs, gradients and batch-norm statistics are bit-identical, also with stochastic depth and
+under autocast (`tests/layers/test_recompute.py`). Recomputed layers run twice in training, so their
+forward hooks fire twice, and SyncBN gathers its statistics again in the backward pass. Under
+`torch.compile` the option has no effect, because the compiler decides what to keep. Second
+derivatives are exact with every option.
 
-To count for your own config and size of image:
+To measure your own config and image size:
 
     python tools/analysis_tools/get_activation_memory.py CONFIG --shape 800 1280
 
-## Bytes kept for each image
+## Bytes kept per image
 
-OverLoCK-{variant} in detection form, float32: every storage once, without parameters and
-buffers, on {counted}. *Plain* is `'none'` with ContMix written out.
+OverLoCK-{variant} as built for detection, float32, without parameters and buffers; each
+storage is counted once. Measured on {counted}. *Plain* is `'none'` with ContMix written out.
 
 {totals}
 
-By the module that keeps it first, at {height} x {width}, in MB:
+By the module that first keeps the storage, at {height} x {width}, in MB:
 
 {modules}
 
@@ -88,21 +88,21 @@ All variants at {height} x {width}:
 
 ## Time of a step
 
-Forward and backward of OverLoCK-{variant} in detection form, {height} x {width}, batch
+Forward and backward of OverLoCK-{variant} as built for detection, {height} x {width}, batch
 {batch_size}, {threads} threads of {device}, torch {torch}, {timed}: median of {rounds} steps,
-taken in turn on a machine that had other work, so by some percent uncertain. The last row is
-`torch.utils.checkpoint` with a policy that keeps what `'cheap'` keeps: its dispatch modes see every
-operation of a block twice.
+measured in turn on a machine with other load, so uncertain by a few percent. The last row is
+`torch.utils.checkpoint` with a policy that keeps what `'cheap'` keeps; its dispatch modes intercept
+every operation of a block twice.
 
 {times}
 
 ## Mixed precision
 
-Under autocast with bfloat16 or float16 the outputs are finite and near those of float32, for
-images and maps with values up to 10000 too. Of the largest value, and in units of the dtype's eps
-(2^-7 and 2^-10), a layer or block differs by at most 4, the network in evaluation by at most 8,
-and in training by at most 16, as batch statistics of few samples amplify rounding
-(`tests/layers/test_autocast.py`). GRN takes its norms in float32: in float16 the norm of a large
+Under autocast with bfloat16 or float16, the outputs are finite and close to those of float32, also
+for images and maps with values up to 10000. Relative to the largest value, and in units of the
+dtype's eps (2^-7 and 2^-10), a layer or block differs by at most 4, the network in evaluation by at
+most 8, and in training by at most 16, because batch statistics of few samples amplify rounding
+(`tests/layers/test_autocast.py`). GRN computes its norms in float32: in float16 the norm of a large
 map is infinite, and the ratio of two such norms is NaN.
 """
 

@@ -30,7 +30,7 @@ from overlock_mm.utils.files import replacing
 ROOT = Path(__file__).resolve().parents[2]
 MAX_WIDTH = 1200
 MAX_BYTES = 150_000
-# Of pictures side by side, in pixels.
+# Space between pictures side by side, in pixels.
 GAP = 12
 TAIL_LINES = 20
 
@@ -49,9 +49,9 @@ class Entry:
     Args:
         name: Name of the picture's file.
         title: Heading.
-        text: What is to be seen.
-        command: Behind ``python tools/``.
-        pictures: Which of the files it makes, side by side.
+        text: Description of the picture.
+        command: Command line, without ``python tools/``.
+        pictures: The files that the command writes and the gallery shows, side by side.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Entry:
 
     @property
     def tasks(self) -> list[str]:
-        """Whose models the command needs."""
+        """The tasks whose models the command needs."""
         return [task for task in TASKS if f'{{{task}' in self.command]
 
 
@@ -76,40 +76,40 @@ TASKS = {
 ENTRIES = (
     Entry(
         'detection',
-        'Objects and their masks',
-        'A small Cascade Mask R-CNN on pictures that it has not seen. `predictions.json`, beside '
-        'the pictures, has the same as numbers.',
+        'Instance segmentation',
+        'A small Cascade Mask R-CNN on held-out pictures. `predictions.json`, beside the pictures, '
+        'holds the same predictions as numbers.',
         "visualization/demo.py '{scenes}/00000000000[1-3].png' {detection} --score-thr 0.5 "
         '--out-dir {out}',
         ('{out}/000000000001.png', '{out}/000000000002.png', '{out}/000000000003.png'),
     ),
     Entry(
         'segmentation',
-        'A class for each pixel',
-        'The same pictures through a small UperNet.',
+        'Semantic segmentation',
+        'A small UperNet on the same pictures.',
         "visualization/demo.py '{scenes}/00000000000[1-3].png' {segmentation} --out-dir {out}",
         ('{out}/000000000001.png', '{out}/000000000002.png', '{out}/000000000003.png'),
     ),
     Entry(
         'classification',
-        'The class of a picture',
+        'Classification',
         'A small classifier on single shapes.',
         "visualization/demo.py '{shapes}/*/00000000000[1-5].png' {classification} --out-dir {out}",
         ('{out}/*.png',),
     ),
     Entry(
         'receptive_field',
-        'What the middle of a map sees',
-        'Effective receptive fields of the stages of the detector: how much each pixel of the '
-        'picture counts for the central position of the output, averaged over 16 pictures. Under '
-        'each, the side of the square that holds so much of it, over the side of the picture.',
+        'Effective receptive fields of the stages',
+        'How much each pixel contributes to the central position of each stage of the detector, '
+        'averaged over 16 pictures. The numbers below are the sides of the squares that hold these '
+        'shares of the total, relative to the side of the picture.',
         'visualization/receptive_field.py {detection} --images {scenes} --num 16 --sizes 128 256 '
         '--outputs base3 overview focus3 focus4 --out {out}/receptive_field.png',
         ('{out}/receptive_field.png',),
     ),
     Entry(
         'receptive_field_tasks',
-        'What each task makes of it',
+        'Effective receptive fields of three tasks',
         'The last stage of three small networks, trained for three tasks, on the same pictures.',
         'visualization/receptive_field.py {detection} --compare {segmentation} '
         '--compare {classification} --images {scenes} --num 16 --sizes 192 '
@@ -127,8 +127,8 @@ ENTRIES = (
     Entry(
         'activation_box',
         'Why this box?',
-        'LayerCAM for the most certain ring that the detector finds: what in each stage speaks for '
-        'this box.',
+        'LayerCAM for the ring with the highest score: the parts of the map of each stage that '
+        'support this box.',
         'visualization/activation_maps.py {scenes}/000000000002.png {detection} --class ring '
         '--out-dir {out}',
         ('{out}/000000000002.png',),
@@ -136,24 +136,24 @@ ENTRIES = (
     Entry(
         'activation_point',
         'Why this pixel?',
-        'LayerCAM for the class that the segmentor gives to the marked pixel.',
+        'LayerCAM for the class that the segmentor assigns to the marked pixel.',
         'visualization/activation_maps.py {scenes}/000000000003.png {segmentation} --point 107 97 '
         '--out-dir {out}',
         ('{out}/000000000003.png',),
     ),
     Entry(
         'contmix_kernels',
-        'The kernels that ContMix makes',
-        'For one place of a picture: its two dynamic kernels, its affinity to the 49 regions, and '
-        'where they lie. Without `--figure` and `--position` the command writes a page on which '
-        'every place can be clicked.',
+        'Dynamic kernels of ContMix',
+        'The two dynamic kernels at one position, its affinity to the 49 regions, and their places '
+        'in the picture. Without `--figure` and `--position`, the command writes a page on which '
+        'any position can be selected.',
         'visualization/explore_contmix.py {detection} {scenes}/000000000002.png '
         '--blocks focus3.1 focus4.0 --position 90 48 --figure {out}/kernels.png',
         ('{out}/kernels.png',),
     ),
     Entry(
         'curves',
-        'How the training went',
+        'Training curves',
         'Losses and metrics of the classifier over time.',
         'analysis_tools/analyze_logs.py {classification_run} --smooth 0.8 --out {out}/curves.png',
         ('{out}/curves.png',),
