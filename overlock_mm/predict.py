@@ -15,8 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from overlock_mm.runtime.pictures import VIDEO_SUFFIXES, frames_of, sources_of
+from overlock_mm.runtime.pictures import sources_of
 from overlock_mm.runtime.results import Result
+from overlock_mm.runtime.video import VIDEO_SUFFIXES, Video
 
 
 class Predictor:
@@ -93,7 +94,7 @@ class Predictor:
         """Results one after the other: of the frames of a video, or of any number of pictures.
 
         Args:
-            source: The path of a video, or what a call takes, or an iterator over arrays.
+            source: A video or its path, or what a call takes, or an iterator over arrays.
 
         Raises:
             ImportError: OpenCV, which reads video, is not installed.
@@ -101,10 +102,8 @@ class Predictor:
             ValueError: Something cannot be read.
         """
         if isinstance(source, (str, Path)) and Path(source).suffix.lower() in VIDEO_SUFFIXES:
-            if not Path(source).is_file():
-                raise FileNotFoundError(f'There is no video at {source}.')
-            return self._run(frames_of(source))
-        if isinstance(source, Iterator):
+            return self._run(Video(source))
+        if isinstance(source, (Iterator, Video)):
             return self._run(source)
         return self._run(iter(sources_of(source)[0]))
 

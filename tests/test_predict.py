@@ -14,6 +14,7 @@ from overlock_mm import Predictor
 from overlock_mm.runtime import ModelDescription, ModelFileError
 from overlock_mm.runtime.description import KEY
 from tools.deployment import export_onnx
+from tools.visualization import demo
 
 
 @pytest.fixture(scope='module')
@@ -188,3 +189,22 @@ def test_a_runtime_that_is_not_installed(module, suffix, words, monkeypatch, tmp
     path.write_bytes(b'')
     with pytest.raises(ImportError, match=f'not installed.*{words}'):
         Predictor(path)
+
+
+@pytest.mark.slow
+def test_the_demo_gives_the_answers_of_a_file(files, pictures, tmp_path):
+    config, weights, out = files
+    options = ['--score-thr', '0', '--device', 'cpu']
+    expected = demo.main(
+        [str(pictures), config, weights, '--out-dir', str(tmp_path / 'a'), *options]
+    )
+    actual = demo.main([str(pictures), str(out), '--out-dir', str(tmp_path / 'b'), *options])
+    assert actual['pictures'].keys() == expected['pictures'].keys()
+    for path, objects in expected['pictures'].items():
+        for one, other in zip(actual['pictures'][path], objects, strict=True):
+            assert one['class'] == other['class']
+            # Both are rounded.
+            assert one['score'] == pytest.approx(other['score'], abs=2e-4)
+            assert one['box'] == pytest.approx(other['box'], abs=0.11)
+    drawn = sorted(path.name for path in (tmp_path / 'b').iterdir())
+    assert drawn == ['a.png', 'b.png', 'c.png', 'predictions.json']

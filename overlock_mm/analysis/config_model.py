@@ -122,6 +122,17 @@ class ConfigModel:
         return Detections(**common, boxes=boxes, scores=scores, labels=labels, masks=masks)
 
 
+def loads_common_images(cfg: Config) -> bool:
+    """Whether the test pipeline of a config loads pictures of three channels, as is usual."""
+    loader = cfg.get('test_dataloader')
+    if not loader:
+        return True
+    first = innermost_dataset(loader.dataset).pipeline[0]
+    kind = str(getattr(first['type'], '__name__', first['type'])).rpartition('.')[2]
+    colour = str(first.get('color_type') or 'color').startswith('color')
+    return kind == 'LoadImageFromFile' and colour and first.get('imdecode_backend') != 'tifffile'
+
+
 def _other_order(image: np.ndarray) -> np.ndarray:
     """Red, green and blue from OpenCV's order, or back."""
     return np.ascontiguousarray(image[..., ::-1]) if image.shape[2] == 3 else image

@@ -1,9 +1,9 @@
-"""Reading pictures and video as arrays."""
+"""Reading pictures as arrays."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm')
 
 
 def read_picture(path: str | Path, channels: int = 3, exif: bool = True) -> np.ndarray:
@@ -115,29 +114,3 @@ def as_array(source: Any, channels: int, exif: bool) -> np.ndarray:
             'are red, green and blue.'
         )
     return array
-
-
-def frames_of(path: str | Path) -> Iterator[np.ndarray]:
-    """Frames of a video, uint8 [H, W, 3], red, green and blue.
-
-    Raises:
-        ImportError: OpenCV is not installed.
-        ValueError: It cannot be read.
-    """
-    try:
-        import cv2
-    except ImportError:
-        raise ImportError(
-            'Video is read with OpenCV, which is not installed. Remedy: '
-            'pip install opencv-python-headless.'
-        ) from None
-    video = cv2.VideoCapture(str(path))
-    try:
-        ok, frame = video.read()
-        if not ok:
-            raise ValueError(f'{path} cannot be read as a video.')
-        while ok:
-            yield np.ascontiguousarray(frame[..., ::-1])
-            ok, frame = video.read()
-    finally:
-        video.release()

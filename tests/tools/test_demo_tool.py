@@ -13,9 +13,10 @@ from mmpretrain import ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer
 from PIL import Image
 
+from overlock_mm import Predictor
 from overlock_mm.analysis.networks import dataset_meta
-from overlock_mm.analysis.predictions import _enlarging_factor, load_predictor
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
+from overlock_mm.runtime.drawing import enlarging_factor
 from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
 from tools.visualization import demo
@@ -56,9 +57,8 @@ def test_detector(untrained, pictures, tmp_path):
         assert found['score'] == pytest.approx(expected['scores'][i], abs=1e-4)
         assert found['box'] == pytest.approx(expected['bboxes'][i], abs=0.1)
         assert found['mask'] == expected['masks'][i]
-    # Drawn by the config's visualizer, which enlarges, on the picture in its own colours.
     with Image.open(tmp_path / 'a.png') as drawn, Image.open(pictures / 'a.png') as picture:
-        assert drawn.size == (3 * picture.width, 3 * picture.height)
+        assert drawn.size == tuple(enlarging_factor(np.asarray(picture)) * s for s in picture.size)
 
 
 def test_detections_below_the_threshold(untrained, pictures, tmp_path):
@@ -106,11 +106,11 @@ def test_video(untrained, video, tmp_path):
 
 def test_what_is_drawn_has_the_colours_of_the_picture(untrained, pictures):
     # An earlier predictor of another library is no hindrance.
-    load_predictor(*untrained('segmentation'))
-    predictor = load_predictor(*untrained('classification'))
+    Predictor(*untrained('segmentation'))
+    predictor = Predictor(*untrained('classification'))
     blue = np.zeros((96, 96, 3), np.uint8)
-    blue[..., 0] = 200
-    _, drawn = predictor.predict(blue)
+    blue[..., 2] = 200
+    drawn = np.asarray(predictor(blue).draw())
     assert drawn[-20:, -20:].mean((0, 1)).tolist() == pytest.approx([0, 0, 200], abs=2)
 
 
@@ -183,7 +183,7 @@ def test_pictures_of_five_bands(name, limits, tmp_path):
 
 @pytest.mark.parametrize(('height', 'width'), [(1, 2000), (2000, 1), (20, 4000)])
 def test_strips_are_enlarged_within_bounds(height, width):
-    assert _enlarging_factor(np.zeros((height, width, 3), np.uint8)) == 1
+    assert enlarging_factor(np.zeros((height, width, 3), np.uint8)) == 1
 
 
 def test_a_strip_that_cannot_be_resized_is_named(untrained, fails, tmp_path):

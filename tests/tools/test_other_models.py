@@ -8,10 +8,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from overlock_mm.analysis.predictions import _enlarging_factor
 from overlock_mm.analysis.targets import choose_target, segmentation_logits
 from overlock_mm.datasets.shapes import write_classification
 from overlock_mm.export import export_onnx, exportable
+from overlock_mm.runtime.drawing import enlarging_factor
 from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
 from tools import test as test_tool
@@ -110,4 +110,4 @@ def test_activation_map_of_a_segmentor_with_one_channel():
     [((96, 96), 4), ((1, 2000), 1), ((2000, 1), 1), ((20, 4000), 1), ((20, 500), 4), ((360, 9), 5)],
 )
 def test_strips_are_enlarged_by_their_longest_side(shape, factor):
-    assert _enlarging_factor(np.zeros((*shape, 3), np.uint8)) == factor
+    assert enlarging_factor(np.zeros((*shape, 3), np.uint8)) == factor
