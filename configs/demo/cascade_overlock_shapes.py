@@ -35,30 +35,15 @@ model = dict(
         bbox_roi_extractor=dict(out_channels=neck_channels),
         bbox_head=[
             dict(
-                type='ConvFCBBoxHead',
-                num_shared_convs=1,
-                num_shared_fcs=1,
+                head,
                 in_channels=neck_channels,
                 conv_out_channels=head_channels,
                 fc_out_channels=head_channels,
-                roi_feat_size=7,
+                num_shared_convs=1,
                 num_classes=num_classes,
-                bbox_coder=dict(
-                    type='DeltaXYWHBBoxCoder',
-                    target_means=[0.0, 0.0, 0.0, 0.0],
-                    target_stds=stds,
-                ),
-                reg_class_agnostic=False,
-                reg_decoded_bbox=True,
                 norm_cfg=dict(type='BN', requires_grad=True),
-                loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-                loss_bbox=dict(type='GIoULoss', loss_weight=10.0),
             )
-            for stds in (
-                [0.1, 0.1, 0.2, 0.2],
-                [0.05, 0.05, 0.1, 0.1],
-                [0.033, 0.033, 0.067, 0.067],
-            )
+            for head in _base_.model.roi_head.bbox_head
         ],
         mask_roi_extractor=dict(out_channels=neck_channels),
         mask_head=dict(
@@ -71,27 +56,8 @@ model = dict(
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=300, max_per_img=200),
         rcnn=[
-            dict(
-                assigner=dict(
-                    type='MaxIoUAssigner',
-                    pos_iou_thr=iou,
-                    neg_iou_thr=iou,
-                    min_pos_iou=iou,
-                    match_low_quality=False,
-                    ignore_iof_thr=-1,
-                ),
-                sampler=dict(
-                    type='RandomSampler',
-                    num=48,
-                    pos_fraction=0.25,
-                    neg_pos_ub=-1,
-                    add_gt_as_proposals=True,
-                ),
-                mask_size=28,
-                pos_weight=-1,
-                debug=False,
-            )
-            for iou in (0.5, 0.6, 0.7)
+            dict(stage, sampler=dict(stage.sampler, num=48))
+            for stage in _base_.model.train_cfg.rcnn
         ],
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=200)),

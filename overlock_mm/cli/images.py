@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 
+from overlock_mm.runtime.pictures import find_pictures
 from overlock_mm.utils.images import why_unreadable
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 _SHOWN = 5
 
 
@@ -24,22 +23,7 @@ def find_images(source: str | Path, verified: bool = True) -> list[Path]:
         FileNotFoundError: Nothing is there.
         ValueError: A file is not an image; the message names the first such files.
     """
-    path = Path(source)
-    if path.is_dir():
-        paths = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-        if not paths:
-            raise FileNotFoundError(
-                f'The folder {str(source)!r} holds no images ({", ".join(IMAGE_SUFFIXES)}). For '
-                f"those of its subfolders give a pattern, such as '{source}/**/*.jpg'."
-            )
-    elif path.exists():
-        paths = [path]
-    else:
-        paths = [Path(p) for p in glob.glob(str(source), recursive=True) if Path(p).is_file()]
-        if not paths:
-            raise FileNotFoundError(
-                f'There is no image, no folder and no match of a pattern at {str(source)!r}.'
-            )
+    paths = find_pictures(source)
     reasons = {p: why_unreadable(p) for p in paths} if verified else {}
     unreadable = [f'  {p} ({reason})' for p, reason in reasons.items() if reason]
     if unreadable:
@@ -49,7 +33,7 @@ def find_images(source: str | Path, verified: bool = True) -> list[Path]:
             + '\n'.join(unreadable[:_SHOWN])
             + more
         )
-    return sorted(paths)
+    return paths
 
 
 def output_stems(paths: list[Path]) -> list[str]:

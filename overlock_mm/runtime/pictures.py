@@ -57,18 +57,19 @@ def find_pictures(source: str | Path) -> list[Path]:
     """
     path = Path(source)
     if path.is_dir():
-        found = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-        if not found:
+        paths = [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+        if not paths:
             raise FileNotFoundError(
-                f'The folder {path} holds no pictures ({", ".join(IMAGE_SUFFIXES)}).'
+                f'The folder {path} holds no pictures ({", ".join(IMAGE_SUFFIXES)}). For those '
+                f"of its subfolders, give a pattern such as '{path}/**/*.jpg'."
             )
     elif path.exists():
-        found = [path]
+        paths = [path]
     else:
-        found = [Path(p) for p in glob.glob(str(source), recursive=True)]
-        if not found:
+        paths = [p for p in map(Path, glob.glob(str(source), recursive=True)) if p.is_file()]
+        if not paths:
             raise FileNotFoundError(f'There is no picture, folder or match of a pattern: {source}.')
-    return sorted(found)
+    return sorted(paths)
 
 
 def sources_of(source: Any) -> tuple[list[Any], bool]:

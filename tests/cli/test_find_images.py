@@ -21,9 +21,9 @@ def test_a_file_a_folder_and_patterns(pictures, tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match='holds no images'):
+    with pytest.raises(FileNotFoundError, match='holds no pictures'):
         find_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match='no match'):
+    with pytest.raises(FileNotFoundError, match='no picture, folder or match'):
         find_images(tmp_path / '*.png')
 
 

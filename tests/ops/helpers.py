@@ -1,5 +1,9 @@
 """Arguments of the operators in the shapes and layouts that the tests walk."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -106,3 +110,17 @@ def with_gradients(function, tensors):
     generator = torch.Generator().manual_seed(1)
     cotangent = torch.randn(out.shape, generator=generator).bfloat16().to(out.device, out.dtype)
     return out, torch.autograd.grad(out, tensors, cotangent)
+
+
+def run_with_kernels(code, capability):
+    """Run code that prints torch's capability with the kernels of an instruction set."""
+    run = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, 'ATEN_CPU_CAPABILITY': capability},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    # Before torch 2.7 the baseline was called NO AVX.
+    assert capability.upper() in run.stdout.replace('NO AVX', 'DEFAULT')

@@ -1,10 +1,5 @@
 """Backends of the CPU against the definition, outputs and all gradients."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -23,7 +18,6 @@ needs_extension = pytest.mark.skipif(
 )
 BACKENDS = ('reference', pytest.param('cpu', marks=needs_extension))
 SCALE = 0.3
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def assert_contmix(shape, dtype, layout, backend, parameter_dtype=None):
@@ -167,13 +161,7 @@ for shape, dilation in DILATED:
 @pytest.mark.slow
 def test_kernels_of_other_instruction_sets(capability):
     """This process runs the widest kernels that the machine has; others run the rest."""
-    env = {**os.environ, 'ATEN_CPU_CAPABILITY': capability}
-    run = subprocess.run(
-        [sys.executable, '-c', RUN_TABLE], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    # Before torch 2.7 the baseline was called NO AVX.
-    assert run.stdout.strip().replace('NO AVX', 'DEFAULT') == capability.upper()
+    helpers.run_with_kernels(RUN_TABLE, capability)
 
 
 @needs_extension

@@ -1,10 +1,6 @@
 """The depthwise operators: backends against the definition in float64, and what torch knows."""
 
 import logging
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from overlock_mm import ops
 from overlock_mm.ops import available_backends, extension, selection
 from overlock_mm.ops.depthwise.backends import BACKENDS, Call
+from tests.ops import helpers
 from tests.ops.depthwise_helpers import (
     DEFAULTS,
     EPS,
@@ -37,7 +34,6 @@ needs_extension = pytest.mark.skipif(
     reason=f'Backend cpu is not there: {extension.why_not_loaded()}',
 )
 NAMES = ('reference', pytest.param('cpu', marks=needs_extension))
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize('backend', NAMES)
@@ -183,13 +179,7 @@ test_gelu_within_its_bound()
 @pytest.mark.slow
 def test_kernels_of_other_instruction_sets(capability):
     """This process runs the widest kernels that the machine has; others run the rest."""
-    env = {**os.environ, 'ATEN_CPU_CAPABILITY': capability}
-    run = subprocess.run(
-        [sys.executable, '-c', RUN_TABLE], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    # Before torch 2.7 the baseline was called NO AVX.
-    assert capability.upper() in run.stdout.replace('NO AVX', 'DEFAULT')
+    helpers.run_with_kernels(RUN_TABLE, capability)
 
 
 def operator_call(op, options, backend, dtype=torch.float32):

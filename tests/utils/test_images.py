@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from overlock_mm.runtime.pictures import read_picture
 from overlock_mm.utils.images import read_image
 
 NOISE = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
@@ -24,6 +25,14 @@ def test_three_channels_of_8_bits_as_mmcv_reads_them(mode, tmp_path):
     assert np.array_equal(pixels, mmcv.imread(str(path)))
 
 
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'L', 'P', '1'])
+def test_exported_files_get_the_same_pixels_without_opencv(mode, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    path = save(tmp_path / 'a.png', mode, exif=exif)
+    assert np.array_equal(read_picture(path)[..., ::-1], read_image(path))
+
+
 def test_the_orientation_is_that_of_exif(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
@@ -35,7 +44,8 @@ def test_the_orientation_is_that_of_exif(tmp_path):
 def test_16_bits_are_read_by_their_upper_8(tmp_path):
     pixels = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
     cv2.imwrite(str(tmp_path / 'a.png'), pixels)
-    assert np.array_equal(read_image(tmp_path / 'a.png')[..., 0], pixels >> 8)
+    for read in (read_image, read_picture):
+        assert np.array_equal(read(tmp_path / 'a.png')[..., 0], pixels >> 8)
     cv2.imwrite(str(tmp_path / 'dark.png'), pixels >> 4)
     with pytest.raises(ValueError, match='dark.png.* nearly black; scale the values'):
         read_image(tmp_path / 'dark.png')

@@ -52,24 +52,14 @@ model = dict(
         rpn_proposal=dict(max_per_img=2000),
         rcnn=[
             dict(
+                _base_.model.train_cfg.rcnn,
                 assigner=dict(
-                    type='MaxIoUAssigner',
+                    _base_.model.train_cfg.rcnn.assigner,
                     pos_iou_thr=iou,
                     neg_iou_thr=iou,
                     min_pos_iou=iou,
                     match_low_quality=False,
-                    ignore_iof_thr=-1,
                 ),
-                sampler=dict(
-                    type='RandomSampler',
-                    num=512,
-                    pos_fraction=0.25,
-                    neg_pos_ub=-1,
-                    add_gt_as_proposals=True,
-                ),
-                mask_size=28,
-                pos_weight=-1,
-                debug=False,
             )
             for iou in iou_thresholds
         ],
