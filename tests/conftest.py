@@ -5,7 +5,6 @@ And which of the two OpenMMLab stacks this is.
 
 import os
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from unittest import mock
@@ -22,6 +21,7 @@ from torch import distributed
 
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO, write_shapes
 from overlock_mm.utils.config import load_config
+from tests.preloaded import PreloadedPython
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = str(ROOT / 'configs/demo/cascade_overlock_shapes.py')
@@ -94,16 +94,25 @@ def tiny_run(shapes_root):
 
 
 @pytest.fixture(scope='session')
-def run_python():
+def preloaded_python(tmp_path_factory):
+    """Path of a Python that starts with the libraries imported, once for each test worker."""
+    python = PreloadedPython(tmp_path_factory.mktemp('python'))
+    yield str(python.executable)
+    python.close()
+
+
+@pytest.fixture(scope='session')
+def run_python(preloaded_python):
     """Run a Python command line of the project in a process of its own, with one thread."""
 
     def run(*arguments, **kwargs):
         environment = os.environ | {
             'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')]),
+            'PYTHON_EXEC': preloaded_python,  # what torchrun starts
             'OMP_NUM_THREADS': '1',
         }
         return subprocess.run(
-            [sys.executable, *map(str, arguments)],
+            [preloaded_python, *map(str, arguments)],
             env=environment,
             capture_output=True,
             text=True,

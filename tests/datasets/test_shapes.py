@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -320,25 +318,17 @@ def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, write, c
     assert os.listdir(tmp_path) == []
 
 
-def generate_shapes(*arguments):
-    return subprocess.run(
-        [sys.executable, ROOT / 'tools/dataset_tools/generate_shapes.py', *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 @pytest.mark.slow
-def test_the_command_draws_and_refuses(tmp_path):
+def test_the_command_draws_and_refuses(run_python, tmp_path):
+    command = [ROOT / 'tools/dataset_tools/generate_shapes.py', tmp_path / 'set']
     arguments = ['--num-train', '2', '--num-val', '1', '--size', '64', '80', '--seed', '3']
-    first = generate_shapes(tmp_path / 'set', *arguments)
+    first = run_python(*command, *arguments)
     assert first.returncode == 0, first.stderr
     expected = tmp_path / 'expected'
     write_shapes(expected, num_train=2, num_val=1, image_size=SIZE, seed=3)
     assert tree(tmp_path / 'set') == tree(expected)
 
-    refused = generate_shapes(tmp_path / 'set', *arguments, '--seed', 4)
+    refused = run_python(*command, *arguments, '--seed', 4)
     assert refused.returncode == 1
     assert 'error: ' in refused.stderr and '--overwrite' in refused.stderr
     assert 'Traceback' not in refused.stderr

@@ -69,7 +69,7 @@ def data_folders(tmp_path_factory):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(preloaded_python, tmp_path, monkeypatch):
     """The folder, current, with tools, configs and a stand-in for srun."""
     folder = tmp_path / 'project'
     configs = folder / 'configs'
@@ -88,7 +88,8 @@ def project(tmp_path, monkeypatch):
     srun.chmod(0o755)
     monkeypatch.chdir(folder)
     monkeypatch.setenv('PATH', f'{srun.parent}{os.pathsep}{os.environ["PATH"]}')
-    monkeypatch.setenv('PYTHON', sys.executable)
+    monkeypatch.setenv('PYTHON', preloaded_python)
+    monkeypatch.setenv('PYTHON_EXEC', preloaded_python)  # what torchrun starts
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     python_path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
     monkeypatch.setenv('PYTHONPATH', python_path)

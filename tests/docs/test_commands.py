@@ -7,11 +7,11 @@ ones wrote.
 
 import importlib
 import json
+import os
 import re
 import shlex
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -100,10 +100,10 @@ class Shell:
 
     def draw(self, command):
         command = re.sub(r'--num-train \d+ --num-val \d+', '', command)
-        self.bash(f'{command} --num-train 5 --num-val 5'.replace('python', sys.executable, 1))
+        self.run_python(f'{command} --num-train 5 --num-val 5')
 
     def run_python(self, command):
-        self.bash(command.replace('python', sys.executable, 1))
+        self.bash(command.replace('python', os.environ['PYTHON'], 1))
 
     def run_tool(self, command):
         # In this process, as to import the libraries takes longer than most of the commands.
@@ -153,7 +153,7 @@ class Shell:
         gpus = re.search(r'GPUS=(\d+)', command)[1]
         assert f'--ntasks={gpus}' in submitted
         assert '--partition=PARTITION' in submitted
-        python = submitted.index(sys.executable)
+        python = submitted.index(os.environ['PYTHON'])
         program, *arguments = submitted[python + 2 :]
         tool = {'train.py': train_tool, 'test.py': test_tool}[Path(program).name]
         args = tool.parse_args(arguments)

@@ -38,7 +38,8 @@ def test_entries_can_be_filled_in():
 
 
 @pytest.mark.slow
-def test_an_entry_is_made(work_dir, tmp_path):
+def test_an_entry_is_made(work_dir, preloaded_python, monkeypatch, tmp_path):
+    monkeypatch.setattr('sys.executable', preloaded_python)
     entry = gallery.Entry(
         'noise',
         'Noise',
@@ -60,7 +61,8 @@ def test_an_entry_is_made(work_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_command_that_fails_is_told(work_dir, tmp_path):
+def test_a_command_that_fails_is_told(work_dir, preloaded_python, monkeypatch, tmp_path):
+    monkeypatch.setattr('sys.executable', preloaded_python)
     entry = gallery.Entry(
         'no', 'No', '', 'visualization/demo.py /no/where {classification}', ('{out}/*.png',)
     )

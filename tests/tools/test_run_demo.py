@@ -61,7 +61,8 @@ def test_the_untrained_checkpoint_is_that_of_the_demo_config(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_failing_tool_shows_the_end_of_its_output(tmp_path):
+def test_a_failing_tool_shows_the_end_of_its_output(preloaded_python, monkeypatch, tmp_path):
+    monkeypatch.setattr('sys.executable', preloaded_python)
     log = tmp_path / 'tool.log'
     with pytest.raises(RuntimeError, match='(?s)failed with status 1.*no config file'):
         run_demo.run_tool(['tools/train.py', 'configs/demo/none.py'], log)
@@ -70,7 +71,8 @@ def test_a_failing_tool_shows_the_end_of_its_output(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', SHORT)
-def test_a_task_is_drawn_trained_and_tested(name, tmp_path):
+def test_a_task_is_drawn_trained_and_tested(name, preloaded_python, monkeypatch, tmp_path):
+    monkeypatch.setattr('sys.executable', preloaded_python)
     task = run_demo.TASKS[name]
     config = tmp_path / 'short.py'
     config.write_text(
