@@ -25,6 +25,9 @@ export MAX_JOBS="${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}"
 # What would lead Python out of .venv.
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV
 export UV_NO_PROGRESS=1
+# Half a minute here, and seven seconds less at each start where PYTHONDONTWRITEBYTECODE is set, as
+# images for containers often do.
+export UV_COMPILE_BYTECODE=1
 
 # .venv, less uv's cache of 6 GB, which is shared by all environments of a user.
 NEEDED_GB=8
