@@ -33,7 +33,7 @@ _COUNTERS = ('steps', 'n_averaged')
 
 
 def _history_buffer_method(owner: type, name: str) -> Callable[..., Any]:
-    """Stands in for ``builtins.getattr``, with which mmengine's logs name their methods."""
+    """Replaces ``builtins.getattr``, with which mmengine's logs name their methods."""
     if owner is not HistoryBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed.')
     return getattr(owner, name)
@@ -58,7 +58,7 @@ SAFE_GLOBALS: list[Any] = [
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Content of a checkpoint file, on the CPU and in one layout.
+    """Read a checkpoint file, on the CPU and in one layout.
 
     Whatever the layout of the file (a bare state dict, one under ``state_dict``, ``model`` or
     another usual key, names behind ``module.`` or ``_orig_mod.``, safetensors), the result has the
@@ -136,7 +136,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def state_dict_of(content: Mapping[str, Any], source: str | Path) -> dict[str, Tensor]:
-    """The state dict within the content of a checkpoint file, with the names of a plain model.
+    """Return the state dict in the content of a checkpoint file, with the names of a plain model.
 
     Raises:
         CheckpointError: There is none.

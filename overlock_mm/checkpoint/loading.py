@@ -1,4 +1,4 @@
-"""Loading with a report: what was loaded, what was not, and whether that is expected."""
+"""Loading of weights, with a report of what was loaded and whether the rest is expected."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ _SHOWN = 3
 
 
 def likely_variant(state_dict: Mapping[str, Tensor]) -> str | None:
-    """Name of the variant whose widths and depths these tensors have, if any.
+    """Return the name of the variant whose widths and depths these tensors have, if any.
 
     Args:
         state_dict: Our names, of a backbone or of a model with a ``backbone``.
@@ -54,7 +54,7 @@ def likely_variant(state_dict: Mapping[str, Tensor]) -> str | None:
 
 
 def _differences(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str]:
-    """One line for each tensor that the model and the file do not share, in the model's order."""
+    """Return a line for each tensor that model and file do not share, in the model's order."""
     own = model.state_dict()
     lines = []
     for name, value in own.items():
@@ -68,7 +68,7 @@ def _differences(model: nn.Module, state_dict: Mapping[str, Tensor]) -> list[str
 
 
 def form_of(names: Iterable[str]) -> str:
-    """The form of a network by its tensors' names (ours): one of :data:`FORMS`."""
+    """Return the form of a network from its tensors' names (ours): one of :data:`FORMS`."""
     names = tuple(names)
     if any('_conv.branches.' in name for name in names):
         return 'training'
@@ -106,7 +106,7 @@ def _variant_name(variant: str | None) -> str:
 def check_compatible(
     model: nn.Module, state_dict: Mapping[str, Tensor], source: str = 'The checkpoint'
 ) -> None:
-    """Demand that a state dict has just the tensors of a model.
+    """Check that a state dict has exactly the tensors of a model.
 
     Args:
         model: The whole model.
@@ -167,7 +167,7 @@ def load_pretrained(backbone: OverLoCK, path: str | Path, prefix: str | None = N
 
 @WEIGHT_INITIALIZERS.register_module('OverLoCKPretrained')
 class PretrainedOverLoCKInit:
-    """What an OverLoCK makes of ``init_cfg=dict(type='Pretrained', ...)``.
+    """The initializer behind an OverLoCK's ``init_cfg=dict(type='Pretrained', ...)``.
 
     Args:
         checkpoint: A file or an http(s) address.
@@ -197,7 +197,7 @@ def _check_apart_from_task(
 
 
 def _fused(backbone: OverLoCK, state_dict: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The tensors of the fused form, made from those of the reparameterized one."""
+    """Return the tensors of the fused form, computed from those of the reparameterized one."""
     twin = OverLoCK(
         backbone.arch,
         backbone.in_channels,

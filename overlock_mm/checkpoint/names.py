@@ -1,4 +1,4 @@
-"""Names of the official checkpoints and ours, translated as a pure function."""
+"""Translation of official checkpoints' names to ours, as a pure function."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -73,7 +73,7 @@ _TASK_PARTS: dict[str, dict[str, str]] = {
 
 
 def _rename(name: str, task: str) -> str | None:
-    """Our name of an official one, or None if the task's network has no such tensor."""
+    """Return our name for an official one, or None if the task's network has no such tensor."""
     block = _BLOCK.fullmatch(name)
     if block:
         prefix, table = _STAGES[block['stage']]
@@ -86,12 +86,12 @@ def _rename(name: str, task: str) -> str | None:
 
 
 def is_official(names: Iterable[str]) -> bool:
-    """Whether these are names of an official checkpoint, bare or of a full model."""
+    """Return whether these are names of an official checkpoint, of a network or a full model."""
     return any(name.removeprefix('backbone.').startswith('patch_embed1.') for name in names)
 
 
 def official_task(names: Iterable[str]) -> str:
-    """The task that official names belong to, identified by the parts that only it has."""
+    """Return the task that official names belong to, identified by the parts that only it has."""
     modules = {name.removeprefix('backbone.').split('.')[0] for name in names}
     if 'h_proj' in modules:
         return 'detection'

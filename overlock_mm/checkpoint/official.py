@@ -1,4 +1,4 @@
-"""Official checkpoint files, made into those of the OpenMMLab 2.x models."""
+"""Conversion of official checkpoint files to those of the OpenMMLab 2.x models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ _AUXILIARY = ('head.aux_norm.', 'head.aux_fc.')
 
 @dataclass(frozen=True)
 class OfficialModel:
-    """What an official file holds.
+    """The content of an official file.
 
     Args:
         task: One of ``overlock_mm.checkpoint.TASKS``.
@@ -67,7 +67,7 @@ class OfficialModel:
 def convert_file(
     content: Mapping[str, Any], source: str, deploy: bool = False
 ) -> tuple[dict[str, Any], OfficialModel, list[str]]:
-    """Make the content of an official file into that of a checkpoint for our configs.
+    """Convert the content of an official file to that of a checkpoint for our configs.
 
     Task, variant and form are recognised by the tensors. The names of classes that the 1.x
     generation kept as ``meta['CLASSES']`` become ``meta['dataset_meta']``, from where
@@ -143,7 +143,7 @@ def _describe(official: OfficialModel) -> str:
 
 
 def _model_name(names: Mapping[str, Tensor], task: str, source: str) -> str:
-    """The model around the backbone, identified by its other parts."""
+    """Return the name of the model around the backbone, identified by its other parts."""
     parts = {name.split('.')[0] for name in names} - {'backbone'}
     if not parts:
         return 'backbone'
@@ -165,7 +165,7 @@ def _model_name(names: Mapping[str, Tensor], task: str, source: str) -> str:
 def _checked_backbone(
     converted: Mapping[str, Tensor], official: OfficialModel, source: str
 ) -> OverLoCK:
-    """A network of the recognised kind, whose tensors are just those of the file."""
+    """Build a network of the recognised kind, and check that its tensors are those of the file."""
     backbone = OverLoCK(official.variant, **_BACKBONES[official.task])
     if official.form == 'reparameterized':
         backbone.reparameterize()

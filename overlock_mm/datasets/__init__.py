@@ -1,4 +1,4 @@
-"""The embedded data set, which is drawn and not downloaded."""
+"""Synthetic data sets, and checks of any data set before a run."""
 
 from .scene import Scene, draw_scene
 from .shapes import (

@@ -1,4 +1,4 @@
-"""The fused form: what each part of a trained network becomes for inference."""
+"""Folding of the network's blocks: the fused form of each."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -110,7 +110,7 @@ def _fuse_children(module: nn.Module) -> None:
 
 
 def fold_conv_norm(layer: ConvNorm) -> nn.Conv2d:
-    """One convolution with bias."""
+    """Fold the norm into the convolution."""
     weight, bias = fuse_conv_bn(layer.conv.weight, None, layer.norm)
     layer.conv.weight = constant(weight.contiguous(memory_format=torch.channels_last))
     layer.conv.bias = constant(bias)
@@ -118,7 +118,7 @@ def fold_conv_norm(layer: ConvNorm) -> nn.Conv2d:
 
 
 def fold_context_residual(module: ContextResidual) -> nn.Sequential:
-    """The norm, then one convolution."""
+    """Fold the layer scale into the projection."""
     scale = module.layer_scale
     proj = module.proj
     proj.bias = constant(bias_of(proj) * scale.weight.flatten() + scale.bias)
@@ -133,7 +133,7 @@ def _fold_local_conv(
 
 
 def fold_stem(stem: Stem) -> nn.Sequential:
-    """Four convolutions with GELU between them."""
+    """Fold the norms into the four convolutions."""
     layers = (fold_conv_norm(m) if isinstance(m, ConvNorm) else m for m in stem.children())
     return nn.Sequential(*layers)
 
@@ -151,7 +151,7 @@ class FusedBlock(nn.Module):
         self.mlp = FusedMLP(block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, D, H, W] to the same shape."""
+        """Map [B, D, H, W] to the same shape."""
         skip, x = self.skip_norm(x)
         x, mean = self.large_conv.with_mean(x)
         return self.mlp(skip, x, self.se(mean))
@@ -170,7 +170,7 @@ class FusedFusion(nn.Module):
         self.beta = constant(fusion.grn.beta)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, D + C4/4, H, W] to [B, D, H, W]."""
+        """Map [B, D + C4/4, H, W] to [B, D, H, W]."""
         x = self.proj(self.dwconv.with_gelu(x))
         # vector_norm is slow on channels_last maps. Squares overflow in float16.
         norm = x.to(compute_dtype(x.dtype)).square().sum((2, 3)).sqrt()

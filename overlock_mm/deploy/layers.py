@@ -29,7 +29,7 @@ from overlock_mm.ops import (
 
 
 def with_identity(weight: Tensor) -> Tensor:
-    """Depthwise kernel whose convolution is ``x + convolution(x)``.
+    """Return the depthwise kernel whose convolution is ``x + convolution(x)``.
 
     Args:
         weight: [C, 1, k, k], k odd.
@@ -43,7 +43,7 @@ def with_identity(weight: Tensor) -> Tensor:
 def fuse_bn_pointwise(
     norm: nn.modules.batchnorm._BatchNorm, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the 1 x 1 convolution that equals ``norm`` in evaluation, then it.
+    """Return the weight and bias of a 1 x 1 convolution that includes the ``norm`` before it.
 
     Args:
         norm: Batch norm over I channels with running statistics.
@@ -59,12 +59,12 @@ def fuse_bn_pointwise(
 
 
 def bias_of(conv: nn.Conv2d) -> Tensor:
-    """The convolution's bias, zero where it has none: [O]."""
+    """Return the convolution's bias [O], or zeros if it has none."""
     return conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
 
 
 def constant(tensor: Tensor) -> nn.Parameter:
-    """A copy as a parameter that is not trained."""
+    """Return a copy as a parameter that is not trained."""
     return nn.Parameter(tensor.detach().clone(), requires_grad=False)
 
 
@@ -96,7 +96,7 @@ class Pointwise(_Matrix):
         self.bias = None if bias is None else constant(bias)
 
     def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """[B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
+        """Map [B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
         return pointwise_conv2d(x, self.weight, self.bias, factor=factor)
 
 
@@ -108,7 +108,7 @@ class PointwiseSum(_Matrix):
     """
 
     def forward(self, skip: Tensor, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """``skip`` [B, O, H, W] plus the convolution of ``x`` [B, I, H, W], times a factor [B, I].
+        """Add the convolution of ``x`` [B, I, H, W] times a factor [B, I] to ``skip`` [B, O, H, W].
 
         The sum may be written into ``skip``.
         """
@@ -132,15 +132,15 @@ class DepthwiseConv(nn.Module):
         self.input_bias = None if input_bias is None else constant(input_bias)
 
     def with_gelu(self, x: Tensor) -> Tensor:
-        """``gelu(convolution(x))`` of [B, C, H, W]."""
+        """Return ``gelu(convolution(x))`` of [B, C, H, W]."""
         return depthwise_conv2d(x, self.weight, self.bias, gelu_output=True)
 
     def with_mean(self, x: Tensor, addend: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``convolution(x) + addend`` [B, C, H, W] and its mean over the pixels [B, C]."""
+        """Return ``convolution(x) + addend`` [B, C, H, W] and its mean over the pixels [B, C]."""
         return depthwise_conv2d_stats(x, self.weight, self.bias, addend=addend, stat='mean')
 
     def with_norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``convolution(gelu(x + input_bias))`` and its L2 norm over the pixels [B, C]."""
+        """Return ``convolution(gelu(x + input_bias))`` and its L2 norm over the pixels [B, C]."""
         return depthwise_conv2d_stats(
             x,
             self.weight,
@@ -155,7 +155,7 @@ class DepthwiseConv(nn.Module):
 
 
 class SkipNorm(nn.Module):
-    """The beginning of a residual block: ``x + dwconv(x)``, then a fork.
+    """The beginning of a residual block: ``x + dwconv(x)``, then two paths.
 
     A LayerNorm goes into the branch, and the scaled identity path past it. Whatever the branch
     adds to every pixel in the end is added to that path here.
@@ -187,7 +187,7 @@ class SkipNorm(nn.Module):
         self.skip_bias = constant(shift)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, C, H, W] to the identity path and to what enters the branch, both of its shape."""
+        """Map [B, C, H, W] to the identity path and the branch's input, both of the same shape."""
         return depthwise_conv2d_norm(
             x,
             self.weight,
@@ -201,7 +201,7 @@ class SkipNorm(nn.Module):
 
 
 def fold_contmix(contmix: ContMix) -> ContMix:
-    """The same module without batch norms and without a scale."""
+    """Fold batch norms and the scale of the affinity, in place."""
     query, key = contmix.query, contmix.key
     weight, bias = fuse_conv_bn(query.conv.weight, None, query.norm)
     parts = {
@@ -225,7 +225,7 @@ class ChannelGate(nn.Module):
         self.excite = Pointwise(se.excite.weight, bias_of(se.excite))
 
     def forward(self, mean: Tensor) -> Tensor:
-        """Mean over the pixels to factors from 0 to 1, [B, C]."""
+        """Map the mean over the pixels to factors from 0 to 1, [B, C]."""
         mean = mean.to(self.squeeze.weight.dtype)
         hidden = F.gelu(F.linear(mean, self.squeeze.weight, self.squeeze.bias))
         return F.linear(hidden, self.excite.weight, self.excite.bias).sigmoid()
@@ -239,7 +239,7 @@ class ChannelResponse(nn.Module):
         self.gamma = constant(grn.gamma.flatten())
 
     def forward(self, norm: Tensor) -> Tensor:
-        """L2 norm over the pixels to factors, [B, C]."""
+        """Map the L2 norm over the pixels to factors, [B, C]."""
         return self.gamma * (norm / (norm.mean(1, keepdim=True) + 1e-6)) + 1
 
 
@@ -257,10 +257,10 @@ class FusedMLP(nn.Module):
 
     @staticmethod
     def last_bias(mlp: ConvMLP) -> Tensor:
-        """What the MLP adds to every pixel in the end, [C]."""
+        """Return the constant that the MLP adds to every pixel at its end, [C]."""
         return bias_of(mlp.reduce) + mlp.reduce.weight.flatten(1) @ mlp.grn.beta.flatten()
 
     def forward(self, skip: Tensor, x: Tensor, factor: Tensor | None = None) -> Tensor:
-        """``skip`` plus the MLP of ``x``, both [B, C, H, W], times a factor [B, C]."""
+        """Add the MLP of ``x`` times a factor [B, C] to ``skip``, both [B, C, H, W]."""
         hidden, norm = self.dwconv.with_norm(self.expand(x, factor))
         return self.reduce(skip, hidden, self.grn(norm))

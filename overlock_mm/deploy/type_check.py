@@ -1,4 +1,4 @@
-"""Which types of modules can be folded.
+"""The types of modules that can be folded.
 
 Folding takes a module apart and reads the weights of its children. A derived or replaced module may
 compute something else, so whatever is not listed here is refused instead of folded in part.

@@ -1,1 +1,1 @@
-"""The layers and blocks that the networks are made of; they need only torch."""
+"""Layers and blocks of the network. They need only torch."""

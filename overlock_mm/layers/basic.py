@@ -1,4 +1,4 @@
-"""The small layers that all blocks share (NCHW maps throughout)."""
+"""Small layers that all blocks share. All maps are NCHW."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def draw_truncated_normal(tensor: Tensor) -> None:
 
 
 def initialise_projections(module: nn.Module) -> None:
-    """Truncated normal weights and zero biases for all convolutions and linear layers."""
+    """Draw truncated normal weights and zero the biases of all convolutions and linear layers."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.Linear):
             draw_truncated_normal(part.weight)
@@ -39,7 +39,7 @@ _NORMS: dict[str, type[nn.modules.batchnorm._BatchNorm]] = {
 
 
 def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.modules.batchnorm._BatchNorm:
-    """A batch norm from an OpenMMLab ``norm_cfg``.
+    """Build a batch norm from an OpenMMLab ``norm_cfg``.
 
     Only batch norms: the fused form folds them into convolutions.
 
@@ -61,7 +61,7 @@ def build_norm(norm_cfg: Mapping[str, Any], channels: int) -> nn.modules.batchno
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of [B, C, H, W], eps 1e-6; keeps channels_last memory."""
+    """LayerNorm over the channels of [B, C, H, W] with eps 1e-6. It keeps channels_last memory."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=LAYER_NORM_EPS)
@@ -114,7 +114,7 @@ class GRN(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gate from the global mean; hidden width max(16, C // 8)."""
+    """A channel gate computed from the global mean. The hidden width is max(16, C // 8)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class ConvNorm(nn.Sequential):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: a sample's branch is dropped with probability ``rate`` in training."""
+    """Stochastic depth. In training, a sample's branch is dropped with probability ``rate``."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

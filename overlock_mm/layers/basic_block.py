@@ -19,7 +19,7 @@ from overlock_mm.layers.reparam import DilatedReparamConv
 
 
 class BasicBlock(RecomputableBlock):
-    """Residual block around a large depthwise convolution and a ConvMLP.
+    """A residual block with a large depthwise convolution and a ConvMLP.
 
     Args:
         channels: D of the input and output, [B, D, H, W].
@@ -51,7 +51,7 @@ class BasicBlock(RecomputableBlock):
 
     @recompute_in_backward
     def forward(self, x: Tensor) -> Tensor:
-        """[B, D, H, W] to the same shape."""
+        """Map [B, D, H, W] to the same shape."""
         x = self.dwconv(x)
         y = self.large_conv(self.norm(x))
         y = self.mlp(self.se(self.large_norm(y)))

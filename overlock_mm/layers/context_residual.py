@@ -6,7 +6,7 @@ from overlock_mm.layers.basic import LayerNorm2d, LayerScale
 
 
 class ContextResidual(nn.Module):
-    """What the detection networks add to output 3: a little of the overview."""
+    """The residual from the overview that the detection networks add to output 3."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

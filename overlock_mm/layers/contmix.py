@@ -17,7 +17,7 @@ REGION_GRID = 7
 
 
 def upsampled_size(height: int, width: int, kernel_size: int) -> tuple[int, int]:
-    """Size to which a map smaller than the window is resized: short side K, aspect kept.
+    """Return the size to which a map smaller than the window is upsampled: short side K.
 
     The published network divides first and truncates, so a 3 x 27 map becomes
     13 x 116, not 13 x 117; the order of operations is part of its checkpoints.
@@ -30,7 +30,7 @@ def upsampled_size(height: int, width: int, kernel_size: int) -> tuple[int, int]
 
 @overridable
 def upsample(x: Tensor, kernel_size: int) -> Tensor:
-    """[B, C, H, W], resized to :func:`upsampled_size` where it is smaller than the window."""
+    """Resize [B, C, H, W] to :func:`upsampled_size` if it is smaller than the window."""
     height, width = x.shape[-2:]
     if min(height, width) >= kernel_size:
         return x
@@ -39,7 +39,7 @@ def upsample(x: Tensor, kernel_size: int) -> Tensor:
 
 
 class KernelParameters(NamedTuple):
-    """What makes one of a ContMix's two kernels.
+    """The parameters of one of the two kernels of a ContMix.
 
     Args:
         size: K.
@@ -127,11 +127,11 @@ class ContMix(nn.Module):
         return self.out_norm(self.out_proj(out))
 
     def upsample(self, *maps: Tensor) -> tuple[Tensor, ...]:
-        """The maps [B, *, H, W] as they are mixed: resized if smaller than the large window."""
+        """Resize the maps [B, *, H, W] if they are smaller than the large window."""
         return tuple(upsample(x, self.kernel_sizes[1]) for x in maps)
 
     def project(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Each token's query and each region's key, per group.
+        """Compute each token's query and each region's key, per group.
 
         Args:
             query: [B, query_channels, H, W], upsampled where needed.
@@ -145,7 +145,7 @@ class ContMix(nn.Module):
         return query.unflatten(1, (self.groups, -1)), key.flatten(2).unflatten(1, (self.groups, -1))
 
     def kernel_parameters(self) -> list[KernelParameters]:
-        """What makes the logits of the small kernel and of the large one from affinities."""
+        """Return the parameters of the small and of the large kernel."""
         taps = [size * size for size in self.kernel_sizes]
         weights = self.kernel_proj.weight.flatten(1).split(taps)
         biases = self.kernel_proj.bias.split(taps)  # type: ignore[union-attr]  # it has one
@@ -156,7 +156,7 @@ class ContMix(nn.Module):
         ]
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-        """Both kernels over the queries, the region keys and a half of the values [B, D, H, W]."""
+        """Apply each kernel to its half of the values [B, D, H, W]."""
         halves = value.unflatten(1, (2, self.groups, -1)).unbind(1)  # 2 x [B, G, C, H, W]
         with keep_results_of(torch.ops.overlock_mm.contmix.default):
             out = [

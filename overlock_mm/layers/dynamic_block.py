@@ -24,7 +24,7 @@ from overlock_mm.layers.reparam import DilatedReparamConv
 
 
 class Fusion(nn.Module):
-    """Features and context to one map of D channels: dw3x3, norm, GELU, 1x1, GRN."""
+    """Fuses features and context into a map of D channels: 3x3 depthwise, norm, GELU, 1x1, GRN."""
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Fusion(nn.Module):
 
 
 class DynamicBlock(RecomputableBlock):
-    """Gated dynamic block (paper figure 4b) over features and context.
+    """The gated dynamic block (paper figure 4b), which updates features and context.
 
     Args:
         channels: D of the features.
@@ -104,7 +104,7 @@ class DynamicBlock(RecomputableBlock):
 
     @recompute_in_backward
     def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
-        """One step of features and context.
+        """Update features and context.
 
         Args:
             x: Features [B, D, H, W].

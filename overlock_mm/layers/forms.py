@@ -1,4 +1,4 @@
-"""The forms of a network, from which the same outputs come in evaluation.
+"""The forms of a network, which compute the same outputs in evaluation.
 
 - ``'training'``: all parts, as the constructors build them.
 - ``'reparameterized'``: the dilated branches are folded into the large convolutions. The authors

@@ -1,4 +1,4 @@
-"""Training with less memory: cheap results are computed again in the backward pass.
+"""Training with less memory by recomputing cheap operations in the backward pass.
 
 Autograd keeps the input of every operation whose gradient needs it. A block of this network has
 many cheap operations (norms, GELU, gates, small depthwise convolutions) between a few costly ones,
@@ -36,7 +36,7 @@ class RecomputableBlock(nn.Module):
 
 
 def recompute_in_backward(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """Let the ``forward`` of a module keep what the module's attribute ``recompute`` says.
+    """Decorate a ``forward`` so that it keeps what its module's attribute ``recompute`` says.
 
     Outputs, gradients and the statistics of batch norms are those of the plain method, to the last
     bit, whatever is random in it. In evaluation and without gradients the method just runs. So it
@@ -129,7 +129,7 @@ def _keeping(make_mode: Callable[..., TorchDispatchMode] | None) -> Iterator[Non
 
 
 class _AllRecalled(Exception):
-    """The last tensor that the backward pass needs has been computed again."""
+    """Raised when the last tensor that the backward pass needs has been recomputed."""
 
 
 class _KeptTensors(torch.autograd.Function):
@@ -149,7 +149,7 @@ _ANCHOR = torch.empty(0, requires_grad=True)
 
 
 class _Recomputation:
-    """Stands in for the tensors that autograd would keep of one run of a function."""
+    """Replaces the tensors that autograd would keep of one run of a function."""
 
     def __init__(
         self, function: Callable[..., Any], module: nn.Module, args: tuple[Tensor, ...]
@@ -164,7 +164,7 @@ class _Recomputation:
         self.recalled: dict[int, Tensor] = {}
 
     def first_run(self, args: tuple[Tensor, ...]) -> Any:
-        """The function's outputs."""
+        """Run the function and return its outputs."""
         results: list[Tensor] = []
         mode = partial(_Keep, results) if self.keep_results else None
         with saved_tensors_hooks(self.forget, self.recall), _keeping(mode):
@@ -173,18 +173,18 @@ class _Recomputation:
         return outputs
 
     def forget(self, tensor: Tensor) -> int:
-        """Take the place of a tensor: its number, in the order of the run."""
+        """Replace a tensor by its number, in the order of the run."""
         self.shapes.append(tensor.shape)
         return len(self.shapes) - 1
 
     def recall(self, number: int) -> Tensor:
-        """The tensor with that number."""
+        """Return the tensor with that number."""
         if number not in self.recalled:
             self.run_again()
         return self.recalled.pop(number)
 
     def run_again(self) -> None:
-        """Compute the forgotten tensors, up to the last."""
+        """Recompute the forgotten tensors, up to the last."""
         kept = self.kept.grad_fn.saved_tensors
         args, results = kept[: self.number_of_args], iter(kept[self.number_of_args :])
         args = tuple(x.detach().requires_grad_(x.requires_grad) for x in args)
@@ -218,7 +218,7 @@ class _Recomputation:
 
 
 def _autocast_state(device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """Makes the context in which a device's autocast is as it is now."""
+    """Returns a function that makes contexts with a device's current autocast state."""
     if not torch.amp.is_autocast_available(device):
         return nullcontext
     enabled = torch.is_autocast_enabled(device)
@@ -227,7 +227,7 @@ def _autocast_state(device: str) -> Callable[[], AbstractContextManager[Any]]:
 
 
 def _random_state(tensors: tuple[Tensor, ...]) -> Callable[[], AbstractContextManager[None]]:
-    """Makes the context in which random numbers of these devices come as they would now."""
+    """Returns a function that makes contexts with the devices' current random states."""
     state = torch.get_rng_state()
     devices, states = get_device_states(*tensors)
 

@@ -1,4 +1,4 @@
-"""Reparameterized large depthwise convolution and the folding that deploys it.
+"""The large depthwise convolution with dilated branches, and how it is reparameterized.
 
 A K x K depthwise convolution is trained beside several small dilated ones, each
 with its own batch norm, and their outputs are summed (paper section 3.4, after
@@ -32,7 +32,7 @@ DILATED_BRANCHES: dict[int, tuple[tuple[int, int], ...]] = {
 def fuse_conv_bn(
     weight: Tensor, bias: Tensor | None, norm: nn.modules.batchnorm._BatchNorm
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the convolution that equals convolution, then ``norm`` in evaluation.
+    """Return the weight and bias of a convolution that includes the ``norm`` after it.
 
     Args:
         weight: [O, I, k, k].
@@ -50,7 +50,7 @@ def fuse_conv_bn(
 
 
 def densify_dilated_kernel(weight: Tensor, dilation: int) -> Tensor:
-    """Undilated kernel with the same effect.
+    """Return the undilated kernel with the same effect.
 
     Args:
         weight: [O, I, k, k].
@@ -66,7 +66,7 @@ def densify_dilated_kernel(weight: Tensor, dilation: int) -> Tensor:
 
 
 class DilatedBranch(nn.Module):
-    """One small depthwise convolution with its batch norm."""
+    """A small dilated depthwise convolution with its batch norm."""
 
     def __init__(
         self, channels: int, kernel_size: int, dilation: int, norm_cfg: Mapping[str, Any]
@@ -87,7 +87,7 @@ class DilatedBranch(nn.Module):
         return self.norm(self.conv(x))
 
     def dense_kernel(self) -> tuple[Tensor, Tensor]:
-        """Undilated kernel and bias that equal this branch in evaluation."""
+        """Return the undilated kernel and the bias that equal this branch in evaluation."""
         weight, bias = fuse_conv_bn(self.conv.weight, None, self.norm)
         return densify_dilated_kernel(weight, self.conv.dilation[0]), bias
 

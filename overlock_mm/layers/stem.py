@@ -10,7 +10,7 @@ from overlock_mm.layers.recompute import recompute_in_backward
 
 
 class Stem(nn.Sequential):
-    """Four 3 x 3 convolutions, strides 2 1 2 1, to stride 4."""
+    """Four 3 x 3 convolutions with strides 2, 1, 2 and 1."""
 
     recompute = 'cheap'
 
@@ -28,5 +28,5 @@ class Stem(nn.Sequential):
 
     @recompute_in_backward
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] to [B, channels, H / 4, W / 4]."""
+        """Map [B, in_channels, H, W] to [B, channels, H / 4, W / 4]."""
         return super().forward(x)

@@ -1,4 +1,4 @@
-"""The network, file by file as in the paper's figure 3.
+"""The network, with one file for each part of the paper's figure 3.
 
 Everything but :class:`OverLoCK` itself, which is an mmengine module, needs only torch.
 """

@@ -31,7 +31,7 @@ STAGE_ENTRIES = {
 
 @dataclass(frozen=True)
 class OverLoCKArch:
-    """Numbers that make a variant (paper table 1).
+    """The sizes that define a variant (paper table 1).
 
     Args:
         channels: Widths C1 to C4 of the four resolutions (strides 4, 8, 16, 32).
@@ -113,7 +113,7 @@ class OverLoCKArch:
 
     @classmethod
     def from_spec(cls, arch: 'str | Mapping[str, Any] | OverLoCKArch') -> 'OverLoCKArch':
-        """A variant by name, or one's own from a mapping with this class's fields.
+        """Return a variant by name, or build one from a mapping with this class's fields.
 
         Raises:
             ValueError: Unknown name or field, a missing field, or a bad number.

@@ -12,7 +12,7 @@ from overlock_mm.models.arch import OverLoCKArch
 
 
 class BaseNet(nn.Module):
-    """Stages 1 to 3, each a downsampling and its blocks.
+    """Stages 1 to 3. Each one is a downsampling layer followed by blocks.
 
     Args:
         arch: The variant.
@@ -55,5 +55,5 @@ class BaseNet(nn.Module):
         )
 
     def forward(self, x: Tensor, stage: int) -> Tensor:
-        """Output of one stage (0 to 2) from the previous one's, halving the map."""
+        """Compute one stage (0 to 2) from the output of the previous one, halving the map."""
         return self.stages[stage](self.downsamples[stage](x))

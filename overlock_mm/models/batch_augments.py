@@ -1,4 +1,4 @@
-"""What is done to a mixed batch before the classifier sees it.
+"""Augmentations that act on whole batches of the classifier.
 
 Only the classification configs name it: the backbone does not need mmpretrain.
 """
@@ -77,7 +77,7 @@ class MixThenErase:
         return images, scores
 
     def _erase(self, image: Tensor) -> None:
-        """Fill a rectangle of an image [C, H, W] in place with N(0, 1), each value its own."""
+        """Fill a rectangle of an image [C, H, W] in place with independent values from N(0, 1)."""
         height, width = image.shape[-2:]
         for _ in range(_ATTEMPTS):
             area = np.random.uniform(*self.area_ratio) * height * width

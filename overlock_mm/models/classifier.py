@@ -17,7 +17,7 @@ from overlock_mm.layers.basic import ConvNorm, build_norm, initialise_projection
 
 @MODELS.register_module()
 class OverLoCKClsHead(ClsHead):
-    """Main classifier, and an auxiliary one that teaches the Overview-Net (paper section 3.2).
+    """Main classifier, and an auxiliary one that supervises the Overview-Net (paper section 3.2).
 
     It reads the last two outputs of ``OverLoCK(out_indices=(3, 4), output_norm=False)``.
 
@@ -66,22 +66,22 @@ class OverLoCKClsHead(ClsHead):
         initialise_projections(self)
 
     def pre_logits(self, feats: Sequence[Tensor]) -> Tensor:
-        """Pooled features [B, hidden_channels] of the main classifier."""
+        """Return the main classifier's pooled features [B, hidden_channels]."""
         return F.silu(self.proj(feats[-2])).mean((2, 3))
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
-        """Logits [B, num_classes] of the main classifier."""
+        """Return the main classifier's logits [B, num_classes]."""
         return self.fc(self.pre_logits(feats)[..., None, None]).flatten(1)
 
     def forward_auxiliary(self, feats: Sequence[Tensor]) -> Tensor:
-        """Logits [B, num_classes] of the auxiliary classifier."""
+        """Return the auxiliary classifier's logits [B, num_classes]."""
         pooled = self.aux_norm(feats[-1]).mean((2, 3), keepdim=True)
         return self.aux_fc(pooled).flatten(1)
 
     def loss(
         self, feats: Sequence[Tensor], data_samples: list[DataSample], **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Losses of a training batch; ``loss`` and, with an auxiliary head, ``loss_aux``."""
+        """Return the losses of a batch: ``loss`` and, with an auxiliary head, ``loss_aux``."""
         losses = self._get_loss(self(feats), data_samples, **kwargs)
         if self.auxiliary:
             aux = self._get_loss(self.forward_auxiliary(feats), data_samples, **kwargs)
@@ -91,7 +91,7 @@ class OverLoCKClsHead(ClsHead):
     def predict(
         self, feats: Sequence[Tensor], data_samples: list[DataSample] | None = None
     ) -> list[DataSample]:
-        """Predictions of the main classifier as mmpretrain has them.
+        """Return the main classifier's predictions in mmpretrain's format.
 
         With an auxiliary head, each sample also carries its probabilities [num_classes] as
         ``auxiliary_score``.

@@ -126,7 +126,7 @@ class ContMixBlock(RecomputableBlock):
 
     @recompute_in_backward
     def forward(self, x: Tensor) -> Tensor:
-        """[B, dim, H, W] to the same shape."""
+        """Map [B, dim, H, W] to the same shape."""
         if self.folded is not None:
             return self.folded(x)
         x = self.dwconv1(x)
@@ -149,7 +149,7 @@ class ContMixBlock(RecomputableBlock):
 
     @property
     def form(self) -> str:
-        """One of :data:`overlock_mm.layers.forms.FORMS`."""
+        """The current form: one of :data:`overlock_mm.layers.forms.FORMS`."""
         return self.local_conv.form if self.folded is None else 'fused'
 
     def reparameterize(self) -> None:
@@ -233,7 +233,7 @@ class FusedContMixBlock(nn.Module):
         self.mlp = FusedMLP(block.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, dim, H, W] to the same shape."""
+        """Map [B, dim, H, W] to the same shape."""
         skip, z = self.skip_norm1(x)
         (upsampled,) = self.contmix.upsample(z)
         height, width = x.shape[-2:]
@@ -245,7 +245,7 @@ class FusedContMixBlock(nn.Module):
 
 
 def _scale_output(conv: nn.Conv2d, scale: nn.Module) -> None:
-    """Let a 1 x 1 convolution give what ``scale`` makes of its output."""
+    """Fold a layer scale into the 1 x 1 convolution before it, in place."""
     if isinstance(scale, LayerScale):
         conv.bias = nn.Parameter(bias_of(conv) * scale.weight.flatten() + scale.bias)
         conv.weight = nn.Parameter(conv.weight * scale.weight)

@@ -1,4 +1,4 @@
-"""Focus-Net: looks closely, guided by the context prior (paper section 3.2)."""
+"""Focus-Net, the closer look that the context prior guides (paper section 3.2)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from overlock_mm.models.arch import OverLoCKArch
 
 
 class FocusNet(nn.Module):
-    """Stages 3 and 4 of dynamic blocks, every one of them given the context prior.
+    """Stages 3 and 4. They consist of dynamic blocks, each of which receives the context prior.
 
     Args:
         arch: The variant.
@@ -57,7 +57,7 @@ class FocusNet(nn.Module):
         )
 
     def prior(self, overview: Tensor) -> Tensor:
-        """The context prior [B, C4/4, H, W] from the Overview-Net's output [B, C4, H, W]."""
+        """Map the Overview-Net's output [B, C4, H, W] to the context prior [B, C4/4, H, W]."""
         return self.prior_proj(overview)
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ class FocusNet(nn.Module):
         return x, context
 
     def stage3(self, x: Tensor, prior: Tensor) -> Tensor:
-        """[B, C3, H, W] and the prior at stride 32 to [B, C3 + C4/4, H, W]."""
+        """Map [B, C3, H, W] and the prior at stride 32 to [B, C3 + C4/4, H, W]."""
         prior = F.interpolate(prior, x.shape[-2:], mode='bilinear', align_corners=False)
         context = prior
         for block in self.stages[0].children():
@@ -74,7 +74,7 @@ class FocusNet(nn.Module):
         return z
 
     def stage4(self, z: Tensor, prior: Tensor) -> Tensor:
-        """Stage 3's output and the prior at stride 32 to [B, C4 + C4/4, H/2, W/2]."""
+        """Map stage 3's output and the prior at stride 32 to [B, C4 + C4/4, H/2, W/2]."""
         x, context = self._split(z)
         x = self.downsample_features(x)
         context = self.downsample_context(context)

@@ -9,7 +9,7 @@ from mmdet.registry import MODELS
 
 @MODELS.register_module()
 class ConstructorInitMaskHead(FCNMaskHead):
-    """mmdet's ``FCNMaskHead``, whose initial weights are those that its constructor draws.
+    """mmdet's ``FCNMaskHead`` with the initial weights that its constructor draws.
 
     mmdet's class accepts no ``init_cfg``, and its ``init_weights`` draws the last two layers from
     other distributions. The published runs never called it.
@@ -19,4 +19,4 @@ class ConstructorInitMaskHead(FCNMaskHead):
     """
 
     def init_weights(self) -> None:
-        """Keep the weights as they are."""
+        """Keep the constructor's weights."""

@@ -1,4 +1,4 @@
-"""Official parameter names of the blocks, and ours."""
+"""The blocks' parameter names in official checkpoints, and ours."""
 
 import re
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ CONTMIX_BLOCK = {
 
 
 def lookup(name: str, table: Mapping[str, str]) -> str | None:
-    """Translate a parameter or the module that owns it."""
+    """Translate the name of a parameter, or of the module that owns it."""
     if name in table:
         return table[name]
     module, _, parameter = name.rpartition('.')
@@ -82,7 +82,7 @@ def lookup(name: str, table: Mapping[str, str]) -> str | None:
 
 
 def _rename_in_reparam(name: str) -> str | None:
-    """A parameter of an official reparameterized convolution."""
+    """Translate the name of a parameter within an official reparameterized convolution."""
     module, _, parameter = name.rpartition('.')
     branch = _DILATED_BRANCH.fullmatch(module)
     if branch:
@@ -92,7 +92,7 @@ def _rename_in_reparam(name: str) -> str | None:
 
 
 def rename_in_block(name: str, table: Mapping[str, str]) -> str | None:
-    """Our name of a block's official one, or None if the block has no such tensor."""
+    """Return our name for an official one, or None if the block has no such tensor."""
     for reparam in ('proj.1.', 'lepe.0.'):
         if name.startswith(reparam):
             inner = _rename_in_reparam(name.removeprefix(reparam))

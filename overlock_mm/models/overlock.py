@@ -1,4 +1,4 @@
-"""OverLoCK: overview first, then a close look (arXiv 2502.20087, figure 3)."""
+"""The OverLoCK backbone (arXiv 2502.20087, figure 3)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -67,7 +67,7 @@ def _checked_with_cp(with_cp: bool | Sequence[bool]) -> tuple[bool, ...]:
 
 
 def _drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
-    """Per stage and block: from 0 to ``rate``, linear over all blocks of the network."""
+    """Return each block's rate by stage, rising linearly from 0 to ``rate`` over all blocks."""
     # The rates are numbers, also where the network is built on the meta device.
     rates = torch.linspace(0, rate, sum(depths), dtype=torch.float64, device='cpu').tolist()
     ends = list(accumulate(depths))
@@ -191,7 +191,7 @@ class OverLoCK(BaseModule):
         return tuple(widths[i] for i in self.out_indices)
 
     def init_weights(self) -> None:
-        """Load the weights that ``init_cfg`` names; without one keep those of the constructor.
+        """Load the weights that ``init_cfg`` names, or keep those of the constructor.
 
         Raises:
             CheckpointError: The file cannot be read.
@@ -204,7 +204,7 @@ class OverLoCK(BaseModule):
         super().init_weights()
 
     def _modules_of_stage(self, stage: str) -> list[nn.Module]:
-        """The parts that ``frozen_stages`` freezes together with a stage."""
+        """Return the modules that ``frozen_stages`` freezes together with a stage."""
         paths = [*STAGE_ENTRIES[stage], STAGE_BLOCKS[stage]]
         if stage == 'base2' and self.output_norm:
             paths.append('norm1')  # on the path to base3
@@ -231,7 +231,7 @@ class OverLoCK(BaseModule):
 
     @property
     def deploy(self) -> bool:
-        """Whether the network is in fused form; mmpretrain's name for it."""
+        """Whether the network is in fused form. The name is mmpretrain's."""
         return self.form == 'fused'
 
     def reparameterize(self) -> None:
@@ -274,7 +274,7 @@ class OverLoCK(BaseModule):
         self.form = 'fused'
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Multi-scale features of a batch of images.
+        """Compute multi-scale features of a batch of images.
 
         Args:
             x: [B, in_channels, H, W], sides of at least 32 pixels.
@@ -316,6 +316,6 @@ class OverLoCK(BaseModule):
 
 
 def image_channels(model: nn.Module) -> int:
-    """Channels of the images that a model with this backbone takes; 3 for another backbone."""
+    """Return the image channels that a model's backbone takes; 3 if it is not an OverLoCK."""
     channels = (part.in_channels for part in model.modules() if isinstance(part, OverLoCK))
     return next(channels, 3)

@@ -1,4 +1,4 @@
-"""Overview-Net: a quick look at the whole scene, at stride 32 (paper figure 3)."""
+"""Overview-Net, which summarizes the whole image at stride 32 (paper figure 3)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from overlock_mm.models.arch import OverLoCKArch
 
 
 class OverviewNet(nn.Module):
-    """Few blocks on a halved map; their output is the source of the context prior.
+    """A downsampling layer and a few blocks, whose output becomes the context prior.
 
     Args:
         arch: The variant.
@@ -43,5 +43,5 @@ class OverviewNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C3, H, W] at stride 16 to [B, C4, H/2, W/2] at stride 32."""
+        """Map [B, C3, H, W] at stride 16 to [B, C4, H/2, W/2] at stride 32."""
         return self.blocks(self.downsample(x))

@@ -1,4 +1,4 @@
-"""Checks that all operators share. Every message states the rule, then the values that break it."""
+"""Checks that all operators share. Each message states the rule and the offending values."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_tensors(**tensors: Tensor) -> None:
-    """All arguments are floating point tensors."""
+    """Check that all arguments are floating point tensors."""
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f'{name} must be a torch.Tensor, got {type(tensor).__name__}.')
@@ -18,7 +18,7 @@ def check_tensors(**tensors: Tensor) -> None:
 
 
 def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Both tensors are on one device."""
+    """Check that both tensors are on one device."""
     if tensor.device != other.device:
         raise ValueError(
             f'All tensors must be on one device, got {name} on {tensor.device}, '
@@ -27,7 +27,7 @@ def check_same_device(name: str, tensor: Tensor, other_name: str, other: Tensor)
 
 
 def check_same(**tensors: Tensor) -> None:
-    """All tensors have one dtype and are on one device."""
+    """Check that all tensors have one dtype and are on one device."""
     if len({tensor.device for tensor in tensors.values()}) > 1:
         devices = ', '.join(f'{name} on {tensor.device}' for name, tensor in tensors.items())
         raise ValueError(f'All tensors must be on one device, got {devices}.')
@@ -37,13 +37,13 @@ def check_same(**tensors: Tensor) -> None:
 
 
 def check_shape(name: str, tensor: Tensor, layout: str, shape: tuple[int, ...]) -> None:
-    """The tensor has this shape, which the message calls ``layout``."""
+    """Check that the tensor has this shape, which the message calls ``layout``."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f'{name} must be {layout} = {list(shape)}, got {list(tensor.shape)}.')
 
 
 def check_not_empty(**sizes: int) -> None:
-    """All sizes are at least 1."""
+    """Check that all sizes are at least 1."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f'{name} must be at least 1, got {size}.')

@@ -1,4 +1,4 @@
-"""Functions that other libraries have dropped, with their own argument order."""
+"""Functions that other libraries have removed, with the same arguments."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ from overlock_mm.ops.contmix.api import neighborhood_aggregate
 
 
 def na2d_av(attn: Tensor, value: Tensor, kernel_size: int, dilation: int = 1) -> Tensor:
-    """``natten.functional.na2d_av`` of NATTEN 0.17, which its 0.20 removed.
+    """Replace ``natten.functional.na2d_av`` of NATTEN 0.17, which version 0.20 removed.
 
     Args:
         attn: Attention weights [B, heads, H, W, K*K].

@@ -1,4 +1,4 @@
-"""How a call of a public function reaches a backend: at once, or through torch's dispatcher."""
+"""How a call of a public function reaches a backend: directly or through torch's dispatcher."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def overridable(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def bypasses_dispatcher(arguments: Sequence[Any]) -> bool:
-    """Whether a backend may be called at once.
+    """Return whether a backend may be called directly.
 
     That is so where there is nothing to differentiate, and no tracer, mode, transform or tensor
     of another class that must see the operator. A network calls the operators of this package a
@@ -51,7 +51,7 @@ def bypasses_dispatcher(arguments: Sequence[Any]) -> bool:
 
 
 def is_transformed(arguments: Sequence[Any]) -> bool:
-    """Whether ``torch.func.grad`` or a forward-mode derivative reaches a call.
+    """Return whether ``torch.func.grad`` or a forward-mode derivative reaches a call.
 
     The operators have neither, as a ``torch.library`` operator cannot; their definitions have.
     ``torch.vmap`` by itself does not count: torch takes the operators apart for it.
@@ -64,7 +64,7 @@ def is_transformed(arguments: Sequence[Any]) -> bool:
 
 
 def has_tangent(arguments: Sequence[Any]) -> bool:
-    """Whether an argument carries a tangent of forward-mode automatic differentiation."""
+    """Return whether an argument carries a tangent of forward-mode differentiation."""
     return forward_ad._current_level >= 0 and any(
         forward_ad.unpack_dual(x).tangent is not None for x in arguments if isinstance(x, Tensor)
     )

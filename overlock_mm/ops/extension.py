@@ -1,4 +1,4 @@
-"""The compiled extension ``overlock_mm._C``, loaded when first asked for.
+"""The compiled extension ``overlock_mm._C``, loaded at first use.
 
 It registers its functions with torch as ``torch.ops.overlock_mm_C``, one schema each and kernels
 per device, so that the backends 'cpu' and 'cuda' of an operator share one call.
@@ -24,7 +24,7 @@ CUDA_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 @cache
 def why_not_loaded() -> str | None:
-    """Load the extension; the reason why that failed, or None."""
+    """Load the extension; return the reason why that failed, or None."""
     try:
         importlib.import_module('overlock_mm._C')
     except ModuleNotFoundError:
@@ -42,7 +42,7 @@ def why_not_loaded() -> str | None:
 
 
 def why_not_on_cpu(call: Call) -> list[str]:
-    """The reasons why a call cannot run on the CPU's kernels, whatever its dtype and sizes."""
+    """Return why a call cannot run on the CPU kernels, regardless of its dtype and sizes."""
     reasons = []
     if call.device.type != 'cpu':
         reasons.append(f'it needs tensors on the CPU, got {call.device}.')
@@ -53,7 +53,7 @@ def why_not_on_cpu(call: Call) -> list[str]:
 
 
 def why_not_on_cuda(call: Call) -> list[str]:
-    """The reasons why a call cannot run on the CUDA kernels, whatever its sizes."""
+    """Return why a call cannot run on the CUDA kernels, regardless of its sizes."""
     reasons = []
     if call.device.type != 'cuda':
         reasons.append(f'it needs tensors on a CUDA device, got {call.device}.')
@@ -80,7 +80,7 @@ def why_not_on_cuda(call: Call) -> list[str]:
 
 
 def has_kernels(dispatch_key: str) -> bool:
-    """Whether the loaded extension has kernels for 'CPU' or 'CUDA'."""
+    """Return whether the loaded extension has kernels for 'CPU' or 'CUDA'."""
     return torch._C._dispatch_has_kernel_for_dispatch_key(
         'overlock_mm_C::contmix_forward', dispatch_key
     )
@@ -88,7 +88,7 @@ def has_kernels(dispatch_key: str) -> bool:
 
 @cache
 def has_cuda_code(device_index: int) -> bool:
-    """Whether the CUDA kernels were compiled for the architecture of this device."""
+    """Return whether the CUDA kernels were compiled for the architecture of this device."""
     return torch.ops.overlock_mm_C.has_cuda_code(device_index)
 
 

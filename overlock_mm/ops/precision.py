@@ -1,4 +1,4 @@
-"""Dtypes of the operators: what they accumulate in, and what autocast makes of a call."""
+"""Dtypes of the operators, for accumulation and under autocast."""
 
 import functools
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from torch import Tensor
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Dtype of accumulation: float64 stays, everything else is float32."""
+    """Return the dtype of accumulation: float64 for float64, float32 for all others."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def in_autocast(device_type: str) -> bool:
-    """Whether autocast is on; some devices, such as meta, have none."""
+    """Return whether autocast is on. Some devices, such as meta, have none."""
     # torch.compile cannot trace the second question, so it is skipped for the usual devices.
     available = device_type in ('cpu', 'cuda') or torch.amp.is_autocast_available(device_type)
     return available and torch.is_autocast_enabled(device_type)
 
 
 def lower_to_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Activations in the dtype of autocast where it is on for their device.
+    """Return activations in the dtype of autocast, if it is on for their device.
 
     Under autocast a network passes a mixture: convolutions have lowered their outputs, norms have
     not. Backends accumulate in float32 in any case, so the lower dtype halves the memory traffic

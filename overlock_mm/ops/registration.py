@@ -1,4 +1,4 @@
-"""The operators as torch knows them: ``torch.ops.overlock_mm``, once for all backends.
+"""Registration with torch as ``torch.ops.overlock_mm``, once for all backends.
 
 A call selects its backend when it runs, not when it is traced, so a compiled graph holds one
 operator whatever backend serves it. Arguments have been checked before.
@@ -61,7 +61,7 @@ class Operator:
         define(name, schema, self._run, fake)
 
     def __call__(self, *arguments: Any, backend: str | None) -> Any:
-        """Call the operator, or its backend at once where nothing else must see the call."""
+        """Call the operator, or its backend directly if nothing has to intercept the call."""
         if torch.compiler.is_compiling():
             return getattr(torch.ops.overlock_mm, self.name)(*arguments, backend)
         # Found here, so that the gradient has it too.
@@ -88,7 +88,7 @@ def gradients_of_definition(
     needed: Sequence[int],
     grad_results: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Gradients of an operator by its definition, themselves differentiable where that is asked.
+    """Compute an operator's gradients by its definition, differentiable themselves if needed.
 
     Args:
         definition: The results in plain PyTorch.

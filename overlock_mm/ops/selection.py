@@ -1,4 +1,4 @@
-"""Which implementation runs a call, and why another one cannot.
+"""Selection of the implementation that runs a call.
 
 Operators that share their implementations form a family: :class:`Backends`, the table of a
 family's backends. A backend is a module with the functions that the family asks for (its
@@ -22,7 +22,7 @@ logger = logging.getLogger('overlock_mm')
 
 @dataclass(frozen=True)
 class Call:
-    """What selection must know of a call; families add what their backends must know.
+    """The properties of a call that selection needs. Families add those of their backends.
 
     Attributes:
         op: Name of the operator.
@@ -39,7 +39,7 @@ class Call:
 
     @classmethod
     def typical(cls, op: str) -> 'Call':
-        """A float32 call, on the GPU if there is one."""
+        """Describe a float32 call, on the GPU if there is one."""
         device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         return cls(op, device, torch.float32)
 
@@ -89,7 +89,7 @@ class Backends(Mapping[str, Backend]):
     def register(
         self, name: str, why_not: Callable[[Any], list[str]], *functions: Callable[..., Any]
     ) -> None:
-        """Add a backend, after those that are there.
+        """Add a backend after the existing ones.
 
         Args:
             name: What callers ask for.
@@ -125,7 +125,7 @@ class Backends(Mapping[str, Backend]):
             raise ValueError(f'backend must be None or one of: {known}; got {name!r}.')
 
     def why_not(self, name: str, call: Call) -> list[str]:
-        """All reasons why a backend cannot run a call; a backend without reasons can."""
+        """Return all reasons why a backend cannot run a call; without reasons it can."""
         reasons = self._backends[name].why_not(call)
         if call.transformed and name != 'reference':
             reasons = [
@@ -136,11 +136,11 @@ class Backends(Mapping[str, Backend]):
         return reasons
 
     def chosen(self, name: str | None) -> str | None:
-        """The backend that a call asks for, or else :func:`use_backend`, or None."""
+        """Return the backend that the call or else :func:`use_backend` chooses, or None."""
         return _chosen.get().get(self.family) if name is None else name
 
     def select(self, call: Call, name: str | None = None) -> Backend:
-        """The backend that runs a call.
+        """Return the backend that runs a call.
 
         Args:
             call: The call.
@@ -172,7 +172,7 @@ class Backends(Mapping[str, Backend]):
         raise RuntimeError(f'No backend can run {call}: {refusals}')  # the reference always can
 
     def _log_choice(self, call: Call, name: str, refusals: dict[str, list[str]]) -> None:
-        """Say once per op, kind of device and backend what was chosen, and what is faster."""
+        """Log a choice once per operator, kind of device and backend, and what is faster."""
         topic = (call.op, call.device.type, name, call.transformed)
         if topic in _logged:
             return
@@ -206,7 +206,7 @@ def load_backends(package: str, *names: str) -> None:
 
 
 def available_backends(call: Call | str = 'contmix') -> dict[str, list[str]]:
-    """Why each backend can or cannot run a call.
+    """Return, for each backend, the reasons why it cannot run a call.
 
     Args:
         call: The call in question; or the name of an operator, for a typical call of it.
@@ -232,7 +232,7 @@ def available_backends(call: Call | str = 'contmix') -> dict[str, list[str]]:
 
 @contextmanager
 def use_backend(**backends: str | None) -> Iterator[None]:
-    """Choose the backends of all calls inside that name none themselves.
+    """Choose the backends of all calls in a block that do not choose one themselves.
 
     Like a backend that is named in the call, a chosen one never falls back. The choice holds for
     the current thread or asynchronous task. A gradient uses the backend of its forward call.

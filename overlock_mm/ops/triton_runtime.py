@@ -1,4 +1,4 @@
-"""What the Triton backends of all operators share: whether Triton can run, and padded sizes.
+"""Shared parts of the Triton backends: whether Triton can run, and padded sizes.
 
 Under ``TRITON_INTERPRET=1``, set before Triton is first imported, Triton kernels run on the CPU,
 slowly: that is how machines without a GPU test them.
@@ -21,7 +21,7 @@ MIN_TRITON = (3, 6)
 
 @cache
 def why_not_installed() -> str | None:
-    """The reason why there is no usable Triton, or None."""
+    """Return the reason why there is no usable Triton, or None."""
     if importlib.util.find_spec('triton') is None:
         return 'Triton is not installed; remedy: pip install triton.'
     version = _triton_version()
@@ -34,7 +34,7 @@ def why_not_installed() -> str | None:
 
 
 def why_not_here(call: Call) -> list[str]:
-    """The reasons why a call cannot run on Triton kernels, whatever its sizes."""
+    """Return why a call cannot run on Triton kernels, regardless of its sizes."""
     missing = why_not_installed()
     reasons = [] if missing is None else [missing]
     interpreted = os.environ.get('TRITON_INTERPRET') == '1'
@@ -58,12 +58,12 @@ def why_not_here(call: Call) -> list[str]:
 
 
 def padded(size: int) -> int:
-    """The power of two, 16 or more, that holds ``size``: what a matrix product takes."""
+    """Return the smallest power of two, at least 16, that a matrix product needs for ``size``."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def contiguous(parameter: Tensor | None) -> Tensor | None:
-    """An optional parameter as the kernels read it."""
+    """Return an optional parameter as contiguous memory, which the kernels read."""
     return None if parameter is None else parameter.contiguous()
 
 

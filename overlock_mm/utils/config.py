@@ -1,4 +1,4 @@
-"""Configs for the command line tools: loading them and applying what the user asked for."""
+"""Loading of configs for the command line tools, with the user's options."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
 
 def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
-    """The data set config inside wrappers such as ``RepeatDataset``."""
+    """Return the data set config inside wrappers such as ``RepeatDataset``."""
     while 'dataset' in dataset:
         dataset = dataset.dataset
     return dataset

@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, with its suffix, which replaces it at the end.
+    """Yield a temporary path beside ``path``, with its suffix, which replaces it at the end.
 
     What was written is flushed to the disk first, so a reader finds the old content or the new one,
     even after a crash of the machine. An error within the block removes what was written and leaves
@@ -36,7 +36,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
-    """A new folder beside ``path``, which replaces it at the end, with what was in an older one.
+    """Yield a new folder beside ``path``, which replaces it, and an older folder, at the end.
 
     An error within the block leaves an older folder as it was. A killed process leaves its hidden
     temporary folder behind.

@@ -1,4 +1,4 @@
-"""Reading images: which files can be read, and what becomes of their pixels.
+"""Reading of images: which files are accepted, and how their pixels are converted.
 
 The rules are those of the OpenMMLab libraries' default pipelines, so that a tool shows a network
 the pixels that training and testing do: OpenCV reads the file, turns the image as its EXIF
@@ -30,7 +30,7 @@ _ENDINGS = {
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """The pixels of an image file, uint8 BGR [H, W, 3].
+    """Return the pixels of an image file, uint8 BGR [H, W, 3].
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -48,7 +48,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def why_unreadable(path: Path) -> str | None:
-    """Why a file cannot be used as an image, if it cannot."""
+    """Return why a file cannot be used as an image, or None if it can."""
     try:
         with Image.open(path, formats=_FORMATS) as image:
             deep = image.mode[0] in 'IF' or '16' in str(image.tile)
@@ -73,7 +73,7 @@ def why_unreadable(path: Path) -> str | None:
 
 
 def truncation(path: str | Path) -> str | None:
-    """What Pillow says of a truncated JPEG or PNG file; None of a complete one.
+    """Return Pillow's message about a truncated JPEG or PNG file, or None for a complete one.
 
     A look at the end of a complete file takes microseconds. Files of other formats, and files that
     are missing or unknown to Pillow, are not judged.
@@ -98,7 +98,7 @@ def truncation(path: str | Path) -> str | None:
 
 
 def _pages_of_one_size(image: Any) -> int:
-    """How many pages a TIFF file has, if they are more than two and no smaller copies; else 0."""
+    """Return the number of a TIFF file's pages; 0 for fewer than 3, or for smaller copies."""
     pages, size = getattr(image, 'n_frames', 1), image.size
     if pages < 3:
         return 0
@@ -107,7 +107,7 @@ def _pages_of_one_size(image: Any) -> int:
 
 
 def _reason_of_depth(path: Path) -> str | None:
-    """Why the pixels of a file do not become a picture, if OpenCV can read it."""
+    """Return why the pixels of a file that OpenCV reads do not make a picture, or None."""
     with path.open('rb') as file:
         start = file.read(4)
     # OpenCV prints warnings about what it does not know.

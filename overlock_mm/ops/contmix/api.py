@@ -1,4 +1,4 @@
-"""The public functions: check the arguments, then call the operators."""
+"""The public functions, which check the arguments and call the operators."""
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ def neighborhood_aggregate(
     dilation: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Weighted sum over each token's K x K window, the linear part of ContMix.
+    """Sum values over each token's K x K window, weighted: the linear part of ContMix.
 
     Border rule: a window never leaves the map and is never padded. For row i of
     H rows it starts at ``clamp(i - K // 2, 0, H - K)``, and columns in the same way, so every
@@ -69,7 +69,7 @@ def contmix(
     scale: float = 1.0,
     backend: str | None = None,
 ) -> Tensor:
-    """Dynamic convolution whose per-token kernels carry global context.
+    """Apply a dynamic convolution whose per-token kernels depend on global context.
 
     For each token n and group g (paper section 3.3)::
 

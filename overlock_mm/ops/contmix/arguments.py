@@ -1,4 +1,4 @@
-"""The arguments of ContMix in one piece, as everything behind the public function takes them."""
+"""The arguments of ContMix, bundled for everything behind the public function."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class ContMixArguments(NamedTuple):
-    """See :func:`overlock_mm.ops.contmix` for their shapes."""
+    """The arguments of :func:`overlock_mm.ops.contmix`, which gives their shapes."""
 
     query: Tensor
     key: Tensor
@@ -19,5 +19,5 @@ class ContMixArguments(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All six tensors."""
+        """The six tensors."""
         return self[:6]

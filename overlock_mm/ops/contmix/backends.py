@@ -1,4 +1,4 @@
-"""What a backend of ContMix and of the aggregation is.
+"""The contract of a backend of ContMix and of the aggregation.
 
 A backend is a module that registers four functions, which know nothing of autograd::
 
@@ -27,7 +27,7 @@ from overlock_mm.ops.selection import Backends
 
 @dataclass(frozen=True)
 class Call(selection.Call):
-    """What a backend must know of a call to say whether it can run it.
+    """The properties of a call that decide whether a backend can run it.
 
     Attributes:
         kernel_size: K.
@@ -81,7 +81,7 @@ class Call(selection.Call):
 
     @classmethod
     def typical(cls, op: str) -> 'Call':
-        """The call that stage 3 of variant T makes, on the GPU if there is one."""
+        """Describe the call that stage 3 of variant T makes, on the GPU if there is one."""
         device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         if op == 'contmix':
             return cls(op, device, torch.float32, 13, query_channels=16, regions=49)

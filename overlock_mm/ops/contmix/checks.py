@@ -1,4 +1,4 @@
-"""What ContMix and the aggregation demand of their arguments.
+"""Checks of the arguments of ContMix and of the aggregation.
 
 Every message states the rule, then the values that break it.
 """
@@ -18,7 +18,7 @@ from overlock_mm.ops.contmix.arguments import ContMixArguments
 
 
 def check_window(kernel_size: int, height: int, width: int, dilation: int = 1) -> None:
-    """The window is odd, of a supported size and not larger than the map."""
+    """Check that the window is odd, of a supported size and not larger than the map."""
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
         raise TypeError(f'kernel_size must be an int, got {kernel_size!r}.')
     if kernel_size % 2 == 0 or not MIN_KERNEL_SIZE <= kernel_size <= MAX_KERNEL_SIZE:
@@ -41,7 +41,7 @@ def check_window(kernel_size: int, height: int, width: int, dilation: int = 1) -
 def check_neighborhood_aggregate(
     weight: Tensor, value: Tensor, kernel_size: int, dilation: int
 ) -> None:
-    """Arguments of :func:`overlock_mm.ops.neighborhood_aggregate`."""
+    """Check the arguments of :func:`overlock_mm.ops.neighborhood_aggregate`."""
     check_same(weight=weight, value=value)
     if value.dim() != 5:
         raise ValueError(f'value must be [B, G, H, W, C], got {list(value.shape)}.')
@@ -53,7 +53,7 @@ def check_neighborhood_aggregate(
 
 
 def check_contmix(arguments: ContMixArguments) -> None:
-    """Arguments of :func:`overlock_mm.ops.contmix`."""
+    """Check the arguments of :func:`overlock_mm.ops.contmix`."""
     query, key, value, proj_weight, proj_bias, rpb, kernel_size, _ = arguments
     check_same(query=query, key=key, value=value)
     check_tensors(proj_weight=proj_weight, proj_bias=proj_bias, rpb=rpb)

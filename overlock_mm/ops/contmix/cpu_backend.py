@@ -15,7 +15,7 @@ from overlock_mm.ops.extension import why_not_on_cpu
 
 
 def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
+    """Return all reasons why this backend cannot run a call."""
     return why_not_on_cpu(call)
 
 

@@ -15,7 +15,7 @@ MAX_REGIONS = 64
 
 
 def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
+    """Return all reasons why this backend cannot run a call."""
     reasons = why_not_on_cuda(call)
     if call.op == 'contmix':
         for name, size, most in (

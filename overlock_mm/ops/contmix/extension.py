@@ -13,24 +13,24 @@ from overlock_mm.ops.contmix.arguments import ContMixArguments
 
 
 def contmix_forward(arguments: ContMixArguments) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp."""
+    """Return the output and the log-sum-exp."""
     return torch.ops.overlock_mm_C.contmix_forward(*arguments)
 
 
 def contmix_backward(
     grad_out: Tensor, arguments: ContMixArguments, out: Tensor, logsumexp: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of the six tensors."""
+    """Return the gradients of the six tensors."""
     return torch.ops.overlock_mm_C.contmix_backward(
         grad_out, *arguments.tensors, out, logsumexp, arguments.kernel_size, arguments.scale
     )
 
 
 def neighborhood_aggregate_forward(*args: Any) -> Tensor:
-    """Output."""
+    """Return the output."""
     return torch.ops.overlock_mm_C.neighborhood_aggregate_forward(*args)
 
 
 def neighborhood_aggregate_backward(*args: Any) -> tuple[Tensor, Tensor]:
-    """Gradients of weight and value."""
+    """Return the gradients of weight and value."""
     return torch.ops.overlock_mm_C.neighborhood_aggregate_backward(*args)

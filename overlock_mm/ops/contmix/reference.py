@@ -15,7 +15,7 @@ from overlock_mm.ops.precision import compute_dtype
 def window_starts(
     size: int, kernel_size: int, device: torch.device | None = None, dilation: int = 1
 ) -> Tensor:
-    """First row (or column) of every token's window, int64 of shape [size].
+    """Return the first row (or column) of every token's window, int64 [size].
 
     The border rule: a window never leaves the map, it is shifted inwards. With a
     dilation d the map falls into d interleaved ones (residue r has
@@ -29,7 +29,7 @@ def window_starts(
 
 
 def position_index(height: int, width: int, kernel_size: int, device: torch.device) -> Tensor:
-    """Index of every token and tap into the flattened bias table, [height, width, K*K]."""
+    """Return every token's and tap's index into the flattened bias table, [height, width, K*K]."""
     taps = torch.arange(kernel_size, device=device)
 
     def offset(size: int) -> Tensor:  # [size, K], neighbour - token + K - 1
@@ -43,7 +43,7 @@ def position_index(height: int, width: int, kernel_size: int, device: torch.devi
 
 
 def position_bias(rpb: Tensor, height: int, width: int) -> Tensor:
-    """Relative position bias of every token and tap.
+    """Return the relative position bias of every token and tap.
 
     Args:
         rpb: Bias table [G, 2K-1, 2K-1], indexed by (neighbour - token + K - 1).
@@ -78,7 +78,7 @@ def neighborhood_aggregate(
 
 
 def affinity(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """Affinity [B, G, H, W, S] of every token to every region of the context."""
+    """Return the affinity [B, G, H, W, S] of every token to every region of the context."""
     dtype = compute_dtype(query.dtype)
     return torch.einsum('bgchw,bgcs->bghws', query.to(dtype) * scale, key.to(dtype))
 
@@ -86,7 +86,7 @@ def affinity(query: Tensor, key: Tensor, scale: float) -> Tensor:
 def contmix_logits(
     query: Tensor, key: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb: Tensor, scale: float
 ) -> Tensor:
-    """Logits [B, G, H, W, K*K] of every token's kernel."""
+    """Return the logits [B, G, H, W, K*K] of every token's kernel."""
     height, width = query.shape[-2:]
     dtype = compute_dtype(query.dtype)
     logits = affinity(query, key, scale) @ proj_weight.to(dtype).t() + proj_bias.to(dtype)
@@ -96,7 +96,7 @@ def contmix_logits(
 def contmix_kernels(
     query: Tensor, key: Tensor, proj_weight: Tensor, proj_bias: Tensor, rpb: Tensor, scale: float
 ) -> Tensor:
-    """Every token's dynamic kernel: weights [B, G, H, W, K*K] that sum to one."""
+    """Return every token's dynamic kernel: weights [B, G, H, W, K*K] that sum to one."""
     return contmix_logits(query, key, proj_weight, proj_bias, rpb, scale).softmax(-1)
 
 

@@ -15,7 +15,7 @@ from overlock_mm.ops.precision import compute_dtype
 
 
 def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call: none."""
+    """Return no reasons: this backend can run every call."""
     return []
 
 
@@ -92,7 +92,7 @@ def neighborhood_aggregate_backward(
 
 
 def _like(tensor: Tensor, result: Tensor) -> Tensor:
-    """The result in the dtype and with the strides that the contract of backends asks for."""
+    """Give a result the dtype and the strides that the contract of backends requires."""
     return torch.empty_like(tensor).copy_(result)
 
 

@@ -1,4 +1,4 @@
-"""ContMix and the aggregation as torch knows them: schemas, fakes and gradients.
+"""Registration of ContMix and the aggregation with torch: schemas, fakes and gradients.
 
 ``torch.ops.overlock_mm.contmix`` and ``neighborhood_aggregate`` with a private operator each for
 the gradient: see :mod:`overlock_mm.ops.registration`.

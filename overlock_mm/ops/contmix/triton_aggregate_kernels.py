@@ -24,13 +24,13 @@ from overlock_mm.ops.contmix.triton_tiles import (
 
 @triton.jit
 def sub_length(i, size, dilation):
-    """Length of the sub-map that holds row (or column) i."""
+    """Return the length of the sub-map that holds row (or column) i."""
     return (size - i % dilation + dilation - 1) // dilation
 
 
 @triton.jit
 def dilated_start(i, size, dilation, K: tl.constexpr):
-    """First row (or column) of token i's dilated window."""
+    """Return the first row (or column) of token i's dilated window."""
     start = window_start(i // dilation, sub_length(i, size, dilation), K)
     return start * dilation + i % dilation
 
@@ -53,7 +53,7 @@ def forward_kernel(
     SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Weighted sum over each token's window; grid (B * G * tiles * slices,)."""
+    """Sum over each token's window, weighted; grid (B * G * tiles * slices,)."""
     count = height * width
     tiles = tl.cdiv(count, TOKENS)
     slices = tl.cdiv(CHANNELS, SLICE)
@@ -101,7 +101,7 @@ def weight_grad_kernel(
     SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Gradient of the weights: grad_out times each neighbour; grid (B * G * tiles,)."""
+    """Compute the weights' gradient, grad_out times each neighbour; grid (B * G * tiles,)."""
     count = height * width
     tiles = tl.cdiv(count, TOKENS)
     pair = tl.program_id(0) // tiles
@@ -150,7 +150,7 @@ def value_grad_kernel(
     SLICE: tl.constexpr,
     TOKENS: tl.constexpr,
 ):
-    """Gradient of the values, over the windows that hold it; grid (B * G * tiles * slices,)."""
+    """Sum each value's gradient over the windows with it; grid (B * G * tiles * slices,)."""
     count = height * width
     tiles = tl.cdiv(count, TOKENS)
     slices = tl.cdiv(CHANNELS, SLICE)

@@ -33,7 +33,7 @@ PARTIAL_SUMS = 1024
 
 
 def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
+    """Return all reasons why this backend cannot run a call."""
     reasons = why_not_here(call)
     if call.op == 'contmix' and call.channels > MAX_CHANNELS:
         reasons.append(f'C must be at most {MAX_CHANNELS}, got {call.channels}.')
@@ -220,7 +220,7 @@ def _launch_aggregate(
 
 
 def _contmix_sizes(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> dict[str, Any]:
-    """Compile-time sizes that the ContMix kernels share."""
+    """Return the compile-time sizes that the ContMix kernels share."""
     row, channels = padded(kernel_size), padded(value.shape[2])
     return {
         'QUERY_CHANNELS': query.shape[2],
@@ -237,12 +237,12 @@ def _contmix_sizes(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) 
 
 
 def _tokens(row: int, channels: int) -> int:
-    """Tokens of a program: as its [tokens, row, channels] tile allows, 16 to 64."""
+    """Return the tokens of a program, 16 to 64, as its [tokens, row, channels] tile allows."""
     return max(16, min(64, TILE_ELEMENTS // (row * channels)))
 
 
 def _packed(*parameters: Tensor) -> tuple[Tensor, ...]:
-    """Parameters as the kernels read them; no copy for contiguous float32."""
+    """Return the parameters as contiguous float32, without a copy if they are that already."""
     return tuple(parameter.to(torch.float32).contiguous() for parameter in parameters)
 
 

@@ -69,7 +69,7 @@ def query_grad_kernel(
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Query gradient, delta and a partial key gradient; grid (B * G * chunks,).
+    """Compute the query gradient, delta and a partial key gradient; grid (B * G * chunks,).
 
     Writes d_query, delta [B, G, H, W] = sum over C of grad_out * out, which the
     parameter gradients read, and the sums d_key [B * G, chunks, Cq, S] over the
@@ -183,7 +183,7 @@ def value_grad_kernel(
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Value gradient of a segment of one map row; grid (B * G * H * segments,).
+    """Compute the value gradient of a segment of a map row; grid (B * G * H * segments,).
 
     For each row of queries whose windows reach this map row, their weights
     [queries, taps] are skewed into a banded matrix [queries, tokens], which
@@ -280,7 +280,7 @@ def parameter_grad_kernel(
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Partial parameter gradients of one window row; grid (chunks * G * K,).
+    """Compute partial parameter gradients of a window row; grid (chunks * G * K,).
 
     Writes d_proj_weight [chunks, G, K*K, S], d_proj_bias [chunks, G, K*K] and
     d_rpb [chunks, G, K, 2K-1, 2K-1], whose third axis is the window row; its rows

@@ -33,7 +33,7 @@ def load_keys(
     QP: tl.constexpr,
     SP: tl.constexpr,
 ):
-    """Keys of one (batch, group), [QP, SP] float32."""
+    """Load the keys of one (batch, group), [QP, SP] float32."""
     channel = tl.arange(0, QP)[:, None]
     region = tl.arange(0, SP)[None, :]
     base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
@@ -52,7 +52,7 @@ def load_projection(
     SP: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Projection rows of one window row as factors of products, [ROW, SP] float32."""
+    """Load the projection of one window row as a factor of products, [ROW, SP] float32."""
     tap = tl.arange(0, ROW)[:, None]
     region = tl.arange(0, SP)[None, :]
     mask = (tap < K) & (region < REGIONS)
@@ -76,7 +76,7 @@ def row_logits(
     ROW: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Logits of one window row, [T, ROW] float32, -inf in the padding."""
+    """Compute the logits of one window row, [T, ROW] float32, -inf in the padding."""
     tap = tl.arange(0, ROW)
     in_window = tap < K
     # The bias of the neighbour at row r seen from row y is row r - y + K - 1.
@@ -91,7 +91,7 @@ def row_logits(
 
 @triton.jit
 def window_row(tap_row, y, x, valid, height, width, K: tl.constexpr, ROW: tl.constexpr):
-    """Map rows, map columns and validity of one row of every token's own window, [T, ROW]."""
+    """Return map rows, map columns and validity of one row of every token's window, [T, ROW]."""
     tap = tl.arange(0, ROW)[None, :]
     column = window_start(x, width, K)[:, None] + tap
     row = (window_start(y, height, K) + tap_row)[:, None] + tl.zeros_like(column)
@@ -118,7 +118,7 @@ def row_weight_grad(
     TOKENS: tl.constexpr,
     SLICE: tl.constexpr,
 ):
-    """Gradient of the weights of one window row, [T, ROW] float32.
+    """Compute the gradient of the weights of one window row, [T, ROW] float32.
 
     A few channels at a time: the tile [T, ROW, channels] of values sets how much
     shared memory and how many registers the backward kernels need.
@@ -165,7 +165,7 @@ def forward_kernel(
     TOKENS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Output and log-sum-exp [B, G, H, W] of one token tile; grid (B * G * tiles,)."""
+    """Compute output and log-sum-exp [B, G, H, W] of one token tile; grid (B * G * tiles,)."""
     count = height * width
     tiles = tl.cdiv(count, TOKENS)
     pair = tl.program_id(0) // tiles

@@ -13,25 +13,25 @@ import triton.language as tl
 
 @triton.jit
 def window_start(i, size, K: tl.constexpr):
-    """First row (or column) of token i's window: it never leaves the map."""
+    """Return the first row (or column) of token i's window, which never leaves the map."""
     return tl.minimum(tl.maximum(i - K // 2, 0), size - K)
 
 
 @triton.jit
 def inverse_first(j, K: tl.constexpr):
-    """First token whose window holds j."""
+    """Return the first token whose window holds j."""
     return tl.where(j < K, 0, j - K // 2)
 
 
 @triton.jit
 def inverse_last(j, size, K: tl.constexpr):
-    """Last token whose window holds j; those from first to last all hold it."""
+    """Return the last token whose window holds j; all from first to last hold it."""
     return tl.where(j >= size - K, size - 1, j + K // 2)
 
 
 @triton.jit
 def factor(x, PRECISION: tl.constexpr):
-    """A float32 factor of a matrix product, rounded to nearest where that is TF32.
+    """Return a float32 factor of a matrix product, rounded to nearest for TF32.
 
     The matrix units would cut the last bits off, always towards zero: a bias that sums
     over many tokens keep. Infinities and NaN pass unchanged.
@@ -45,7 +45,7 @@ def factor(x, PRECISION: tl.constexpr):
 
 @triton.jit
 def token_offset(strides, batch, group, y, x):
-    """Element offset of a token's first channel, int64, in the shape of y and x."""
+    """Return the element offset of a token's first channel, int64, in the shape of y and x."""
     base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
     return base + y.to(tl.int64) * strides[3] + x.to(tl.int64) * strides[4]
 
@@ -63,7 +63,7 @@ def load_tokens(
     CHANNELS: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """Channels first to first + PADDED of a token tile, [T, PADDED] float32, zero where absent."""
+    """Load channels first to first + PADDED of a token tile, [T, PADDED] float32, else zero."""
     channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, None]
     offset = offset + channel.to(tl.int64)[None, :] * strides[2]
@@ -106,7 +106,7 @@ def load_neighbours(
     CHANNELS: tl.constexpr,
     PADDED: tl.constexpr,
 ):
-    """The same of N neighbours of each token: y, x, valid [T, N] -> [T, N, PADDED] float32."""
+    """Load them for N neighbours of each token: y, x, valid [T, N] -> [T, N, PADDED] float32."""
     channel = first + tl.arange(0, PADDED)
     offset = token_offset(strides, batch, group, y, x)[:, :, None]
     offset = offset + channel.to(tl.int64)[None, None, :] * strides[2]

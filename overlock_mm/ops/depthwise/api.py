@@ -1,4 +1,4 @@
-"""The public functions: check the arguments, then call the registered operators.
+"""The public functions, which check the arguments and call the registered operators.
 
 They exist for inference in channels_last memory, where a network of small depthwise
 convolutions spends its time on passes over maps: activation, addition, normalisation and
@@ -30,7 +30,7 @@ def depthwise_conv2d(
     gelu_output: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """Depthwise convolution of stride 1 with zero padding k // 2.
+    """Apply a depthwise convolution of stride 1 with zero padding k // 2.
 
     ::
 
@@ -84,7 +84,7 @@ def depthwise_conv2d_norm(
     skip_bias: Tensor | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Depthwise convolution and LayerNorm over the channels of its result.
+    """Apply a depthwise convolution, then LayerNorm over the channels of its result.
 
     Args:
         x: See :func:`depthwise_conv2d`.
@@ -127,7 +127,7 @@ def depthwise_conv2d_stats(
     stat: str = 'mean',
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Depthwise convolution and a statistic of each channel of its result.
+    """Apply a depthwise convolution and compute a statistic of each channel of its result.
 
     Args:
         x: See :func:`depthwise_conv2d`.
@@ -159,7 +159,7 @@ def depthwise_conv2d_stats(
 
 
 def channels_innermost(weight: Tensor) -> Tensor:
-    """The same weight [C, 1, k, k] with neighbouring channels next to each other in memory.
+    """Return the weight [C, 1, k, k] with its channels adjacent in memory.
 
     The compiled kernels read it so; of a weight in another layout they make a copy in every
     call. ``Tensor.copy_``, and with it ``load_state_dict``, keeps the layout.
@@ -168,7 +168,7 @@ def channels_innermost(weight: Tensor) -> Tensor:
 
 
 def _lowered(x: Tensor, addend: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both in the dtype of autocast where that is on."""
+    """Return both in the dtype of autocast, if that is on."""
     check_tensors(x=x)
     if addend is None:
         (x,) = lower_to_autocast(x)

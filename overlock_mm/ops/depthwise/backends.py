@@ -1,4 +1,4 @@
-"""What a backend of the depthwise operators is.
+"""The contract of a backend of the depthwise operators.
 
 A backend is a module that registers three functions, which know nothing of autograd::
 

@@ -1,4 +1,4 @@
-"""What the depthwise operators demand of their arguments.
+"""Checks of the arguments of the depthwise operators.
 
 Every message states the rule, then the values that break it.
 """
@@ -24,7 +24,7 @@ def check_call(
     addend: Tensor | None,
     backend: str | None,
 ) -> None:
-    """Arguments that all three operators have; x and addend are known to be tensors."""
+    """Check the arguments that all three operators have; x and addend are known to be tensors."""
     BACKENDS.check(backend)
     check_tensors(weight=weight)
     if x.dim() != 4 or 0 in x.shape[1:]:
@@ -67,7 +67,7 @@ def check_norm(
     skip_weight: Tensor | None,
     skip_bias: Tensor | None,
 ) -> None:
-    """Arguments of the LayerNorm and of the path around it."""
+    """Check the arguments of the LayerNorm and of the path around it."""
     check_parameter('norm_weight', norm_weight, weight)
     check_parameter('norm_bias', norm_bias, weight)
     if not eps > 0:
@@ -81,13 +81,13 @@ def check_norm(
 
 
 def check_stat(stat: str) -> None:
-    """The statistic is known."""
+    """Check that the statistic is known."""
     if stat not in STATS:
         raise ValueError(f'stat must be one of: {", ".join(STATS)}; got {stat!r}.')
 
 
 def check_parameter(name: str, parameter: Tensor, weight: Tensor) -> None:
-    """A parameter per channel, of one dtype and device with the weight."""
+    """Check that a parameter has a value per channel, and the weight's dtype and device."""
     check_tensors(**{name: parameter})
     if parameter.shape != weight.shape[:1]:
         raise ValueError(f'{name} must be [C] = [{len(weight)}], got {list(parameter.shape)}.')

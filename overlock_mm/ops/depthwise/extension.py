@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def depthwise_conv2d(*args: Any) -> Tensor:
-    """The map."""
+    """Return the map."""
     return torch.ops.overlock_mm_C.depthwise_conv2d(*args)
 
 
 def depthwise_conv2d_norm(*args: Any) -> tuple[Tensor, Tensor]:
-    """The map, perhaps scaled, and its LayerNorm."""
+    """Return the map, scaled if requested, and its LayerNorm."""
     return torch.ops.overlock_mm_C.depthwise_conv2d_norm(*args)
 
 
 def depthwise_conv2d_stats(*args: Any) -> tuple[Tensor, Tensor]:
-    """The map and the statistic of its channels."""
+    """Return the map and the statistic of its channels."""
     return torch.ops.overlock_mm_C.depthwise_conv2d_stats(*args)

@@ -1,4 +1,4 @@
-"""The depthwise operators as torch knows them: schemas, fakes and gradients.
+"""Registration of the depthwise operators with torch: schemas, fakes and gradients.
 
 See :mod:`overlock_mm.ops.registration`. Their gradient is that of the definition.
 """
@@ -29,7 +29,7 @@ def _map_and_stat(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 def _as_activations(x: Tensor, *args: Any) -> list[Any]:
-    """The arguments of a backend, whose parameters have the dtype of the activations."""
+    """Return a backend's arguments, with parameters in the dtype of the activations."""
     dtype = x.dtype
     return [
         x,

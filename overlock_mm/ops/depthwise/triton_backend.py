@@ -20,7 +20,7 @@ SLICE = 64
 
 
 def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
+    """Return all reasons why this backend cannot run a call."""
     return why_not_here(call)
 
 
@@ -105,7 +105,7 @@ def _convolution(
     gelu_output: bool,
     stat: str | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The map, and sums of it ('mean') or of its squares ('norm') over each tile's pixels."""
+    """Return the map, and its sums ('mean') or those of its squares ('norm') over each tile."""
     batch, channels, height, width = x.shape
     out = torch.empty_like(x, memory_format=torch.channels_last)
     channel_slice = min(SLICE, padded(channels))

@@ -12,13 +12,13 @@ import triton.language as tl
 
 @triton.jit
 def gelu(x):
-    """The exact one, float32."""
+    """Compute the exact GELU in float32."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
 @triton.jit
 def map_offset(strides, batch, channel, y, x):
-    """Element offsets of pixels and channels, int64: [T], [T] and [N] -> [T, N]."""
+    """Return element offsets of pixels and channels, int64: [T], [T] and [N] -> [T, N]."""
     pixel = tl.cast(batch, tl.int64) * strides[0]
     pixel = pixel + y.to(tl.int64) * strides[2] + x.to(tl.int64) * strides[3]
     return pixel[:, None] + channel.to(tl.int64)[None, :] * strides[1]
@@ -26,7 +26,7 @@ def map_offset(strides, batch, channel, y, x):
 
 @triton.jit
 def load_parameter(pointer, channel, CHANNELS: tl.constexpr):
-    """One value per channel as a row, [1, N] float32."""
+    """Load one value per channel as a row, [1, N] float32."""
     return tl.load(pointer + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
 
 
@@ -50,7 +50,7 @@ def convolve(
     TOKENS: tl.constexpr,
     SLICE: tl.constexpr,
 ):
-    """The convolution with bias at a tile's pixels, [T, N] float32."""
+    """Compute the convolution with bias at a tile's pixels, [T, N] float32."""
     present = channel < CHANNELS
     total = tl.zeros([TOKENS, SLICE], tl.float32)
     if bias is not None:
@@ -77,7 +77,7 @@ def convolve(
 
 @triton.jit
 def tile_of(index, height, width, TOKENS: tl.constexpr):
-    """Rows, columns and validity of a tile's pixels; those beyond the map stand on its last."""
+    """Return rows, columns and validity of a tile's pixels, clamped to the map."""
     token = index * TOKENS + tl.arange(0, TOKENS)
     count = height * width
     last = tl.minimum(token, count - 1)
@@ -107,7 +107,7 @@ def depthwise_kernel(
     TOKENS: tl.constexpr,
     SLICE: tl.constexpr,
 ):
-    """A tile of the map and its sums over pixels [B, tiles, C]; grid (B * tiles * slices,)."""
+    """Compute a tile of the map and its sums [B, tiles, C]; grid (B * tiles * slices,)."""
     slices = tl.cdiv(CHANNELS, SLICE)
     tiles = tl.cdiv(height * width, TOKENS)
     channel = tl.program_id(0) % slices * SLICE + tl.arange(0, SLICE)
@@ -169,7 +169,7 @@ def norm_kernel(
     TOKENS: tl.constexpr,
     SLICE: tl.constexpr,
 ):
-    """A tile of both maps, all channels: SLICE is C padded; grid (B * tiles,)."""
+    """Compute a tile of both maps for all channels (SLICE is C padded); grid (B * tiles,)."""
     tiles = tl.cdiv(height * width, TOKENS)
     batch = tl.program_id(0) // tiles
     row, column, valid = tile_of(tl.program_id(0) % tiles, height, width, TOKENS)

@@ -1,4 +1,4 @@
-"""The function that the layers of the fused form call; its arguments are not checked."""
+"""The function that fused layers call. It does not check its arguments."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def pointwise_conv2d(
     inplace: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """A 1 x 1 convolution of a channels_last map, as one matrix product.
+    """Apply a 1 x 1 convolution to a channels_last map, as one matrix product.
 
     ::
 
@@ -59,7 +59,7 @@ def pointwise_conv2d(
 
 
 def _rows(x: Tensor, start: int) -> Tensor:
-    """The pixels of [B, C, H, W] as rows: [B * H * W, C] from axis 0 on, [B, H * W, C] from 1."""
+    """Return pixels of [B, C, H, W] as rows: [B * H * W, C] for axis 0, [B, H * W, C] for 1."""
     return x.permute(0, 2, 3, 1).flatten(start, 2)
 
 

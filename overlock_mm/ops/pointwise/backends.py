@@ -1,4 +1,4 @@
-"""What a backend of the pointwise convolution is.
+"""The contract of a backend of the pointwise convolution.
 
 A backend is a module that registers one function::
 
@@ -20,7 +20,7 @@ from overlock_mm.ops.selection import Backends
 
 @dataclass(frozen=True)
 class Call(selection.Call):
-    """What a backend must know of a call to say whether it can run it.
+    """The properties of a call that decide whether a backend can run it.
 
     Attributes:
         simple: All tensors have one dtype and elements, and no gradient, autocast, tracer, mode or

@@ -25,7 +25,7 @@ SCHEMAS = {
 
 @cache
 def why_not_there() -> str | None:
-    """The reason why this torch has no such product, or None."""
+    """Return the reason why this torch has no such product, or None."""
     if not torch.backends.mkldnn.is_available():
         return 'this build of torch has no oneDNN.'
     operator = getattr(torch.ops.mkldnn, '_linear_pointwise', None)
@@ -41,7 +41,7 @@ def why_not_there() -> str | None:
 
 
 def why_not(call: Call) -> list[str]:
-    """All reasons why this backend cannot run a call."""
+    """Return all reasons why this backend cannot run a call."""
     reasons = []
     if call.device.type != 'cpu':
         reasons.append(f'it needs tensors on the CPU, got {call.device}.')
@@ -61,7 +61,7 @@ def why_not(call: Call) -> list[str]:
 
 
 def linear(rows: Tensor, weight: Tensor, added: Tensor | None, inplace: bool) -> Tensor:
-    """See :mod:`overlock_mm.ops.pointwise.backends`. The result never takes other memory."""
+    """See :mod:`overlock_mm.ops.pointwise.backends`. The result is always in new memory."""
     if rows.dim() == 2:
         return _product(rows, weight, added)
     addends = [added] * len(rows) if added is None or added.dim() == 1 else added

@@ -15,8 +15,8 @@
 
 namespace overlock {
 
-// The border rule as the compiled backends see it: [3, size] of first row of a token's window,
-// first and last token whose window holds a row.
+// The border rule of the compiled backends, [3, size]: the first row of each token's window, and
+// the first and last token whose window holds each row.
 at::Tensor border_rule(int64_t size, int64_t kernel_size, int64_t dilation) {
   at::Tensor table = at::empty({3, size}, at::kLong);
   for (int64_t i = 0; i < size; ++i) {
@@ -27,8 +27,8 @@ at::Tensor border_rule(int64_t size, int64_t kernel_size, int64_t dilation) {
   return table;
 }
 
-// Raise it together with INTERFACE in overlock_mm/ops/extension.py when functions are added or take
-// more: Python then says that a compilation is out of date.
+// Raise it together with INTERFACE in overlock_mm/ops/extension.py when functions are added or
+// change, so that Python recognises an outdated compilation.
 int64_t interface() { return 2; }
 
 TORCH_LIBRARY(overlock_mm_C, m) {

@@ -3,8 +3,8 @@
 // A body is a template over the block. It is a sequence of phases, each run by all
 // threads and ended by a barrier, with thread-private values that live across phases in
 // PerThread. nvcc compiles a body with DeviceBlock. Any C++ compiler can compile it with a
-// block that runs the threads of a phase one after the other, in whatever order: so are the
-// bodies tested where there is no GPU.
+// block that runs the threads of a phase one after the other, in any order. The tests do so
+// where there is no GPU.
 #pragma once
 
 #if defined(__CUDACC__)

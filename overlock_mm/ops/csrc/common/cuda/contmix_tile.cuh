@@ -76,7 +76,7 @@ struct Arguments {
   }
 };
 
-// One thread's token; those beyond the map stand on its last row or column, not valid.
+// One thread's token. Tokens beyond the map are clamped to its last row or column and invalid.
 struct Token {
   int y, x;
   bool valid;

@@ -1,11 +1,11 @@
 // Backward pass of ContMix, the part that each token computes from its own window:
 // gradients of query and key, and of the parameters.
 //
-// Logits are made again and turned into weights by the saved log-sum-exp; then
+// Logits are recomputed and turned into weights by the saved log-sum-exp; then
 //   d_logit = weight * (grad_out . value - grad_out . out).
 // A block serves one group and visits its share of all tiles. Sums over tokens stay with
-// the block that makes them, in float32 buffers of its own that are added up afterwards:
-// no atomics, and the same bits in every run.
+// the block that computes them, in its own float32 buffers, which are summed afterwards.
+// There are no atomics, so results are deterministic.
 #pragma once
 
 #include "contmix_tile.cuh"
@@ -120,7 +120,7 @@ OVERLOCK_KERNEL_BODY void add_bias_gradient(const Arguments<T>& a,
   }
 }
 
-// d_key of one tile: sums over tokens of query times d_affinity, which took affinity's place.
+// d_key of one tile: sums over tokens of query times d_affinity, which has replaced affinity.
 template <int CP, typename T>
 OVERLOCK_KERNEL_BODY void write_key_gradient(const Arguments<T>& a,
                                              const TokenGradMemory<CP, T>& memory, int thread,

@@ -34,7 +34,7 @@ struct ChannelMap {
   }
 };
 
-// A pointer to something that is not asked for is null.
+// The pointer to an output that is not requested is null.
 template <typename T>
 struct DepthwiseCall {
   ChannelMap<const T> x, addend;
@@ -233,8 +233,8 @@ OVERLOCK_KERNEL_BODY void sum_over_lanes(Block& block, Values& values,
 
 // One tile and all channels; block = batch * tiles + tile.
 //
-// The variance is that around the mean, from a second look at y, which the thread itself has
-// written: the difference of two large sums would lose it.
+// The variance is computed around the mean in a second pass over y, which the thread itself has
+// written: a difference of two large sums would be inaccurate.
 template <int K, typename Block, typename T>
 OVERLOCK_KERNEL_BODY void depthwise_norm_block(Block& block, const DepthwiseCall<T>& a,
                                                const DepthwiseNorm<T>& norm, int64_t index,

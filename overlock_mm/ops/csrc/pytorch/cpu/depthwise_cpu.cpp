@@ -18,7 +18,7 @@
 namespace overlock {
 namespace {
 
-// A call on maps in channels_last memory; a pointer to something that is not asked for is null.
+// A call on maps in channels_last memory; the pointer to an output that is not requested is null.
 // S is the type of maps and weights in memory, T that of arithmetic.
 template <typename S, typename T = typename Computed<S>::type>
 struct Convolution {

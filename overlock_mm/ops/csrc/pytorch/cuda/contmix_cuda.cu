@@ -24,8 +24,8 @@ namespace {
 
 using at::Tensor;
 
-// Blocks of the kernel that leaves one partial sum of the parameter gradients each: two for
-// each multiprocessor of the largest GPUs.
+// Blocks of the kernel in which each block writes one partial sum of the parameter gradients:
+// two for each multiprocessor of the largest GPUs.
 constexpr int64_t kPartialSums = 264;
 
 template <int CP, typename T>
@@ -84,7 +84,7 @@ Map<T> output_map(const Tensor& tensor) {
           tensor.stride(4)};
 }
 
-// Parameters as the kernels read them: contiguous float32, regions padded with zeros.
+// Parameters in the layout of the kernels: contiguous float32, regions padded with zeros.
 struct Parameters {
   Tensor weight, bias, rpb;
 
@@ -215,14 +215,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
 }
 
 // Whether this binary holds code that the device can run: all kernels are compiled for the same
-// architectures, so one answers for all. A missing image would only be an error at the launch.
+// architectures, so one represents all. A missing image would only be an error at the launch.
 bool has_cuda_code(int64_t device) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
   cudaFuncAttributes attributes;
   const cudaError_t error = cudaFuncGetAttributes(&attributes, forward_kernel<16, float>);
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
       error == cudaErrorUnsupportedPtxVersion) {
-    cudaGetLastError();  // or the next call would report it
+    cudaGetLastError();  // clears the error, which the next call would report
     return false;
   }
   C10_CUDA_CHECK(error);
