@@ -25,7 +25,7 @@ _PACKAGE = 'overlock_mm'
 
 
 def list_configs() -> list[str]:
-    """Names of all configs, such as ``detection/cascade_overlock_s.py``."""
+    """Return names of all configs, such as ``detection/cascade_overlock_s.py``."""
     return sorted(
         path.relative_to(CONFIG_ROOT).as_posix()
         for path in CONFIG_ROOT.glob('*/*.py')

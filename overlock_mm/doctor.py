@@ -154,7 +154,7 @@ def import_problems() -> list[Problem]:
 
 
 def mmcv_problems(versions: Mapping[str, str]) -> list[Problem]:
-    """What stands in the way of mmcv's operators, compiled or not.
+    """Return what stands in the way of mmcv's operators, compiled or not.
 
     Args:
         versions: Distribution -> version, as :func:`installed_versions` gives them.
@@ -163,7 +163,7 @@ def mmcv_problems(versions: Mapping[str, str]) -> list[Problem]:
 
 
 def config_problems() -> list[Problem]:
-    """Whether the configs came with the package."""
+    """Return whether the configs came with the package."""
     from overlock_mm.configs import CONFIG_ROOT, list_configs
 
     if list_configs():
@@ -178,7 +178,7 @@ def config_problems() -> list[Problem]:
 
 
 def backend_lines(operator: str) -> list[str]:
-    """A line for each backend of an operator, with its reasons if it cannot run here."""
+    """Return a line for each backend of an operator, with its reasons if it cannot run here."""
     from overlock_mm.ops import available_backends
 
     return [
@@ -188,14 +188,14 @@ def backend_lines(operator: str) -> list[str]:
 
 
 def compiled_part() -> str:
-    """Whether the package's compiled operators are there, and the remedy if not."""
+    """Return whether the package's compiled operators are there, and the remedy if not."""
     from overlock_mm.ops import extension
 
     return extension.why_not_loaded() or 'works'
 
 
 def device_line() -> str:
-    """The GPUs that torch sees."""
+    """Return the GPUs that torch sees."""
     import torch
 
     if not torch.cuda.is_available():

@@ -81,7 +81,7 @@ class Head:
         return self.base.partition('::')[0]
 
     def config(self, arch: str | dict[str, Any] = 't') -> str:
-        """The text of a config file.
+        """Return the text of a config file.
 
         Args:
             arch: ``arch`` of the backbone. One of the published variants starts from its weights.
@@ -305,7 +305,7 @@ GPUs, `norm_cfg=dict(type='SyncBN')` in `backbone`.
 
 
 def page() -> str:
-    """The content of ``docs/heads.md``."""
+    """Return the content of ``docs/heads.md``."""
     lines = [_INTRODUCTION.rstrip('\n')]
     for name, arch in ARCHS.items():
         lines.append(f'| {name} | ' + ' | '.join(map(str, arch.pyramid_channels)) + ' |')

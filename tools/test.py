@@ -84,7 +84,7 @@ def enable_drawing(cfg: Config, folder: str) -> None:
 
 
 def results_writer(cfg: Config, path: str) -> DumpResults:
-    """A metric that computes nothing and writes the predictions."""
+    """Return a metric that computes nothing and writes the predictions."""
     if cfg.default_scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
 
@@ -93,7 +93,7 @@ def results_writer(cfg: Config, path: str) -> DumpResults:
 
 
 def plain(value: Any) -> Any:
-    """A metric as JSON has it: a number, or for metrics per class a list, nested for matrices."""
+    """Return a metric as JSON: a number, or a list for metrics per class, nested for matrices."""
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         value = value.tolist()
     if isinstance(value, dict):

@@ -115,7 +115,7 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
 
 
 def read_starting_checkpoint(cfg: Config) -> dict[str, Any]:
-    """The checkpoint ``load_from``, after a look at whether a run can go on from it.
+    """Return the checkpoint ``load_from``, after a look at whether a run can go on from it.
 
     A run that goes on gets the seed of the one before it: the order of images follows from it, and
     mmengine has fixed that order by the time it reads the checkpoint.

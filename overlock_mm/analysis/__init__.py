@@ -1,4 +1,4 @@
-"""What a network costs, how its training went, and what it looks at."""
+"""Analysis of networks: cost, training curves, receptive fields, activation maps and kernels."""
 
 from overlock_mm.analysis.complexity import Complexity, measure_complexity
 from overlock_mm.analysis.contmix_kernels import ContMixKernels, contmix_kernels, project_contmix

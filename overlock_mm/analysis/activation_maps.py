@@ -31,7 +31,7 @@ DEFAULT_METHODS = {
 
 
 def activation_map(score: Score, module: nn.Module, inputs: Tensor, method: str) -> np.ndarray:
-    """Where in an image a stage's activations speak for a score.
+    """Return how much each position of a stage's activations supports a score.
 
     Args:
         score: What is to be explained, with the model in it.

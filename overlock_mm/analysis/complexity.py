@@ -46,7 +46,7 @@ class Complexity:
 def measure_complexity(
     module: nn.Module, forward: Callable[[nn.Module, Tensor], Any], shape: tuple[int, int]
 ) -> Complexity:
-    """Count without computing: the module runs on torch's meta device, as a copy.
+    """Count multiply-adds on a copy of the module on torch's meta device.
 
     One multiply-add counts once. Norms, activations, pooling, resizing and softmax are left out,
     as is usual.
@@ -95,7 +95,7 @@ class _ContMixFormula:
 
 
 def _depthwise_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
-    """Multiply-adds of a depthwise convolution, without the operations that are fused with it."""
+    """Return multiply-adds of a depthwise convolution, without the operations fused with it."""
     map_shape = out_shape if isinstance(out_shape[0], int) else out_shape[0]
     return 2 * prod(map_shape) * shapes[1][-1] ** 2
 

@@ -70,7 +70,7 @@ class ConfigModel:
         return ModelDescription(self.task, classes, palette, channels=channels)
 
     def load(self, source: Any) -> np.ndarray:
-        """A picture as [H, W, C]; files are read as the config reads them.
+        """Return a picture as [H, W, C]; files are read as the config reads them.
 
         Raises:
             DataError: It cannot be loaded.
@@ -81,7 +81,7 @@ class ConfigModel:
         return _other_order(image if image.ndim == 3 else image[..., None])
 
     def predict(self, images: Sequence[np.ndarray], sources: Sequence[str | None]) -> list[Result]:
-        """Results of pictures, which run together where their inputs have one size."""
+        """Return results of pictures, which run together where their inputs have one size."""
         data = [self._prepared(*pair) for pair in zip(images, sources, strict=True)]
         results: dict[int, Result] = {}
         rows_of_size: dict[Any, list[int]] = {}
@@ -123,7 +123,7 @@ class ConfigModel:
 
 
 def loads_common_images(cfg: Config) -> bool:
-    """Whether the test pipeline of a config loads pictures of three channels, as is usual."""
+    """Return whether the test pipeline of a config loads pictures of three channels."""
     loader = cfg.get('test_dataloader')
     if not loader:
         return True
@@ -134,7 +134,7 @@ def loads_common_images(cfg: Config) -> bool:
 
 
 def _other_order(image: np.ndarray) -> np.ndarray:
-    """Red, green and blue from OpenCV's order, or back."""
+    """Convert between RGB and OpenCV's BGR."""
     return np.ascontiguousarray(image[..., ::-1]) if image.shape[2] == 3 else image
 
 

@@ -108,7 +108,7 @@ class ContMixProjections:
         )
 
     def edges(self) -> tuple[list[int], list[int]]:
-        """Where rows and columns of the mixed map begin and the last one ends, in pixels.
+        """Return where rows and columns of the mixed map begin and the last one ends, in pixels.
 
         The image is divided evenly among the tokens, as it is when a map is resized to it, and
         rounded to whole pixels.
@@ -120,7 +120,7 @@ class ContMixProjections:
         return rows, columns
 
     def token_at(self, position: tuple[float, float]) -> tuple[int, int]:
-        """Row and column of the token that covers a place.
+        """Return the row and column of the token that covers a place.
 
         Args:
             position: x and y in pixels of the image.
@@ -151,7 +151,7 @@ class ContMixProjections:
         return rows, columns
 
     def at(self, position: tuple[float, float]) -> ContMixKernels:
-        """The kernels for a place; see :func:`contmix_kernels`."""
+        """Return the kernels for a place; see :func:`contmix_kernels`."""
         row, column = token = self.token_at(position)
         rows, columns = self.edges()
 
@@ -189,7 +189,7 @@ class ContMixProjections:
 
 
 def contmix_blocks(model: nn.Module) -> dict[str, ContMix]:
-    """Every ContMix of a network by the name of its block: ``focus3.0``, ``focus3.1``, ...
+    """Return every ContMix of a network by the name of its block: ``focus3.0``, ``focus3.1``, ...
 
     Args:
         model: An ``OverLoCK``, or a model whose ``backbone`` is one.
@@ -307,7 +307,7 @@ def project_contmix(
 def contmix_kernels(
     model: nn.Module, image: Tensor, block: str, position: tuple[float, float]
 ) -> ContMixKernels:
-    """The two dynamic kernels of every group that ContMix makes for a place in an image.
+    """Return the two dynamic kernels of every group that ContMix makes for a place in an image.
 
     Args:
         model: An ``OverLoCK``, or a model whose ``backbone`` is one, in evaluation mode.

@@ -94,7 +94,7 @@ def read_run(path: str | Path) -> Run:
 
 
 def select_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> list[str]:
-    """The keys of the runs that fit the patterns, each once, in the order of the patterns.
+    """Return the keys of the runs that fit the patterns, each once, in the order of the patterns.
 
     Args:
         runs: One or more.
@@ -121,7 +121,7 @@ def select_keys(runs: Sequence[Run], patterns: Sequence[str] | None = None) -> l
 
 
 def smoothed(values: NDArray[np.float64], weight: float) -> NDArray[np.float64]:
-    """Exponential moving average without the bias of its beginning, as TensorBoard shows it.
+    """Return the exponential moving average with bias correction, like TensorBoard.
 
     Args:
         values: float64 [N]. NaN and infinite ones stay as they are and are left out of the average.
@@ -238,7 +238,7 @@ def _figure(
 
 
 def _numbers(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """The curves as CSV."""
+    """Return the curves as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(['run', 'key', 'step', 'value'])
@@ -251,7 +251,7 @@ def _numbers(runs: Sequence[Run], keys: Sequence[str]) -> str:
 
 
 def _find_logs(path: Path) -> list[Path]:
-    """The logs of a run, the earliest first."""
+    """Return the logs of a run, the earliest first."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -267,7 +267,7 @@ def _find_logs(path: Path) -> list[Path]:
 
 
 def _name_of(path: Path) -> str:
-    """The work directory's name, whichever of its parts ``path`` is."""
+    """Return the work directory's name, whichever of its parts ``path`` is."""
     folder = path.resolve()
     if folder.is_file():
         folder = folder.parent

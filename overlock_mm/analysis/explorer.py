@@ -119,7 +119,7 @@ def build_page(
     subtitle: str,
     max_bytes: int | None = MAX_PAGE_BYTES,
 ) -> tuple[str, list[str]]:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         picture: uint8 RGB [H, W, 3], of the size of the image that the network was given.
@@ -174,7 +174,7 @@ def _files() -> list[str]:
 
 
 def _bound(blocks: Sequence[PackedBlock]) -> str:
-    """The sentence on precision."""
+    """Return the page's sentence on precision."""
     weight = 100 * max((block.weight_error for block in blocks), default=0.0)
     affinity = max((block.affinity_error for block in blocks), default=0.0)
     return (
@@ -193,7 +193,7 @@ def _rounded_up(value: float) -> str:
 
 
 def _packed(values: Tensor, block: str) -> tuple[dict[str, str], Tensor]:
-    """Rows [R, ...] as 16-bit codes between each row's least and largest value, and decoded again.
+    """Encode rows [R, ...] with 16 bits between each row's smallest and largest value.
 
     The decoded values are float64, as the page's.
     """
@@ -222,17 +222,17 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
 
 
 def _three_digits(largest: float) -> int:
-    """Digits after the point that show the largest value with three digits in all."""
+    """Return digits after the point that show the largest value with three digits in all."""
     return max(0, 2 - math.floor(math.log10(largest))) if largest > 0 else 2
 
 
 def _sure_decimals(error: float) -> int:
-    """Digits after the point such that the error is at most half a unit of the last one."""
+    """Return digits after the point such that the error is at most half a unit of the last one."""
     return max(0, math.floor(-math.log10(2 * error))) if error > 0 else PERCENT_DECIMALS
 
 
 def _colors(name: str) -> list[list[int]]:
-    """Evenly spaced colours of one of matplotlib's maps, as red, green, blue from 0 to 255."""
+    """Return evenly spaced colours of a matplotlib colour map, RGB from 0 to 255."""
     colors = mpl.colormaps[name](np.linspace(0, 1, _COLORS))[:, :3]
     return (255 * colors).round().astype(int).tolist()
 

@@ -30,7 +30,7 @@ _DPI = 150
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """One look for all figures."""
+    """Return the common style of all figures."""
     style: Any = {
         'font.family': 'DejaVu Sans',
         'font.size': 9,
@@ -47,7 +47,7 @@ def figure_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches that draws into memory."""
+    """Return a figure of the given size in inches that draws into memory."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout='constrained', facecolor='white')
     FigureCanvasAgg(figure)
     return figure
@@ -60,7 +60,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
 
 
 def bare(axes: Axes) -> Axes:
-    """Axes without ticks, for a picture."""
+    """Return the axes without ticks, for a picture."""
     axes.set(xticks=[], yticks=[])
     return axes
 
@@ -71,7 +71,7 @@ def draw_field(axes: Axes, scores: np.ndarray) -> AxesImage:
 
 
 def mark_square(axes: Axes, centre: float, side: int, label: str) -> None:
-    """Outline a centred square of so many pixels and write its name above its left corner."""
+    """Outline a centred square of the given side and write its name above its left corner."""
     start = centre - side / 2
     axes.add_patch(
         Rectangle((start, start), side, side, fill=False, edgecolor='white', linewidth=0.8)
@@ -103,7 +103,7 @@ def row_label(axes: Axes, text: str) -> None:
 
 
 def grid(figure: Figure, rows: int, columns: int, ratios: Sequence[float] = ()) -> np.ndarray:
-    """Axes [rows, columns] without ticks."""
+    """Return the axes [rows, columns] without ticks."""
     axes = figure.subplots(
         rows, columns, squeeze=False, gridspec_kw={'width_ratios': ratios} if ratios else None
     )

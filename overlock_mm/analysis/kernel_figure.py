@@ -1,4 +1,4 @@
-"""A still picture of dynamic kernels, for papers: where they lie and what they weigh."""
+"""A figure of dynamic kernels and their windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOKEN, _SMALL, _LARGE = 'white', '#ffb000', '#41c7ff'
 
 
 def draw_kernels(picture: np.ndarray, blocks: Sequence[ContMixKernels], group: int) -> Figure:
-    """A row for each block: the picture with the windows, both kernels, the affinities.
+    """Draw a row for each block: the picture with the windows, both kernels, the affinities.
 
     Args:
         picture: uint8 RGB [H, W, 3], of the size of the image that the network was given.

@@ -36,7 +36,7 @@ def measure_activation_memory(
     shape: tuple[int, int],
     batch_size: int = 1,
 ) -> ActivationMemory:
-    """Count without computing: the module runs on torch's meta device, as a copy in training mode.
+    """Count bytes on a copy of the module in training mode on torch's meta device.
 
     Every storage counts once and in full, however many operations keep it or a view of it.
     Parameters and buffers do not count, as they stay in memory anyway; the image does. Bytes are

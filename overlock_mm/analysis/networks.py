@@ -1,4 +1,4 @@
-"""Networks to look into: built from a config, loaded with our checks, their stages by name."""
+"""Networks for analysis: building from a config, checked loading, and stages by name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _META_KEYS = ('classes', 'palette')
 
 @dataclass(frozen=True)
 class Network:
-    """A model to look into, in evaluation mode.
+    """A model for analysis, in evaluation mode.
 
     Args:
         name: Identifies the network: the stem of its config file.
@@ -90,7 +90,7 @@ def load_network(
 
 
 def dataset_meta(cfg: Config, checkpoint_meta: dict[str, Any]) -> dict[str, Any]:
-    """What is known of the classes: that of the checkpoint, else of the config's data set.
+    """Return what is known of the classes: that of the checkpoint, else of the config's data set.
 
     Args:
         cfg: The model's config.
@@ -109,14 +109,14 @@ def dataset_meta(cfg: Config, checkpoint_meta: dict[str, Any]) -> dict[str, Any]
 
 
 def output_names(backbone: nn.Module) -> list[str]:
-    """Short names of a backbone's outputs: OverLoCK's stages, then what ``forward`` returns."""
+    """Return names of a backbone's outputs: OverLoCK's stages, then those of ``forward``."""
     stages = list(STAGES) if isinstance(backbone, OverLoCK) else []
     returned = len(getattr(backbone, 'out_indices', (0,)))
     return stages + [f'out{i}' for i in range(returned)]
 
 
 def output_module(backbone: nn.Module, name: str) -> nn.Module:
-    """The module whose output goes by a name.
+    """Return the module whose output has a name.
 
     Args:
         backbone: It may be any; a name ``out0``, ``out1``, ... adds a hook to it, which leaves its
@@ -190,7 +190,7 @@ def _stage_module(backbone: OverLoCK, name: str) -> nn.Module:
 
 
 def _returned_output(backbone: nn.Module, index: int) -> nn.Module:
-    """An identity through which one of the backbone's results passes, for others to hook."""
+    """Return an identity through which one of the backbone's results passes, for others to hook."""
     tap = nn.Identity()
 
     def pass_through(module: nn.Module, inputs: Any, output: Any) -> Any:

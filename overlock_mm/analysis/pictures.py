@@ -27,7 +27,7 @@ class Picture:
     file_size: tuple[int, int]
 
     def resized(self, position: tuple[float, float]) -> tuple[float, float]:
-        """A place in pixels of the file, x and y, as one in ``pixels``."""
+        """Return a place in pixels of the file, x and y, as one in ``pixels``."""
         x, y = position
         height, width = self.pixels.shape[:2]
         return x * width / self.file_size[1], y * height / self.file_size[0]
@@ -64,7 +64,7 @@ def read_picture(
 
 
 def as_input(model: nn.Module, picture: np.ndarray) -> Tensor:
-    """A picture as the backbone of a model takes it: normalised by the model's preprocessor.
+    """Return a picture as the backbone of a model takes it: normalised by the model's preprocessor.
 
     Args:
         model: A model with the ``data_preprocessor`` of an OpenMMLab library.

@@ -19,7 +19,7 @@ SHARES = (0.2, 0.3, 0.5, 0.99)
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How much each pixel of a square image counts for the output's central position.
+    """The contributions of a square image's pixels to the output's central position.
 
     Args:
         scores: float64 [S, S], from 0 to 1: log10(1 + contribution), divided by its maximum.
@@ -33,7 +33,7 @@ class ReceptiveField:
         return self.scores.shape[0]
 
     def side(self, share: float) -> int:
-        """Side in pixels of the smallest centred square with ``share`` of the sum of the scores.
+        """Return the side in pixels of the smallest centred square with ``share`` of the scores.
 
         The square's centre is pixel S // 2, so its side is odd, unless it is the whole image.
 
@@ -116,14 +116,14 @@ def measure_receptive_field(
 def random_images(
     count: int, size: int, seed: int = 0, device: str | torch.device = 'cpu'
 ) -> Iterator[Tensor]:
-    """Images [1, 3, size, size] of normal noise, as after normalisation."""
+    """Yield images [1, 3, size, size] of normal noise, as after normalisation."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
         yield torch.randn(1, 3, size, size, generator=generator).to(device)
 
 
 def square_images(paths: Sequence[Path], size: int, preprocessor: nn.Module) -> Iterator[Tensor]:
-    """Images from files, resized to the size (their aspect is not kept) and normalised.
+    """Yield images from files, resized to the size (their aspect is not kept) and normalised.
 
     Args:
         paths: Image files.
@@ -144,7 +144,7 @@ def square_images(paths: Sequence[Path], size: int, preprocessor: nn.Module) -> 
 
 
 def _contribution(network: nn.Module, output: nn.Module, image: Tensor) -> np.ndarray:
-    """What each pixel adds, [S, S] in float64, summed over the batch."""
+    """Return each pixel's contribution, [S, S] in float64, summed over the batch."""
     image = image.detach().requires_grad_()
     outputs: list[Tensor] = []
     hook = output.register_forward_hook(lambda module, inputs, result: outputs.append(result))

@@ -1,4 +1,4 @@
-"""What a config will do to the parameters, the learning rate and the images of a run."""
+"""The effects of a config on the parameters, the learning rate and the images of a run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PRECISION = ('loss_scale', 'dtype', 'use_fsdp')
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that learn by the same settings.
+    """Parameters with the same optimizer settings.
 
     Args:
         lr_mult: Their rate as a multiple of the optimizer's.
@@ -72,7 +72,7 @@ def parameter_groups(model: nn.Module, optim_wrapper: dict[str, Any]) -> list[Pa
 
 
 def learning_rates(cfg: Config, epoch_length: int) -> NDArray[np.float64]:
-    """The rate at every step of a run, from the schedulers of its config.
+    """Return the rate at every step of a run, from the schedulers of its config.
 
     Args:
         cfg: A full config.

@@ -24,7 +24,7 @@ class NoTargetError(ValueError):
 
 
 class Score(nn.Module):
-    """A model that answers with one number per image, of which gradients may be asked.
+    """A model that returns one differentiable number per image.
 
     Args:
         model: A model with frozen parameters; gradients flow to the image and all activations.
@@ -35,13 +35,13 @@ class Score(nn.Module):
         self.model: Any = model
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to scores [B, 1]."""
+        """Map images [B, 3, H, W] to scores [B, 1]."""
         # Parameters are frozen, so without this activations would ask for no gradient.
         return self._score(inputs.detach().requires_grad_())[:, None]
 
     @abstractmethod
     def _score(self, inputs: Tensor) -> Tensor:
-        """Images [B, 3, H, W] to scores [B]."""
+        """Map images [B, 3, H, W] to scores [B]."""
 
 
 class ClassScore(Score):
@@ -181,7 +181,7 @@ class Question:
     rank: int | None = None
 
     def check(self, network: Network) -> None:
-        """Demand that it makes sense for a network, before any work.
+        """Check that the question fits a network, before any work.
 
         Raises:
             ValueError: It does not.
@@ -209,7 +209,7 @@ class Question:
 
 
 def label_of(name: str, network: Network) -> int:
-    """Index of a class, given by its name or the index itself.
+    """Return the index of a class, given by its name or the index itself.
 
     Raises:
         ValueError: There is no such class.
@@ -228,7 +228,7 @@ def label_of(name: str, network: Network) -> int:
 
 
 def choose_target(network: Network, view: View, question: Question) -> Target:
-    """What to explain in a picture.
+    """Return what to explain in a picture.
 
     Without being asked for more: the predicted class of a classifier; of a segmentor the one
     predicted at the centre; of a detector the most certain detection.
@@ -248,7 +248,7 @@ def choose_target(network: Network, view: View, question: Question) -> Target:
 
 
 def segmentation_logits(model: Any, inputs: Tensor) -> Tensor:
-    """A segmentor's logits [B, K, H, W] in the size of its input [B, 3, H, W].
+    """Return a segmentor's logits [B, K, H, W] in the size of its input [B, 3, H, W].
 
     A head with one output channel, whose sigmoid is the probability of class 1, gives two.
     """
@@ -331,12 +331,12 @@ def _choose_box(model: Any, view: View, question: Question, label: int | None) -
 
 
 def _overlaps(box: Tensor, boxes: Tensor) -> Tensor:
-    """Intersection over union of a box [4] with others [N, 4]."""
+    """Return the intersection over union of a box [4] with others [N, 4]."""
     low, high = torch.maximum(box[:2], boxes[:, :2]), torch.minimum(box[2:], boxes[:, 2:])
     shared = (high - low).clamp(min=0).prod(1)
     return shared / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - shared)
 
 
 def _stages(modules: Any) -> Sequence[Any]:
-    """The stages of a cascade, or the one of another head."""
+    """Return the stages of a cascade, or the one of another head."""
     return list(modules) if isinstance(modules, nn.ModuleList) else [modules]

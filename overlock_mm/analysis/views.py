@@ -42,7 +42,7 @@ class View:
     scale: tuple[float, float] | None
 
     def to_input(self, coordinates: Sequence[float]) -> list[float]:
-        """Pixels x, y, x, y, ... of the file as those of the input.
+        """Return the pixels x, y, x, y, ... of the file as those of the input.
 
         Raises:
             ValueError: They lie outside the file's picture, or it was cropped.
@@ -60,7 +60,7 @@ class View:
 
 
 def task_of(cfg: Any) -> str:
-    """What a config's model does: detection, segmentation or classification.
+    """Return what a config's model does: detection, segmentation or classification.
 
     Raises:
         ValueError: Neither; its ``default_scope`` is of another library.
@@ -76,7 +76,7 @@ def task_of(cfg: Any) -> str:
 
 
 def picture_pipeline(network: Network) -> Compose:
-    """The test pipeline of a network's config, without what loads annotations.
+    """Return the test pipeline of a network's config, without what loads annotations.
 
     Raises:
         ValueError: The config has none.

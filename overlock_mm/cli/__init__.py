@@ -1,1 +1,1 @@
-"""What the command line programs share; not needed to use the models."""
+"""Shared parts of the command line programs. The models do not need them."""

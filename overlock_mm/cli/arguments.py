@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` have in common."""
+"""Options and set-up that ``tools/train.py`` and ``tools/test.py`` share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, ConfigPar
 
 
 class PathAwareAction(DictAction):
-    """mmengine's action, but an existing path stays whole: it may have blanks and commas."""
+    """mmengine's action, except that an existing path may contain blanks and commas."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         """Parse ``KEY=VALUE`` pairs."""
@@ -69,7 +69,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_run_config(args: argparse.Namespace) -> Config:
-    """The config of a run, with the common options applied.
+    """Return the config of a run, with the common options applied.
 
     Raises:
         FileNotFoundError: There is no such config.
@@ -97,7 +97,7 @@ def load_run_config(args: argparse.Namespace) -> Config:
 
 
 def load_tensors_only() -> None:
-    """Let no checkpoint run code in this process, whichever library reads it.
+    """Prevent checkpoints from running code in this process, whichever library reads them.
 
     mmengine reads checkpoints with ``torch.load`` and, in some versions, falls back to unpickling
     anything when the safe way fails. This makes the safe way the only one, and lets it accept what
@@ -111,7 +111,7 @@ def load_tensors_only() -> None:
 
 @contextmanager
 def readable_errors(kinds: tuple[type[Exception], ...] = _USER_ERRORS) -> Iterator[None]:
-    """Show a user's mistake as its message, and end with status 1.
+    """Report a user's error as a message without a traceback, and exit with status 1.
 
     Args:
         kinds: What counts as such. The default is for preparation; in the run itself, what is
@@ -152,7 +152,7 @@ def leaves_process_group() -> Iterator[None]:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model below the wrappers of distributed runs and of test-time augmentation."""
+    """Return the model below the wrappers of distributed runs and of test-time augmentation."""
     inner: Any = model
     while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
         inner = inner.module

@@ -11,7 +11,7 @@ _SHOWN = 5
 
 
 def find_images(source: str | Path, verified: bool = True) -> list[Path]:
-    """The images that ``source`` names, sorted, every one of them looked into.
+    """Return the images that ``source`` names, sorted, after a check of each.
 
     Args:
         source: A file; a folder, of which the files with the suffix of an image count, not those of
@@ -37,7 +37,7 @@ def find_images(source: str | Path, verified: bool = True) -> list[Path]:
 
 
 def output_stems(paths: list[Path]) -> list[str]:
-    """A name for each path to write results under: its stem, or its whole name where two collide.
+    """Return a name for the results of each path: its stem, or its whole name if stems collide.
 
     Raises:
         ValueError: Files of two folders have the same name.

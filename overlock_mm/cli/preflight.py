@@ -1,4 +1,4 @@
-"""Checks before long runs: what is missing is reported within seconds, not after an epoch."""
+"""Checks before long runs, which report problems within seconds instead of after an epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from overlock_mm.models.arch import OverLoCKArch
 
 
 def check_data(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) -> DataSets:
-    """Look for every path that the splits name, then build their data sets and ask them.
+    """Check that every path of the splits exists, then build and check their data sets.
 
     Args:
         cfg: A full config.
@@ -42,7 +42,7 @@ def check_data(cfg: Config, splits: Sequence[str], sample: int | None = SAMPLE) 
 
 
 def _check_full_batch(cfg: Config, data_sets: DataSets) -> None:
-    """Demand a full batch for each process where incomplete ones are left out."""
+    """Check that each process gets a full batch if incomplete ones are dropped."""
     loader = cfg.get('train_dataloader') or {}
     data_set = data_sets.get(loader['dataset']) if loader.get('drop_last') else None
     if data_set is None:
@@ -81,7 +81,7 @@ def _check_paths(cfg: Config, splits: Sequence[str]) -> None:
 
 
 def check_initial_weights(cfg: Config) -> None:
-    """Look for the local files that ``init_cfg`` names; addresses are left to the download.
+    """Check that the local files that ``init_cfg`` names exist. Addresses are not checked.
 
     Raises:
         FileNotFoundError: Names the file and the setting.
@@ -109,7 +109,7 @@ def check_sharding(cfg: Config) -> None:
 
 
 def check_constructor(cfg: Config) -> None:
-    """Refuse the libraries' own learning rates by depth, which do not know this backbone.
+    """Refuse the libraries' own layer-wise learning rates, which do not know this backbone.
 
     Raises:
         ValueError: Says what to write instead.
@@ -145,7 +145,7 @@ def check_classes_of_weights(meta: dict[str, Any], data_sets: DataSets, split: s
 
 
 def check_widths(cfg: Config) -> None:
-    """Demand that what reads the backbone expects the widths of its outputs.
+    """Check that the modules that read the backbone expect the widths of its outputs.
 
     Raises:
         ValueError: Names the setting and its value.
@@ -177,7 +177,7 @@ def check_widths(cfg: Config) -> None:
 
 
 def allow_unread_outputs(cfg: Config) -> None:
-    """Let data-parallel training pass over backbone outputs that neither neck nor heads read.
+    """Let data-parallel training accept backbone outputs that neither neck nor heads read.
 
     The norm of such an output has no gradient, at which PyTorch stops by default.
     """
@@ -199,7 +199,7 @@ def allow_unread_outputs(cfg: Config) -> None:
 
 
 def _unread_outputs(model: Any) -> list[int]:
-    """The indices in ``out_indices`` of an OverLoCK backbone whose outputs nothing reads."""
+    """Return the indices in ``out_indices`` of an OverLoCK backbone whose outputs nothing reads."""
     backbone = model.get('backbone') or {}
     if str(backbone.get('type')).rpartition('.')[2] != 'OverLoCK':
         return []
@@ -226,7 +226,7 @@ def _listed(widths: Any) -> list[Any]:
 
 
 def _readers(model: Any) -> Iterator[tuple[str, Any]]:
-    """What reads the backbone's outputs, the neck if there is one, by the setting that holds it."""
+    """Yield the modules that read the backbone's outputs, with their settings' names."""
     names = ('neck',) if model.get('neck') else ('panoptic_head', 'decode_head', 'auxiliary_head')
     for name in names:
         parts = model.get(name) or []
@@ -287,7 +287,7 @@ def check_output_file(path: str | Path, suffixes: Sequence[str]) -> None:
 
 
 def find_checkpoint_to_resume(work_dir: str | Path) -> Path | None:
-    """The newest checkpoint in a work directory, also when the directory was moved.
+    """Return the newest checkpoint in a work directory, also when the directory was moved.
 
     ``last_checkpoint``, which mmengine writes after each checkpoint, holds a path as it was then;
     after a move, or when the run was killed while writing it, the newest file counts instead.

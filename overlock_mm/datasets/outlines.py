@@ -51,7 +51,7 @@ def _polygon_distance(x: FloatArray, y: FloatArray, vertices: FloatArray) -> Flo
 
 
 def _polygon(vertices: FloatArray) -> Outline:
-    """The polygon with rounded corners; ``vertices`` [n, 2] lie in the unit circle."""
+    """Return the polygon with rounded corners; ``vertices`` [n, 2] lie in the unit circle."""
     shrunk = vertices * (1 - _CORNER_RADIUS)
     return lambda x, y: _polygon_distance(x, y, shrunk) - _CORNER_RADIUS
 

@@ -81,7 +81,7 @@ class _Piece:
     def crop(
         self, canvas: tuple[int, int], shift: tuple[int, int] = (0, 0)
     ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Where the window, moved by ``shift``, meets the canvas: in the canvas, in the window.
+        """Return where the window, moved by ``shift``, overlaps the canvas, in both.
 
         They always meet: the centre lies in the canvas and ``shift`` is less than a radius.
         """

@@ -51,7 +51,7 @@ _ADE_NAMES = dict(train='training', val='validation')
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """The generator for picture ``index`` of ``split`` ('train' or 'val')."""
+    """Return the generator for picture ``index`` of ``split`` ('train' or 'val')."""
     return np.random.default_rng([seed, tuple(_COCO_NAMES).index(split), index])
 
 
@@ -181,7 +181,7 @@ def _classification_files(num_train: int, num_val: int) -> list[tuple[str, str, 
 
 
 def _files(parameters: dict[str, Any]) -> set[str]:
-    """The files of a data set, relative to its root."""
+    """Return the files of a data set, relative to its root."""
     counts = dict(train=parameters['num_train'], val=parameters['num_val'])
     if parameters['kind'] == 'classification':
         pictures = _classification_files(counts['train'], counts['val'])
@@ -217,7 +217,7 @@ def _describe(parameters: dict[str, Any]) -> str:
 
 
 def _is_complete(root: Path, parameters: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the data set is at ``root`` as requested, so that nothing needs to be written.
+    """Return whether the data set is at ``root`` as requested, so that nothing needs to be written.
 
     Raises:
         FileExistsError: If it may not be replaced.

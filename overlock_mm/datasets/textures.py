@@ -33,7 +33,7 @@ def _soft_step(signal: FloatArray, sharpness: float) -> FloatArray:
 def pattern(
     rng: np.random.Generator, kind: str, u: FloatArray, v: FloatArray, scale: float
 ) -> FloatArray:
-    """A pattern with values in [0, 1].
+    """Return a pattern with values in [0, 1].
 
     Args:
         rng: Draws the pattern's own parameters.
@@ -82,7 +82,7 @@ def background_colours(rng: np.random.Generator) -> FloatArray:
 
 
 def shape_colour(rng: np.random.Generator, others: FloatArray) -> FloatArray:
-    """A vivid colour, float32 [3]: of eight random ones that farthest from ``others`` [n, 3].
+    """Return the one of eight random vivid colours that is farthest from ``others`` [n, 3].
 
     Colours are independent of the class, so that only the outline reveals the class.
     """

@@ -1,4 +1,4 @@
-"""What mmengine builds by name or calls during a run.
+"""Components that mmengine builds by name or calls during a run.
 
 Hooks, the optimizer's parameter groups, the FSDP strategy, metrics, test-time augmentation,
 and the runner. The parts of one task import that task's library, so a config names them

@@ -60,7 +60,7 @@ class InstanceTTAModel(BaseTTAModel):
 
 
 def _without_flip(view: DetDataSample) -> InstanceData:
-    """The view's instances in the coordinates of the original, unflipped image.
+    """Return the view's instances in the coordinates of the original, unflipped image.
 
     Fields that only one head adds, such as RTMDet's kernels, are dropped.
     """

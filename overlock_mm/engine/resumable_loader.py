@@ -1,4 +1,4 @@
-"""A data loader that begins anywhere, and whose samples do not depend on what came before them."""
+"""A data loader that can start anywhere, with samples that do not depend on earlier ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ResumableLoader(DataLoader):
         yield from super().__iter__()
 
     def begin(self, epoch: int, batch: int = 0) -> int:
-        """Let the next iteration be that of an epoch, from a batch on.
+        """Let the next iteration be that of the given epoch, starting at a batch.
 
         Only indices are drawn, no data is loaded.
 
@@ -77,7 +77,7 @@ class ResumableLoader(DataLoader):
         return self.batches.begin(epoch, batch)
 
     def endless(self, batch: int = 0) -> Iterator[Any]:
-        """Batches of an iteration-based run, epoch after epoch, from a batch on."""
+        """Yield batches of an iteration-based run, epoch after epoch, from a batch on."""
         for epoch in count():
             batch -= self.begin(epoch, batch)
             if batch == 0:
@@ -85,7 +85,7 @@ class ResumableLoader(DataLoader):
 
 
 class _NumberedBatches(Sampler):
-    """What a batch sampler gives, with epoch and position beside each index."""
+    """Batches of a batch sampler, with epoch and position beside each index."""
 
     def __init__(self, batch_sampler: Any, rank: int, world_size: int) -> None:
         self.batch_sampler = batch_sampler

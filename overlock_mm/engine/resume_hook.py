@@ -1,4 +1,4 @@
-"""A resumed run is identical to an uninterrupted one."""
+"""Makes a resumed run identical to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KEY = 'resume_state'
 
 
 class ResumeHook(Hook):
-    """Adds to checkpoints what mmengine leaves out, and restores it.
+    """Adds the states that mmengine leaves out to checkpoints, and restores them.
 
     These are the states of the random generators of every process, the position in the epoch, and
     the size to which a data preprocessor currently resizes batches. A resumed run then continues
@@ -60,7 +60,7 @@ class ResumeHook(Hook):
         self._resumed = checkpoint.get(_KEY, {})
 
     def before_train(self, runner: Runner) -> None:
-        """Compare this run with the one before it, and say what differs."""
+        """Compare this run with the previous one, and log the differences."""
         self._batch = 0
         if runner.iter == 0 or self._resumed is None:
             return  # from the beginning, perhaps with the weights of another run
@@ -109,7 +109,7 @@ class ResumeHook(Hook):
         self._batch = batch_idx + 1
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """The next batch is the first of an epoch."""
+        """Reset the count: the next batch is the first of an epoch."""
         self._batch = 0
 
     def before_val(self, runner: Runner) -> None:
@@ -148,7 +148,7 @@ class _BatchesFrom:
 
 
 def _with_input_size(runner: Runner) -> list[Any]:
-    """Modules that draw a size for their images and keep it for some steps.
+    """Return modules that draw a size for their images and keep it for some steps.
 
     Such as mmdet's ``BatchSyncRandomResize``.
     """
@@ -156,12 +156,12 @@ def _with_input_size(runner: Runner) -> list[Any]:
 
 
 def _length(runner: Runner) -> int:
-    """Batches of an epoch, in each process."""
+    """Return batches of an epoch, in each process."""
     return len(runner.train_dataloader)
 
 
 def _differences(runner: Runner, resumed: dict[str, Any]) -> Iterator[str]:
-    """Why the resumed run may differ from an uninterrupted one."""
+    """Yield why the resumed run may differ from an uninterrupted one."""
     if not resumed:
         yield (
             'the checkpoint keeps no states of random generators and no position in the epoch, '
@@ -200,7 +200,7 @@ def _caches(transform: Any) -> bool:
 
 
 def _transforms(dataset: Any) -> Iterator[Any]:
-    """Every transform in the pipelines of a data set and of those it wraps."""
+    """Yield every transform in the pipelines of a data set and of those it wraps."""
     pipeline = getattr(dataset, 'pipeline', ())
     yield from getattr(pipeline, 'transforms', pipeline) or ()
     for inner in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:

@@ -1,4 +1,4 @@
-"""The runner of a config: its data sets name the file behind an error, and it resumes exactly."""
+"""The runner of a config, which names the file behind a data error and resumes exactly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class _RunnerOfTools:
 
 
 def build_runner(cfg: Config, data_sets: DataSets | None = None) -> Any:
-    """The runner that ``runner_type`` names, mmengine's ``Runner`` by default.
+    """Return the runner that ``runner_type`` names, mmengine's ``Runner`` by default.
 
     Its data sets raise :class:`~overlock_mm.datasets.checks.DataError` at a truncated image or a
     label out of range. A resumed run is identical to an uninterrupted one

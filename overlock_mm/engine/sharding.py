@@ -16,7 +16,7 @@ from overlock_mm.utils.files import replacing
 
 
 def wrap_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """A policy for FSDP: each block of the backbone is a unit, the rest of the model is one more.
+    """Return a policy for FSDP: each block of the backbone is a unit, the rest another one.
 
     Heads must not be units of their own: detectors call other methods of them than ``forward``,
     and FSDP gathers the parameters of a unit only in its ``forward``.
@@ -71,7 +71,7 @@ class BlockFSDPStrategy(FSDPStrategy):
             super().save_checkpoint(str(partial), **kwargs)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Give each process its part of a whole optimizer state."""
+        """Distribute a whole optimizer state to the processes."""
         # By name: torch 2.1 changed the order in which mmengine passes them.
         self.optim_wrapper.load_state_dict(
             FullyShardedDataParallel.optim_state_dict_to_load(

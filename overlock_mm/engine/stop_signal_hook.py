@@ -1,4 +1,4 @@
-"""A run that its scheduler is going to end saves its state first."""
+"""Saves the state of a run that its scheduler is going to end."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Corners(NamedTuple):
 
 
 def corners(y: Tensor, x: Tensor, height: int, width: int) -> Corners:
-    """Pixels and weights by which points are interpolated; differentiable in the weights.
+    """Return the pixels and the (differentiable) weights with which points are interpolated.
 
     Args:
         y: Rows, of any shape.
@@ -45,7 +45,7 @@ def corners(y: Tensor, x: Tensor, height: int, width: int) -> Corners:
 
 
 def sample(feature: Tensor, around: Corners) -> Tensor:
-    """Values of a (C, H, W) map at the points, (C, *points); differentiable in both."""
+    """Return values of a (C, H, W) map at the points, (C, *points); differentiable in both."""
     flat = feature.flatten(1)
     values = flat[:, around.indices.flatten()].unflatten(1, around.indices.shape)
     return (values * around.weights).sum(1)

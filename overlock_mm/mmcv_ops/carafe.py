@@ -173,7 +173,7 @@ class _Window:
                 yield self.padded[..., row : row + height, column : column + width]
 
     def inner(self) -> Tensor:
-        """The map itself, (N, C, H, W)."""
+        """Return the map itself, (N, C, H, W)."""
         height, width = self.size
         rows = slice(self.radius, self.radius + height)
         columns = slice(self.radius, self.radius + width)
@@ -186,5 +186,5 @@ def _blocks(large: Tensor, scale: int) -> Tensor:
 
 
 def _taps(masks: Tensor, groups: int, scale: int) -> tuple[Tensor, ...]:
-    """Views of the weights for each tap, (N, groups, 1, H, scale, W, scale)."""
+    """Return views of the weights for each tap, (N, groups, 1, H, scale, W, scale)."""
     return _blocks(masks.unflatten(1, (groups, 1, -1)), scale).unbind(3)

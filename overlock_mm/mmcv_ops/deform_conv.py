@@ -209,7 +209,7 @@ def _geometry(
     deformable_group: int,
     **derived: int,
 ) -> tuple[int, ...]:
-    """The arguments in torchvision's order."""
+    """Return the arguments in torchvision's order."""
     return dH, dW, padH, padW, dilationH, dilationW, group, deformable_group
 
 
@@ -224,14 +224,14 @@ def _modulated_geometry(
     deformable_group: int,
     **derived: int,
 ) -> tuple[int, ...]:
-    """The arguments in torchvision's order."""
+    """Return the arguments in torchvision's order."""
     return stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group
 
 
 def _arguments(
     input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """The arguments in torchvision's order and in the dtype of sums; an unused mask is empty."""
+    """Return the arguments in torchvision's order and in the dtype of sums; no mask is empty."""
     if mask is None:
         mask = input.new_empty(input.size(0), 0)
     if bias is None:
@@ -272,7 +272,7 @@ def _differentiate(
 def _without_edge(
     by_offset: Tensor, offset: Tensor, kernel: tuple[int, ...], geometry: tuple[int, ...]
 ) -> Tensor:
-    """The derivative by the offsets, 0 at points a whole pixel outside.
+    """Return the derivative by the offsets, 0 at points a whole pixel outside.
 
     In mmcv those are out of the map and have no derivative, while torchvision's kernels take the
     one to the right. With offsets of 0, as layers have at first, a padding of 1 leads there.

@@ -1,4 +1,4 @@
-"""Python's import system finds the stand-in where it finds no ``mmcv._ext`` of mmcv's own."""
+"""Provides the replacement for ``mmcv._ext`` where mmcv's own is missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXTENSION = 'mmcv._ext'
 
 
 class _StandInLoader(Loader):
-    """Fills the module; only now are torchvision and the operators imported."""
+    """Fills the module. Torchvision and the operators are imported only then."""
 
     def exec_module(self, module: ModuleType) -> None:
         from overlock_mm.mmcv_ops.operators import OPERATORS
@@ -27,7 +27,7 @@ class _StandInLoader(Loader):
 
 
 class _StandInFinder(MetaPathFinder):
-    """Answers for ``mmcv._ext`` only."""
+    """Finds ``mmcv._ext`` only."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -38,7 +38,7 @@ class _StandInFinder(MetaPathFinder):
 
 
 def _missing_operator(name: str) -> Callable[..., NoReturn]:
-    """What the stand-in has under a name that it does not implement."""
+    """Return what the stand-in has under a name that it does not implement."""
     if name.startswith('_'):
         raise AttributeError(f'module {EXTENSION!r} has no attribute {name!r}')
 
@@ -66,5 +66,5 @@ def offer_operators() -> None:
 
 
 def is_stand_in(module: ModuleType) -> bool:
-    """Whether an imported ``mmcv._ext`` is the stand-in, and not compiled."""
+    """Return whether an imported ``mmcv._ext`` is the stand-in, and not compiled."""
     return module.__spec__ is not None and isinstance(module.__spec__.loader, _StandInLoader)

@@ -4,12 +4,12 @@ from overlock_mm.mmcv_ops.registry import OPERATORS
 
 
 def get_compiler_version() -> str:
-    """A text that stands for the C++ compiler of the extension."""
+    """Return a text that stands for the C++ compiler of the extension."""
     return 'none (operators by overlock_mm)'
 
 
 def get_compiling_cuda_version() -> str:
-    """What mmcv says where its extension has no CUDA code."""
+    """Return what mmcv says where its extension has no CUDA code."""
     return 'not available'
 
 

@@ -37,7 +37,7 @@ _LINE = Family(
 
 @_NMS.operator
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that are kept, best score first, int64.
+    """Return indices of the boxes that are kept, best score first, int64.
 
     A box goes if its IoU with a kept one of a higher score exceeds the threshold.
     """
@@ -102,7 +102,7 @@ def softnms(
 
 @_MATCH.operator
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Groups of boxes: each kept one, followed by those that it suppresses, by falling score.
+    """Return groups of boxes: a kept one, then those that it suppresses, by decreasing score.
 
     Unlike :func:`nms`, an IoU that equals the threshold suppresses.
 
@@ -189,7 +189,7 @@ def _areas(corners: np.ndarray, offset: int) -> np.ndarray:
 def _ious(
     corners: np.ndarray, areas: np.ndarray, one: int, others: np.ndarray, offset: int
 ) -> np.ndarray:
-    """IoU of one box with others, 0 between two without an area."""
+    """Return the IoU of one box with others, 0 between two without an area."""
     low = np.maximum(corners[one, :2], corners[others, :2])
     high = np.minimum(corners[one, 2:], corners[others, 2:])
     sides = np.maximum(high - low + offset, 0)

@@ -81,7 +81,7 @@ def _steps(number: int, size: int, sign: int, shift: int, like: Tensor) -> Tenso
 
 
 def _pick(source: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Entries of (N, A, B, H, W) at indices into A and B that differ from pixel to pixel.
+    """Return entries of (N, A, B, H, W) at indices into A and B that differ from pixel to pixel.
 
     Args:
         source: See above.

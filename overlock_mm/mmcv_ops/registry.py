@@ -1,4 +1,4 @@
-"""What every operator of the stand-in has in common."""
+"""Registry of the replacement's operators."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Family:
 
 @functools.cache
 def _say_once() -> None:
-    """Log at first use, when there is a run to log for, where the operators come from."""
+    """Log the origin of the operators at first use in a run."""
     print_log(
         'This mmcv has no compiled operators: overlock_mm computes them with torchvision and '
         'PyTorch. `python -m overlock_mm.doctor` lists which.',
@@ -72,7 +72,7 @@ def _say_once() -> None:
 
 
 def torchvision_operator(name: str) -> Callable[..., Any]:
-    """A compiled operator of torchvision.
+    """Return a compiled operator of torchvision.
 
     Raises:
         RuntimeError: torchvision is missing or does not match torch.
@@ -95,7 +95,7 @@ def _torchvision_namespace() -> Any:
 
 
 def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors, detached, in one dtype for sums: float64 if one has it, else float32."""
+    """Return the tensors, detached, in one dtype for sums: float64 if one has it, else float32."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)

@@ -1,4 +1,4 @@
-"""What to do where an operator is missing: a compiled mmcv, or something else in its place."""
+"""Remedies for a missing operator: a compiled mmcv, or an alternative."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ ALTERNATIVES = {
 
 
 def about(name: str) -> str:
-    """Both remedies for an operator that the stand-in lacks."""
+    """Return both remedies for an operator that the stand-in lacks."""
     instead = (text for start, text in ALTERNATIVES.items() if name.startswith(start))
     other = next(instead, 'a model without it; `python -m overlock_mm.doctor` lists what works')
     return f'Remedies: {compile_mmcv()}. Or use {other}.'
 
 
 def compile_mmcv() -> str:
-    """How to get a compiled mmcv of the distribution that is installed."""
+    """Return how to get a compiled mmcv of the distribution that is installed."""
     if needed := too_new_for_mmcv():
         return f'`make env MMCV=compiled` in the repository of overlock_mm compiles mmcv. {needed}'
     return f'compile mmcv by {install(*_distribution(), operators=True)}'
 
 
 def do_without() -> str:
-    """How to get an mmcv without compiled operators in place of the one that is installed."""
+    """Return how to replace the installed mmcv by one without compiled operators."""
     return f'{install(*_distribution(), operators=False)}, to use the operators of overlock_mm'
 
 
 def _distribution() -> tuple[str, str | None]:
-    """Name and version of the installed mmcv; without one, the name of the maintained."""
+    """Return name and version of the installed mmcv, or the name of the maintained one."""
     for name in (*COMPILED, LITE):
         try:
             return name, importlib.metadata.version(name)
@@ -54,7 +54,7 @@ def _distribution() -> tuple[str, str | None]:
 
 
 def install(name: str, version: str | None, operators: bool) -> str:
-    """The command that installs mmcv again, with or without compiled operators."""
+    """Return the command that installs mmcv again, with or without compiled operators."""
     first = f'pip uninstall -y {LITE}; ' if name == LITE else ''
     package = 'mmcv' if name == LITE else name
     if version is not None:
@@ -66,7 +66,7 @@ def install(name: str, version: str | None, operators: bool) -> str:
 
 
 def torchvision_for(torch_version: str) -> str:
-    """The command that installs the torchvision made for this torch.
+    """Return the command that installs the torchvision made for this torch.
 
     Args:
         torch_version: That of the distribution, such as '2.11.0' or '2.6.0+cpu'. From torch 2.0
@@ -82,7 +82,7 @@ def torchvision_for(torch_version: str) -> str:
 
 
 def too_new_for_mmcv() -> str:
-    """Why mmcv's own build cannot succeed with the installed torch; empty if it can."""
+    """Return why mmcv's own build cannot succeed with the installed torch; empty if it can."""
     needed = cpp_of_torch()
     if needed <= MMCV_CPP:
         return ''
@@ -94,7 +94,7 @@ def too_new_for_mmcv() -> str:
 
 
 def cpp_of_torch() -> int:
-    """The C++ standard that torch's headers demand, or 0 without them."""
+    """Return the C++ standard that torch's headers demand, or 0 without them."""
     spec = importlib.util.find_spec('torch')
     if spec is None or spec.origin is None:
         return 0

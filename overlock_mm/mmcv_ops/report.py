@@ -1,4 +1,4 @@
-"""Which operators of mmcv come from where, for :mod:`overlock_mm.doctor`."""
+"""Report on the origin of mmcv's operators, for :mod:`overlock_mm.doctor`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from overlock_mm.mmcv_ops.remedies import (
 
 
 def operator_lines() -> list[str]:
-    """Where mmcv's operators come from; nothing without mmcv."""
+    """Return where mmcv's operators come from; nothing without mmcv."""
     if importlib.util.find_spec('mmcv') is None:
         return []
     try:
@@ -50,7 +50,7 @@ def operator_lines() -> list[str]:
 
 
 def table() -> str:
-    """The families of operators in Markdown, for docs/mmcv_operators.md."""
+    """Return the families of operators in Markdown, for docs/mmcv_operators.md."""
     rows = [
         (', '.join(f'`{name}`' for name in family.serves), family.library, family.differs)
         for family in set(FAMILIES.values())
@@ -61,7 +61,7 @@ def table() -> str:
 
 
 def operator_problems(versions: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What is wrong with the installation of mmcv or torchvision, and what to do about it.
+    """Return what is wrong with the installation of mmcv or torchvision, and what to do about it.
 
     Args:
         versions: Distribution -> version of what is installed.
@@ -83,7 +83,7 @@ def operator_problems(versions: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def half_installed(folder: Path, names: Sequence[str]) -> list[tuple[str, str]]:
-    """Parts that mmcv's folder lacks, and binaries that this Python does not look at.
+    """Return parts that mmcv's folder lacks, and binaries that this Python does not look at.
 
     Args:
         folder: That of the package ``mmcv``.
@@ -115,7 +115,7 @@ def half_installed(folder: Path, names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def torchvision_problems(versions: Mapping[str, str], needed: bool) -> list[tuple[str, str]]:
-    """Whether torchvision is installed and accepts this torch, by its own metadata.
+    """Return whether torchvision is installed and accepts this torch, by its own metadata.
 
     Args:
         versions: Distribution -> version of what is installed.

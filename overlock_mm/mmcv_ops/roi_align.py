@@ -128,7 +128,7 @@ def roi_align_backward(
 def _sampling_points(
     box: Tensor, size: tuple[int, int], scale: float, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the points in a RoI."""
+    """Return rows and columns of the points in a RoI."""
     start = box[[2, 1]] * scale - (0.5 if aligned else 0.0)
     extent = box[[4, 3]] * scale - (0.5 if aligned else 0.0) - start
     if not aligned:

@@ -81,7 +81,7 @@ def roi_pool_backward(
 
 
 def _pixels_of_bins(limits: Tensor, bins: int, size: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Pixels that the bins of each RoI cover along one side.
+    """Return the pixels that the bins of each RoI cover along one side.
 
     Args:
         limits: (R, 2), first and last pixel of each RoI, in pixels of the image.
@@ -104,7 +104,7 @@ def _pixels_of_bins(limits: Tensor, bins: int, size: int, scale: float) -> tuple
 
 
 def _max_of_bins(features: Tensor, pixels: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum along the last side within each bin, -inf where a bin is empty.
+    """Return the maximum along the last side within each bin, -inf where a bin is empty.
 
     Args:
         features: (R, C, H, W).

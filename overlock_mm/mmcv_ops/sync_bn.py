@@ -1,4 +1,4 @@
-"""The steps of mmcv's synchronized batch norm, between which it sums over processes.
+"""The steps of mmcv's synchronized batch norm, which sums over processes between them.
 
 Maps are (N, C, L) for L pixels; statistics are (C,), in float32.
 """

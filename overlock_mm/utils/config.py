@@ -78,7 +78,7 @@ def _move_data_root(cfg: Config, new_root: str) -> None:
 
 
 def _string_entries(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (container, key or index) in nested dicts and lists whose value is a string."""
+    """Yield every (container, key or index) in nested dicts and lists whose value is a string."""
     entries = list(node.items()) if isinstance(node, dict) else list(enumerate(node))
     for key, value in entries:
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""What the visualizers for small images share."""
+"""Shared base of the visualizers for small images."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ class EnlargingMixin:
         )
 
     def _scale(self, field: Any) -> Any:
-        """A field of the data sample as it lies on the enlarged image; subclasses know how."""
+        """Return a field of the data sample for the enlarged image; subclasses implement it."""
         raise NotImplementedError

@@ -54,7 +54,7 @@ def scope_of(cfg: Config, model: nn.Module) -> str:
 
 
 def forward_of(scope: str) -> Callable[[nn.Module, Tensor], Any]:
-    """What to run of a model for a key of ``SCOPES``."""
+    """Return what to run of a model for a key of ``SCOPES``."""
     if scope == 'mmdet':
         return lambda model, image: model.rpn_head(model.extract_feat(image))
     if scope == 'one stage':

@@ -40,7 +40,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def natural_number(text: str) -> int:
-    """A number that an option takes."""
+    """Return a number that an option takes."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'must be a whole number, 0 or more, got {text!r}')
     return int(text)
@@ -104,7 +104,7 @@ def print_groups(groups: Sequence[ParameterGroup], model: nn.Module) -> None:
 
 
 def count_processes(cfg: Config) -> int:
-    """The number of processes with which the batch is that for which the rate was chosen."""
+    """Return the number of processes with which the batch is that for which the rate was chosen."""
     batch_size = cfg.train_dataloader.batch_size
     return max(1, cfg.get('auto_scale_lr', {}).get('base_batch_size', batch_size) // batch_size)
 

@@ -34,7 +34,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def number_or_all(text: str) -> int | None:
-    """What ``--sample`` takes."""
+    """Return what ``--sample`` takes."""
     if text == 'all':
         return None
     if not text.isdecimal() or int(text) < 1:

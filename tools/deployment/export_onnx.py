@@ -72,7 +72,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def build_model(cfg: Config, content: dict[str, Any], checkpoint: str) -> nn.Module:
-    """The model of a config with the weights of a checkpoint, in fused form."""
+    """Return the model of a config with the weights of a checkpoint, in fused form."""
     weights = content['state_dict']
     model = MODELS.build(cfg.model)
     check_compatible(model, weights, checkpoint)
@@ -84,7 +84,7 @@ def build_model(cfg: Config, content: dict[str, Any], checkpoint: str) -> nn.Mod
 def description_of(
     cfg: Config, part: Exportable, content: dict[str, Any], args: argparse.Namespace, shape: Any
 ) -> ModelDescription:
-    """What the file says about itself."""
+    """Return what the file says about itself."""
     meta = dataset_meta(cfg, content.get('meta') or {})
     digest = hashlib.sha256(Path(args.checkpoint).read_bytes()).hexdigest()
     return describe(

@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def trained_model(config: str, weights: Mapping[str, Tensor], source: str) -> nn.Module:
-    """The model of a config with the weights of its checkpoint.
+    """Return the model of a config with the weights of its checkpoint.
 
     Raises:
         ValueError: The config is not one of a training with this backbone.
@@ -64,7 +64,7 @@ def trained_model(config: str, weights: Mapping[str, Tensor], source: str) -> nn
 
 
 def deploy_sibling(config: Path) -> Path | None:
-    """The config for the result, if there is one."""
+    """Return the config for the result, if there is one."""
     name = config.stem.removesuffix('_1x').removesuffix('_3x')
     sibling = config.with_name(f'{name}_deploy.py')
     return sibling if sibling.is_file() else None

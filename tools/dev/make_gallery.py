@@ -162,7 +162,7 @@ ENTRIES = (
 
 
 def trained_models(work_dir: Path, entries: Sequence[Entry]) -> dict[str, Path]:
-    """The newest checkpoint of each task that the entries need.
+    """Return the newest checkpoint of each task that the entries need.
 
     Raises:
         FileNotFoundError: Models are missing; the message says how to train them.
@@ -180,7 +180,7 @@ def trained_models(work_dir: Path, entries: Sequence[Entry]) -> dict[str, Path]:
 
 
 def fillings(work_dir: Path, models: Mapping[str, Path]) -> dict[str, str]:
-    """What stands for the words in braces, apart from ``{out}``."""
+    """Return what stands for the words in braces, apart from ``{out}``."""
     words = {
         'scenes': str(work_dir / 'data/coco/val2017'),
         'shapes': str(work_dir / 'classes/val'),
@@ -233,7 +233,7 @@ def side_by_side(paths: Sequence[Path]) -> Image.Image:
 
 
 def banner(pictures: Path) -> Image.Image:
-    """The picture of the README, from two of the gallery: kernels and detections of one scene."""
+    """Return the README's picture, from two of the gallery: kernels and detections."""
     with Image.open(pictures / 'contmix_kernels.jpg') as file:
         kernels = file.convert('RGB')
     with Image.open(pictures / 'detection.jpg') as file:
@@ -262,7 +262,7 @@ def save_small(picture: Image.Image, path: Path) -> None:
 
 
 def wrapped(command: str, width: int = 96) -> str:
-    """A command over several lines where it is long, for a shell to take as it is."""
+    """Return a command over several lines where it is long, for a shell to take as it is."""
     positional, *options = command.split(' --')
     # An option stays with its values.
     parts = positional.split(' ') + [f'--{option}' for option in options]
@@ -275,7 +275,7 @@ def wrapped(command: str, width: int = 96) -> str:
 
 
 def page(entries: Sequence[tuple[Entry, str]], pictures: str) -> str:
-    """The text of the gallery."""
+    """Return the text of the gallery."""
     parts = [
         '# Gallery\n\nMade by `make gallery` from the small models that `make demo` trains on '
         'drawn pictures, '

@@ -188,7 +188,7 @@ def run_tool(arguments: Sequence[str], log: Path) -> None:
 
 
 def training_progress(line: str) -> str | None:
-    """What to show of a line of mmengine's training log, if it is one."""
+    """Return what to show of a line of mmengine's training log, if it is one."""
     match = re.search(
         r'(?:Epoch|Iter)\(train\) +(?:\[(?P<epoch>\d+)\])?\[ *(?P<step>\d+)/ *(?P<steps>\d+)\].*?'
         r'eta: (?P<eta>[\d:]+).*? loss: (?P<loss>[\d.]+)',

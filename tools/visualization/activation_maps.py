@@ -126,7 +126,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def default_stages(network: Network) -> list[str]:
-    """The deeper stages of an OverLoCK, the returned outputs of another backbone."""
+    """Return the deeper stages of an OverLoCK, the returned outputs of another backbone."""
     names = output_names(network.backbone)
     return [name for name in ('base3', 'overview', 'focus3', 'focus4') if name in names] or names
 
@@ -182,7 +182,7 @@ def draw(rows: Sequence[Explained], path: Path) -> None:
 
 
 def report(row: Explained) -> dict[str, Any]:
-    """What the JSON file says of one picture and network; places in pixels of the file."""
+    """Return what the JSON file says of one picture and network; places in pixels of the file."""
     entry: dict[str, Any] = {'network': row.network.name}
     if row.target is None:
         return {**entry, 'target': None, 'reason': row.reason}

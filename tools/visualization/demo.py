@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def seen_in(result: Result, score_thr: float) -> tuple[Any, Image.Image]:
-    """A result as plain data and as a drawn picture."""
+    """Return a result as plain data and as a drawn picture."""
     if isinstance(result, Detections):
         result = result.above(score_thr)
         return result.to_dict(), result.draw(score=0.0)
@@ -59,7 +59,7 @@ def seen_in(result: Result, score_thr: float) -> tuple[Any, Image.Image]:
 
 
 def predict_video(predictor: Predictor, video: Video, path: Path, score_thr: float) -> list[Any]:
-    """Predictions of the frames, which are drawn into an .mp4 file: complete or not there."""
+    """Yield predictions of the frames, which are drawn into an .mp4 file: complete or not there."""
     predictions = []
 
     def drawn() -> Iterator[np.ndarray]:

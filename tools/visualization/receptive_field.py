@@ -144,7 +144,7 @@ def draw(panels: Sequence[Panel], path: str | Path) -> None:
 
 
 def report(panels: Sequence[Panel], args: argparse.Namespace, count: int) -> dict[str, Any]:
-    """What the JSON file says."""
+    """Return what the JSON file says."""
     return {
         'images': args.images or 'normal noise',
         'num_images': count,
@@ -189,7 +189,7 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def default_output(network: Network) -> str:
-    """The deepest output that the backbone returns or, of an OverLoCK, its last stage."""
+    """Return the deepest output that the backbone returns or, of an OverLoCK, its last stage."""
     names = output_names(network.backbone)
     return 'focus4' if 'focus4' in names else names[-1]
 

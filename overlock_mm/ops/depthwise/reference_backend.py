@@ -35,7 +35,7 @@ def depthwise_conv2d_stats(*args: Any) -> tuple[Tensor, Tensor]:
 
 
 def _channels_last(y: Tensor) -> Tensor:
-    """The map in channels_last memory, with its strides also where an axis has one entry."""
+    """Return the map in channels_last memory, with its strides also where an axis has one entry."""
     wanted = torch.empty_like(y, device='meta', memory_format=torch.channels_last)
     if y.stride() == wanted.stride():
         return y
