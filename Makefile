@@ -30,7 +30,7 @@ gallery: env ## Regenerate docs/gallery.md from the models of `make demo`: 5 min
 test: lint ## Lint, type check and all tests: 15 min (2 cores)
 	$(CPU) $(PYTEST)
 
-test-fast: env ## The quick tests, for the change at hand: 3 min (2 cores)
+test-fast: env ## The quick tests, for the current change: 3 min (2 cores)
 	$(CPU) $(PYTEST) -m 'not slow'
 
 test-newest: ## All tests on the newest releases of torch and of the stack, in .newest

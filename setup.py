@@ -79,12 +79,12 @@ def why_no_cuda() -> list[str]:
     if CUDA_HOME is None:
         return ['nvcc was not found; set CUDA_HOME to the folder of the CUDA toolkit']
     if not Path(CUDA_HOME, 'include', 'cuda_runtime.h').is_file():
-        # Such as a folder that only holds a launcher for nvcc.
+        # For example, a folder that only holds a launcher for nvcc.
         return [f'CUDA_HOME={CUDA_HOME} has no include/cuda_runtime.h']
     release = re.search(r'release (\d+)\.(\d+)', nvcc_says('--version'))
     if release is None:
         return [f'{CUDA_HOME}/bin/nvcc does not run']
-    # torch refuses another major version in the midst of the build.
+    # torch rejects another major version during the build.
     if release[1] != torch.version.cuda.split('.')[0]:
         return [
             f'nvcc is of CUDA {release[1]}.{release[2]} and torch of CUDA {torch.version.cuda}; '
@@ -138,7 +138,7 @@ def cuda_include_dirs() -> list[str]:
 
 
 def extension(cuda: bool):
-    """The extension ``overlock_mm._C``: CPU kernels always, CUDA kernels if asked for."""
+    """The extension ``overlock_mm._C``: CPU kernels always, CUDA kernels if requested."""
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     # Multiply-adds may be fused also under -std=c++17, where GCC would not by itself.
@@ -174,7 +174,7 @@ def build_command():
             cuda = any(name.endswith('.cu') for ext in self.extensions for name in ext.sources)
             try:
                 super().run()
-            # Whatever torch, ninja or a compiler may raise; some leave by SystemExit.
+            # torch, ninja or a compiler may raise any exception, including SystemExit.
             except (Exception, SystemExit) as error:
                 forced = os.environ.get('FORCE_CUDA') == '1' and cuda
                 if forced or os.environ.get('OVERLOCK_WITH_EXT') == '1':

@@ -36,14 +36,14 @@ from overlock_mm.utils.files import write_json
 
 logger = logging.getLogger('benchmarks')
 
-#: Rounds of a case: never fewer, and never more than the last whatever the budget.
+#: Fewest and most rounds of a case, regardless of the budget.
 ROUNDS = (3, 20)
 #: The network whose exported file is measured beside it.
 EXPORTED = 'OverLoCK-T'
 
 
 class Models:
-    """Networks by name and form, built when first asked for."""
+    """Networks by name and form, built at first use."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device

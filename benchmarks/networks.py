@@ -20,7 +20,7 @@ TRAINING: dict[str, dict[tuple[int, int], tuple[int, ...]]] = {
     'cpu': {(224, 224): (8,), (512, 512): (2,)},
     'cuda': {(224, 224): (128,), (512, 512): (16,), (800, 1280): (2,)},
 }
-#: What a CPU measures unless it is asked for all: about half an hour on two cores.
+#: What a CPU measures unless all cases are selected: about half an hour on two cores.
 MAIN = (
     'inference-b1-224x224',
     'inference-b8-224x224',

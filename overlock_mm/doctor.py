@@ -154,7 +154,7 @@ def import_problems() -> list[Problem]:
 
 
 def mmcv_problems(versions: Mapping[str, str]) -> list[Problem]:
-    """Return what stands in the way of mmcv's operators, compiled or not.
+    """Return what prevents the use of mmcv's operators, compiled or not.
 
     Args:
         versions: Distribution -> version, as :func:`installed_versions` gives them.

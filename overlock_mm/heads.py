@@ -277,7 +277,7 @@ HEADS: tuple[Head, ...] = (
 _INTRODUCTION = """\
 # Other heads
 
-<!-- Written by `python -m overlock_mm.heads`; a test holds the page to the table there. -->
+<!-- Written by `python -m overlock_mm.heads`; a test compares the page with the table there. -->
 
 The configs below combine this backbone with the detectors and segmentors of mmdet and mmseg. For
 each one, a test builds the model, takes two training steps, in which every parameter receives a

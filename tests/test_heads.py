@@ -67,7 +67,7 @@ def test_two_steps_and_a_prediction(head, tmp_path):
     optimizer.pop('loss_scale', None)
     optim_wrapper = build_optim_wrapper(model, optimizer)
     data = _detection_data(head) if head.library == 'mmdet' else _segmentation_data()
-    # Read by what resizes batches, every so many steps.
+    # Read every few steps by what resizes batches.
     MessageHub.get_current_instance().update_info('iter', 0)
     model.train()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from a training checkpoint; without a name from the newest in the work '
+        help='resume from a training checkpoint; without a name, from the newest in the work '
         'directory, or from the beginning if it has none',
     )
     parser.add_argument(
@@ -115,9 +115,9 @@ def apply_resume(cfg: Config, resume: str | None) -> None:
 
 
 def read_starting_checkpoint(cfg: Config) -> dict[str, Any]:
-    """Return the checkpoint ``load_from``, after a look at whether a run can go on from it.
+    """Return the checkpoint ``load_from``, after a check whether a run can resume from it.
 
-    A run that goes on gets the seed of the one before it: the order of images follows from it, and
+    A resumed run gets the seed of the previous one: the order of images follows from it, and
     mmengine has fixed that order by the time it reads the checkpoint.
     """
     checkpoint = read_checkpoint(cfg.load_from)

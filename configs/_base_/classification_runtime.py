@@ -12,7 +12,7 @@ custom_imports = dict(
 )
 
 default_hooks = dict(
-    # Of the averaged weights, which are the ones that are validated.
+    # The averaged weights are the ones that are validated.
     checkpoint=dict(save_best='accuracy/top1'),
     visualization=dict(type='VisualizationHook', enable=False),
 )

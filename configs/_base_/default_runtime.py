@@ -8,7 +8,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # mmengine's own hook writes in place: a run killed while saving loses a checkpoint.
-    # Three and not all, as one with its optimizer state takes about a gigabyte.
+    # Keep three, as each one takes about a gigabyte with its optimizer state.
     checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )

@@ -37,7 +37,7 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     dict(type='PackInputs'),
 ]
-# At 96 x 96, the size they are drawn in.
+# At 96 x 96, the size of the data.
 test_pipeline, tta_pipeline = _base_.test_pipeline, _base_.tta_pipeline
 test_pipeline[1].scale = tta_pipeline[1].transforms[0][0].scale = 96
 test_pipeline[2].crop_size = tta_pipeline[1].transforms[1][0].crop_size = 96
@@ -47,7 +47,7 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=0,
     persistent_workers=False,
-    # There may be fewer images than in a batch.
+    # The data set may have fewer images than a batch.
     drop_last=False,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
 )

@@ -64,7 +64,7 @@ def measure_complexity(
         forward(copy, image)
     return Complexity(
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        # torch counts a multiplication and an addition apart.
+        # torch counts a multiplication and an addition separately.
         dense=counter.get_total_flops() // 2 - sum(contmix.counts.values()),
         **contmix.counts,
     )
@@ -101,5 +101,5 @@ def _depthwise_flops(*shapes: Any, out_shape: Any, **_: Any) -> int:
 
 
 _FUSED = ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats')
-#: Beyond what torch counts by itself.
+#: Operators that torch's counter does not know.
 _FORMULAS = {getattr(torch.ops.overlock_mm, name): _depthwise_flops for name in _FUSED}

@@ -48,7 +48,7 @@ class ConfigModel:
         if not cfg.get('test_dataloader'):
             raise ValueError('The config has no test_dataloader, whose pipeline loads pictures.')
         content = read_checkpoint(checkpoint)
-        # That of an earlier model may be in force.
+        # The scope of an earlier model may still be set.
         init_default_scope(cfg.default_scope)
         model = MODELS.build(cfg.model)
         check_compatible(model, content['state_dict'], str(checkpoint))

@@ -206,7 +206,7 @@ def contmix_blocks(model: nn.Module) -> dict[str, ContMix]:
 
 
 def check_blocks(model: nn.Module, blocks: Sequence[str]) -> None:
-    """Raise a ValueError that lists those there are unless every block exists."""
+    """Raise a ValueError that lists the existing blocks unless all of these exist."""
     known = contmix_blocks(model)
     unknown = [block for block in blocks if block not in known]
     if unknown:
@@ -249,7 +249,7 @@ def project_contmix(
         blocks: Names of :func:`contmix_blocks`; None is all of them.
 
     Returns:
-        By name of the block, in the order asked for.
+        The projections by name of the block, in the given order.
 
     Raises:
         TypeError: The model has no ContMix.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from overlock_mm.utils.files import replacing
 
 _LOG = 'vis_data/scalars.json'
-# What a log line says about itself, and how long it took.
+# Metadata and durations of a log line.
 _BOOKKEEPING = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
 _COLUMNS = 3
 
@@ -199,11 +199,11 @@ def _figure(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    # Four make a square.
+    # Four flags for a square.
     columns = 2 if len(keys) == 4 else min(_COLUMNS, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.3), layout='constrained')
-    # One time axis, so that a metric that was measured once or twice shows when.
+    # One time axis, so that a metric that was measured once or twice is shown at its time.
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes in grid.flat[len(keys) :]:
         axes.set_axis_off()
@@ -274,7 +274,7 @@ def _name_of(path: Path) -> str:
     if folder.name == 'vis_data':
         folder = folder.parent
     if (folder / _LOG).is_file():
-        # The folder of one start.
+        # ``path`` is the folder of one start.
         folder = folder.parent
     return folder.name
 

@@ -31,7 +31,7 @@ from overlock_mm.layers.contmix import KernelParameters
 MAX_PAGE_BYTES = 10_000_000
 #: Color maps of weights, from smallest to largest, and of affinities, from negative to positive.
 WEIGHT_MAP, AFFINITY_MAP = 'viridis', 'RdBu_r'
-#: With so many colours between which the page mixes, no colour is off by more than a shade.
+#: Colours between which the page interpolates; with these, no colour is off by more than a shade.
 _COLORS = 17
 #: Decimal places of a weight in percent, unless the precision supports fewer.
 PERCENT_DECIMALS = 2

@@ -84,7 +84,7 @@ def load_network(
         check_compatible(model, weights, str(checkpoint))
         model.load_state_dict(weights)
         meta = content.get('meta') or {}
-    # The gradients that are looked at are those of images and activations.
+    # Only gradients of images and activations are used.
     model.eval().requires_grad_(False).to(device)
     return Network(Path(config).stem, cfg, model, tuple(dataset_meta(cfg, meta).get('classes', ())))
 
@@ -104,7 +104,7 @@ def dataset_meta(cfg: Config, checkpoint_meta: dict[str, Any]) -> dict[str, Any]
     if not stored and 'type' in dataset:
         with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
             stored = getattr(registry.get(dataset['type']), 'METAINFO', {})
-    # Older files have capitals.
+    # Older files have names in capitals.
     return {key.lower(): value for key, value in stored.items() if key.lower() in _META_KEYS}
 
 

@@ -74,7 +74,7 @@ def as_input(model: nn.Module, picture: np.ndarray) -> Tensor:
         [1, 3, H, W], without padding.
     """
     height, width = picture.shape[:2]
-    # The libraries read images as BGR, and their preprocessors turn that round.
+    # The libraries read images as BGR, and their preprocessors convert them.
     inputs = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)
     batch = model.data_preprocessor(dict(inputs=[inputs]), False)  # type: ignore[operator]
     return batch['inputs'][..., :height, :width]

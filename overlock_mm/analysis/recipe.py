@@ -117,7 +117,7 @@ def plot_learning_rates(
         epoch_length: Steps of an epoch, for an axis in epochs; None for one in steps.
         path: A file of a suffix that figures have.
     """
-    # Twice the way to the full rate, but something of a run without warm-up too.
+    # Twice the warm-up, and a part of the run if there is no warm-up.
     beginning = max(2 * int(rates.argmax()) + 1, len(rates) // 100, 2)
     scale, unit = (epoch_length, 'epoch') if epoch_length else (1, 'step')
     with figure_style():
@@ -128,7 +128,7 @@ def plot_learning_rates(
             ('The whole run', 'Its beginning'),
             strict=True,
         ):
-            # A line of more points than the figure has pixels shows nothing more.
+            # A line with more points than the figure has pixels shows no further detail.
             shown = np.unique(np.linspace(0, end - 1, 4000).astype(int))
             axes.plot(shown / scale, rates[shown], color='#1f4e9c', drawstyle='steps-post')
             axes.set(title=title, xlabel=unit, ylim=(0, None))

@@ -230,7 +230,7 @@ def label_of(name: str, network: Network) -> int:
 def choose_target(network: Network, view: View, question: Question) -> Target:
     """Return what to explain in a picture.
 
-    Without being asked for more: the predicted class of a classifier; of a segmentor the one
+    By default: the predicted class of a classifier; of a segmentor the one
     predicted at the centre; of a detector the most certain detection.
 
     Raises:

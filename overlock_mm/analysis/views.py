@@ -106,7 +106,7 @@ def read_view(network: Network, pipeline: Compose, path: Path) -> View:
     data = pipeline(dict(img_path=str(path), img_id=0))
     sample = data['data_samples']
     height, width = sample.img_shape[:2]
-    # Pipelines give BGR, the preprocessor turns it round where the network wants RGB.
+    # Pipelines return BGR; the preprocessor converts it where the network expects RGB.
     picture = data['inputs'][:, :height, :width].flip(0).permute(1, 2, 0)
     batch = network.model.data_preprocessor(  # type: ignore[operator]
         dict(inputs=[data['inputs']], data_samples=[sample]), False

@@ -22,7 +22,7 @@ except ImportError:  # numpy 1
     from numpy.core.multiarray import _reconstruct, scalar  # type: ignore[no-redef]
 
 #: Keys under which files keep the state dict, in order of preference. timm keeps an average of the
-#: weights beside the last ones; the average is what it publishes and what is meant.
+#: weights beside the last ones; the average is what it publishes and evaluates.
 _CONTAINERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state_dict', 'module')
 #: What DataParallel puts before every name.
 _WRAPPER = 'module.'
@@ -60,7 +60,7 @@ SAFE_GLOBALS: list[Any] = [
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint file, on the CPU and in one layout.
 
-    Whatever the layout of the file (a bare state dict, one under ``state_dict``, ``model`` or
+    For every layout of the file (a bare state dict, one under ``state_dict``, ``model`` or
     another usual key, names behind ``module.`` or ``_orig_mod.``, safetensors), the result has the
     weights under ``state_dict``, with the names of the unwrapped model, and a ``meta``. Every tool
     reads by this function, and :func:`read_everywhere` makes mmengine do so too.

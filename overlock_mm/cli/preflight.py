@@ -136,7 +136,7 @@ def check_classes_of_weights(meta: dict[str, Any], data_sets: DataSets, split: s
         split: Name of the data set.
 
     Raises:
-        DataError: The same names stand in another order.
+        DataError: The same names are in another order.
     """
     trained = (meta.get('dataset_meta') or {}).get('classes')
     classes = data_sets.classes.get(split)

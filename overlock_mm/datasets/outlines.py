@@ -1,4 +1,4 @@
-"""The five outlines of the embedded data set, as signed distances.
+"""The five outlines of the synthetic data set, as signed distances.
 
 An outline is a function of two coordinate arrays that gives the signed distance to its border:
 negative inside, zero on the border, positive outside. In its own coordinates it fits into the

@@ -1,4 +1,4 @@
-"""Draws one scene of the embedded data set: a picture with its exact ground truth."""
+"""Draws one scene of the synthetic data set: a picture with its exact ground truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded data set: drawn from a seed, written as COCO, ADE20K and ImageNet folders.
+"""The synthetic data set: drawn from a seed, written as COCO, ADE20K and ImageNet folders.
 
 ``write_shapes`` writes detection and segmentation views of the same pictures::
 
@@ -248,7 +248,7 @@ def _is_complete(root: Path, parameters: dict[str, Any], overwrite: bool) -> boo
         else:
             problem = f'holds a data set with {_describe(existing)}'
         raise FileExistsError(
-            f'{root} {problem}; asked for is one with {_describe(parameters)}: '
+            f'{root} {problem}, but one with {_describe(parameters)} was requested: '
             'give another folder, or replace it with overwrite=True (--overwrite)'
         )
     foreign = sorted(present - expected)

@@ -1,4 +1,4 @@
-"""Colours and patterns for the embedded data set."""
+"""Colours and patterns for the synthetic data set."""
 
 from __future__ import annotations
 

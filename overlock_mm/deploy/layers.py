@@ -157,8 +157,8 @@ class DepthwiseConv(nn.Module):
 class SkipNorm(nn.Module):
     """The beginning of a residual block: ``x + dwconv(x)``, then two paths.
 
-    A LayerNorm goes into the branch, and the scaled identity path past it. Whatever the branch
-    adds to every pixel in the end is added to that path here.
+    A LayerNorm goes into the branch, and the scaled identity path past it. What the branch
+    adds to every pixel at its end is added to that path here.
 
     Args:
         dwconv: The residual depthwise convolution.

@@ -46,7 +46,7 @@ class ResumableLoader(DataLoader):
     def __init__(self, loader: DataLoader, seed: int, rank: int = 0, world_size: int = 1) -> None:
         names = [name for name in inspect.signature(DataLoader).parameters if hasattr(loader, name)]
         settings = {name: getattr(loader, name) for name in names if name not in _OF_BATCHES}
-        # Without one, a loader draws from the generator of the process whenever it is iterated.
+        # Without its own generator, a loader draws from that of the process at each iteration.
         settings['generator'] = torch.Generator()
         settings['worker_init_fn'] = partial(_start_worker, loader.worker_init_fn)
         if type(loader.batch_sampler) is BatchSampler and loader.batch_size is not None:
@@ -56,14 +56,14 @@ class ResumableLoader(DataLoader):
         super().__init__(**settings, **{name: getattr(loader, name) for name in names})
         # PyTorch asks data sets for whole batches by this name.
         self.dataset.__getitems__ = _SeededItems(self.dataset, seed)  # type: ignore[attr-defined]
-        # Past the lock that protects iterators under way; there are none yet. The base class must
+        # Bypass the lock that protects active iterators, as there are none yet. The base class must
         # not make it: `batch_size` and `sampler` would be None, and hooks look at them.
         self.batches = _NumberedBatches(self.batch_sampler, rank, world_size)
         vars(self)['batch_sampler'] = self.batches
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # A generator, so that workers start with the first batch: mmengine up to 0.10.7 makes the
-        # iterator of an iteration-based run before it knows where the run goes on.
+        # iterator of an iteration-based run before it knows where the run resumes.
         yield from super().__iter__()
 
     def begin(self, epoch: int, batch: int = 0) -> int:

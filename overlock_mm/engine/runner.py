@@ -44,7 +44,7 @@ class _RunnerOfTools:
             watch_files(self.train_dataloader.dataset)  # type: ignore[attr-defined]
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        # In every process; mmengine's method does something only in the first.
+        # Called in every process; mmengine's method acts only in the first.
         self.resume_hook.gather(self)
         super().save_checkpoint(*args, **kwargs)  # type: ignore[misc]
 

@@ -42,7 +42,7 @@ class BlockFSDPStrategy(FSDPStrategy):
             type='MMFullyShardedDataParallel', auto_wrap_policy=wrap_blocks, **(model_wrapper or {})
         )
         if not on_gpu:
-            # mmengine names a GPU by the process's number.
+            # mmengine numbers the GPUs like the processes.
             wrapper.setdefault('device_id', 'cpu')
         # Moving a CPU tensor to the CPU makes no copy, and FSDP frees the original.
         gathered = dict(rank0_only=True, offload_to_cpu=on_gpu)
@@ -72,7 +72,7 @@ class BlockFSDPStrategy(FSDPStrategy):
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Distribute a whole optimizer state to the processes."""
-        # By name: torch 2.1 changed the order in which mmengine passes them.
+        # As keywords, because torch 2.1 changed the order in which mmengine passes them.
         self.optim_wrapper.load_state_dict(
             FullyShardedDataParallel.optim_state_dict_to_load(
                 model=self.model,

@@ -57,7 +57,7 @@ class StopSignalHook(Hook):
         """
         received = torch.tensor(self._received)
         all_reduce(received, 'max')
-        # A part of accumulated gradients is in no checkpoint.
+        # No checkpoint holds partially accumulated gradients.
         if not received or not getattr(runner.optim_wrapper, 'should_update', lambda: True)():
             return
         name = signal.Signals(int(received)).name

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 
-#: Tokens per tile. A wider one copies each value less often and computes more logits in vain;
+#: Tokens per tile. A wider one copies each value less often and computes more unused logits;
 #: among 4, 8 and 16 this is the fastest on the maps of 224 x 224 and of 800 x 1280 pixels.
 TILE = 4
 

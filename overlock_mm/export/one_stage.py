@@ -60,7 +60,7 @@ class ExportableOneStage(ExportableDetector):
         points = prior[..., :2] if self.with_masks else prior
         boxes = decode(head.bbox_coder, points, delta, limits)
         if more and not self.with_masks:
-            # The centre-ness of FCOS and its kin.
+            # The centre-ness of FCOS and similar detectors.
             score = torch.where(score > NOTHING / 2, score * more[0][..., 0].sigmoid(), NOTHING)
         kept = kept_scores_by_label(
             boxes,

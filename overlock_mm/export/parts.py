@@ -69,7 +69,7 @@ class ExportableClassifier(Exportable):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        # By name: mmpretrain, of which the class is, is not needed to export other models.
+        # Compared by name, so that other models can be exported without mmpretrain.
         families = {base.__name__ for base in type(self.model.head).__mro__}
         self._multi_label = 'MultiLabelClsHead' in families
         self.head = {'scores': 'softmax'}

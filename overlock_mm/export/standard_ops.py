@@ -90,7 +90,7 @@ class StandardOperators(TorchFunctionMode):
         else:
             # Without a branch, so that the graph serves small maps and large ones. The exporter
             # takes the size of what was resized for a constant, so it is kept here.
-            # By the size of the traced image, each stage has another key.
+            # Each stage has its own key, by the size of the traced image.
             key = ('upsampled', rows, columns, kernel_size)
             size = self._once(key, traced_upsampled_size, height, width, kernel_size)
             self._mixed_size = size

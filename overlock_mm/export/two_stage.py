@@ -101,7 +101,7 @@ class ExportableTwoStage(ExportableDetector):
         # [B, C, R, ...]
         scores = spread_rows(scores, rows, proposal_scores, NOTHING).transpose(1, 2)
         boxes = spread_rows(boxes, rows, proposal_scores, 0.0).transpose(1, 2)
-        # The row that is always there may hold nothing.
+        # The mandatory row may be empty.
         scores = torch.where(proposal_scores[:, None] > NOTHING / 2, scores, NOTHING)
         cfg = self.model.roi_head.test_cfg
         kept = kept_scores(

@@ -13,7 +13,7 @@ LAYER_NORM_EPS = 1e-6
 _INIT_STD = 0.02
 #: Bounds of initial weights in standard deviations. ``trunc_normal_`` draws by the inverse of the
 #: distribution in float32, whose largest value but infinity is 5.3. So bounds of 6 change no other
-#: weight by a bit, and only stand in for what its default bounds of 2.0 make of infinity.
+#: weight, and only replace what its default bounds of 2.0 make of infinity.
 _INIT_BOUND = 6
 
 

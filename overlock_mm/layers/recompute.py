@@ -81,7 +81,7 @@ class KeptConv2d(nn.Conv2d):
             return super().forward(x)
 
 
-#: Makes the mode for an operator whose results are kept, in the run that goes on.
+#: Makes the mode for an operator whose results the current run keeps.
 _kept_results: ContextVar[Callable[[torch._ops.OpOverload], TorchDispatchMode] | None] = ContextVar(
     'kept_results', default=None
 )
@@ -250,7 +250,7 @@ def _unchanged_statistics(module: nn.Module) -> Iterator[None]:
             count = norm.num_batches_tracked
             saved.append((norm, norm.momentum, count))
             norm.momentum = 0.0
-            # A counter to be thrown away, whatever it counts from.
+            # This counter is discarded, regardless of where it starts.
             norm.num_batches_tracked = None if count is None else torch.empty_like(count)
     try:
         yield

@@ -14,7 +14,7 @@ LITE = 'mmcv-lite'
 #: What mmcv's build asks the compiler for.
 MMCV_CPP = 17
 
-#: Beginning of an operator's name -> what does its work.
+#: Prefix of an operator's name -> its alternative.
 ALTERNATIVES = {
     'prroi_pool': "RoIAlign (`roi_layer=dict(type='RoIAlign', ...)`) in place of PrRoIPool",
     'bias_act': '`bias_act(..., use_custom_op=False)`, which is PyTorch code',

@@ -49,7 +49,7 @@ def roi_pool_forward(
     row_inside &= alive[:, None, None]
     step = max(1, _CHUNK // max(1, channels * height * columns[0].numel())) if len(boxes) else 1
     for part in torch.arange(len(boxes), device=input.device).split(step):
-        # Columns first, so that of equal values the first one in reading order wins.
+        # Columns first, so that the first of equal values in reading order is chosen.
         value, across = _max_of_bins(input[images[part]], columns[part], column_inside[part])
         value, down = _max_of_bins(value.transpose(2, 3), rows[part], row_inside[part])
         value, down = value.transpose(2, 3), down.transpose(2, 3)

@@ -18,7 +18,7 @@ STAGE_BLOCKS = {
     'focus3': 'focus_net.stages.0',
     'focus4': 'focus_net.stages.1',
 }
-#: And what leads into the first of them.
+#: Where the network holds the layers that precede the blocks of each stage.
 STAGE_ENTRIES = {
     'base1': ('base_net.downsamples.0',),
     'base2': ('base_net.downsamples.1',),

@@ -12,7 +12,7 @@ import torch
 from overlock_mm.ops.selection import Call
 
 REMEDY = (
-    'Remedy, with a C++ compiler at hand: pip install --no-build-isolation '
+    'Remedy, with a C++ compiler installed: pip install --no-build-isolation '
     '--force-reinstall --no-deps <folder of overlock_mm>.'
 )
 #: Counts the changes of what the extension offers; csrc/pytorch/extension.cpp has the number of
@@ -30,7 +30,7 @@ def why_not_loaded() -> str | None:
     except ModuleNotFoundError:
         return f'the compiled extension overlock_mm._C is not installed. {REMEDY}'
     except ImportError as error:
-        # Most often it was compiled for another version of torch.
+        # The usual cause is a compilation for another version of torch.
         return f'the compiled extension overlock_mm._C does not load: {error}. {REMEDY}'
     compiled = getattr(torch.ops.overlock_mm_C, 'interface', lambda: 1)()
     if compiled != INTERFACE:

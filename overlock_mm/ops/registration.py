@@ -64,7 +64,7 @@ class Operator:
         """Call the operator, or its backend directly if nothing has to intercept the call."""
         if torch.compiler.is_compiling():
             return getattr(torch.ops.overlock_mm, self.name)(*arguments, backend)
-        # Found here, so that the gradient has it too.
+        # Computed here, so that the gradient uses it too.
         backend = self._backends.chosen(backend)
         if bypasses_dispatcher(arguments):
             return self._run(*arguments, backend)

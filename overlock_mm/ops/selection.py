@@ -180,7 +180,7 @@ class Backends(Mapping[str, Backend]):
         if name != 'reference' or not self.reference_is_slow:
             logger.info('%s on %s runs on backend %r.', call.op, call.device.type, name)
             return
-        # Two backends of one binary share reasons.
+        # Two backends of one binary have the same reasons.
         reasons = dict.fromkeys(reason for listed in refusals.values() for reason in listed)
         logger.warning(
             '%s on %s runs on the slow backend %r, because %s cannot run it: %s',

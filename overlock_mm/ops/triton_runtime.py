@@ -15,7 +15,7 @@ from overlock_mm.ops.selection import Call
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MIN_CAPABILITY = (8, 0)
-# The oldest that the kernels have been compiled with.
+# The oldest version that the kernels have been compiled with.
 MIN_TRITON = (3, 6)
 
 

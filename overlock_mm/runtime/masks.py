@@ -27,7 +27,7 @@ def paste(
     boxes = boxes.astype(np.float32)
     pasted = np.zeros((len(masks), *size), bool)
     for mask, box, out in zip(masks, boxes, pasted, strict=True):
-        # As far as the picture and the box reach.
+        # Limited to the picture and the box.
         low = np.maximum(np.floor(box[:2]) - 1, 0).astype(int)
         high = np.minimum(np.ceil(box[2:]) + 1, size[::-1]).astype(int)
         if (high <= low).any() or (box[2:] <= box[:2]).any():

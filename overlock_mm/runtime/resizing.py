@@ -54,7 +54,7 @@ def resize(image: np.ndarray, size: tuple[int, int], filter: str, backend: str) 
 def _weights(new: int, old: int, filter: str) -> tuple[np.ndarray, np.ndarray]:
     """For each new pixel the old ones that it is made of and their weights, [new, taps] both."""
     taps = _TAPS[filter]
-    # In the precision of OpenCV.
+    # With OpenCV's precision.
     if filter == 'corners':
         place = (np.arange(new) * ((old - 1) / max(new - 1, 1))).astype(np.float32)
     else:

@@ -47,7 +47,7 @@ def innermost_dataset(dataset: ConfigDict) -> ConfigDict:
 
 def _no_config_message(path: Path) -> str:
     known = list_configs()
-    # By bare name first: a wrong folder is the most common mistake.
+    # Compare file names first, because a wrong folder is the most common mistake.
     stems = {Path(name).stem: name for name in known}
     near = [stems[stem] for stem in difflib.get_close_matches(path.stem, stems, n=3, cutoff=0.5)]
     message = f'There is no config file {str(path)!r}.'

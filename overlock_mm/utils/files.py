@@ -29,7 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        # A file system that is gone refuses this too, with an error that says less.
+        # An unavailable file system refuses this too, with a less informative error.
         with suppress(OSError):
             partial.unlink(missing_ok=True)
 

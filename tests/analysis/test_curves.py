@@ -148,7 +148,7 @@ def test_the_tool_draws_runs_over_one_another(tmp_path, capsys):
     with out.with_suffix('.csv').open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row['value']) for row in rows if (row['run'], row['key']) == ('b', 'loss')]
-    # As logged, whatever the smoothing.
+    # The logged values, regardless of the smoothing.
     assert losses == [2.0 * step for step in range(5, 41, 5)]
     assert {row['step'] for row in rows if row['key'] == 'coco/bbox_mAP'} == {
         '10',

@@ -1,4 +1,4 @@
-"""Whatever the layout of a checkpoint file, all read the same weights from it."""
+"""All readers get the same weights from a checkpoint file of every layout."""
 
 from collections import OrderedDict
 

@@ -108,6 +108,6 @@ def timm_cosine(epoch):
 def test_classification(load, tmp_path):
     rates = run(load('classification/overlock_t.py'), tmp_path, 2)
     expected = [timm_cosine(step // 2) for step in range(2 * IMAGENET_EPOCHS)]
-    # In warm-up the cosine is in force beside it.
+    # The cosine also acts during the warm-up.
     assert rates[:10] == pytest.approx(expected[:10], rel=5e-4)
     assert rates[10:] == pytest.approx(expected[10:], rel=2e-6)

@@ -1,4 +1,4 @@
-"""Truncated files are named, whatever their format and whoever decodes them."""
+"""Errors name truncated files of every format, for every decoder."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The scenes of the embedded data set and the files that they are written to."""
+"""The scenes of the synthetic data set and the files that they are written to."""
 
 import json
 import os
@@ -242,7 +242,7 @@ def test_the_same_set_is_used_again(drawn):
 
 def test_another_set_is_not_replaced_unasked(drawn):
     before = tree(drawn)
-    with pytest.raises(FileExistsError, match=r'seed 3.* asked for .*seed 4.*--overwrite'):
+    with pytest.raises(FileExistsError, match=r'seed 3.* but one with .*seed 4.*--overwrite'):
         write_shapes(drawn, **{**SMALL, 'seed': 4})
     assert tree(drawn) == before
 

@@ -1,4 +1,4 @@
-"""The loading code of mmdet, mmseg and mmpretrain reads the embedded data set."""
+"""The loading code of mmdet, mmseg and mmpretrain reads the synthetic data set."""
 
 import numpy as np
 import pytest

@@ -164,7 +164,7 @@ def test_a_pipeline_that_a_hook_has_put_in_place_is_watched(tmp_path, monkeypatc
 
     runner = build_runner(config(tmp_path, by_epoch=True))
     runner.register_hook(Switch())
-    runner.train_loop  # noqa: B018  (is built when it is asked for)
+    runner.train_loop  # noqa: B018  (is built at first access)
     runner.call_hook('before_train_epoch')
     load, *_ = runner.train_dataloader.dataset.pipeline.transforms
     with pytest.raises(DataError, match='a.bmp cannot be read'):

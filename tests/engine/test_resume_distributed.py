@@ -1,4 +1,4 @@
-"""Runs of two processes (gloo, started by torchrun) go on to the last digit, too."""
+"""Runs of two processes (gloo, started by torchrun) resume bit-identically, too."""
 
 import json
 

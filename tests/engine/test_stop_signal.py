@@ -1,4 +1,4 @@
-"""A run that is signalled to stop saves, tells so by its exit status, and goes on later."""
+"""A run that is signalled to stop saves, reports it by its exit status, and can be resumed."""
 
 import os
 import signal

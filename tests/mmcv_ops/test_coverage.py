@@ -21,7 +21,7 @@ PACKAGES = ('mmdet', 'mmseg', 'mmpretrain')
 
 @functools.cache
 def definitions():
-    """Names in mmcv/ops/*.py -> names and attributes that stand in their definitions."""
+    """Names in mmcv/ops/*.py -> names and attributes in their definitions."""
     found = {}
     for path in FOLDER.glob('*.py'):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:

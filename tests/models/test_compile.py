@@ -1,4 +1,4 @@
-"""``torch.compile`` of the backbone: one graph, whatever the size."""
+"""``torch.compile`` makes one graph of the backbone for all sizes."""
 
 import pytest
 import torch

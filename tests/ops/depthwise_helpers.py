@@ -43,7 +43,7 @@ SHAPES = (
     Shape(1, 16, 20, 61, 17),
     Shape(1, 40, 3, 5, 17),
 )
-#: Operator and options: everything that can be asked for at least once.
+#: Operator and options: each option at least once.
 OPTIONS = (
     ('depthwise_conv2d', {}),
     ('depthwise_conv2d', {'gelu_input': True}),
@@ -55,7 +55,7 @@ OPTIONS = (
 )
 
 
-#: What a backend gets for what is not asked for.
+#: What a backend gets for options that are not requested.
 DEFAULTS = {
     'depthwise_conv2d': dict(input_bias=None, addend=None, gelu_input=False, gelu_output=False),
     'depthwise_conv2d_norm': dict(skip_weight=None, skip_bias=None),

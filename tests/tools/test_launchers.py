@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 from tools import train as train_tool
 
 SCRIPTS = ('dist_train', 'dist_test', 'slurm_train', 'slurm_test')
-# Writes what it was asked for.
+# Writes its arguments.
 STAND_IN = f"""#!{sys.executable}
 import json, os, sys
 port = os.environ.get('MASTER_PORT')

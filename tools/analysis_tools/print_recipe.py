@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=natural_number,
         default=16,
         metavar='N',
-        help='how many training images are drawn; default: %(default)s, 0 for none',
+        help='number of training images to draw; default: %(default)s, 0 for none',
     )
     parser.add_argument(
         '--processes',

@@ -1,4 +1,4 @@
-r"""Say what the data sets of a config hold, and draw some samples as the network will see them.
+r"""Check the data sets of a config, and draw some samples as the network will see them.
 
 python tools/dataset_tools/check_data.py configs/detection/cascade_overlock_s.py \
     --cfg-options data_root=FOLDER
@@ -55,14 +55,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=number_or_all,
         default=SAMPLE,
         metavar='N',
-        help='how many files of each data set are decoded, or "all"; default: %(default)s',
+        help='number of files of each data set to decode, or "all"; default: %(default)s',
     )
     parser.add_argument(
         '--pictures',
         type=int,
         default=8,
         metavar='N',
-        help='how many samples of each data set are drawn; default: %(default)s, 0 for none',
+        help='number of samples of each data set to draw; default: %(default)s, 0 for none',
     )
     parser.set_defaults(launcher='none', local_rank=0)
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Draw the embedded data set of shapes.
+"""Generate the synthetic data set of shapes.
 
 python tools/dataset_tools/generate_shapes.py data/shapes --num-train 400 --num-val 100
 """
@@ -15,7 +15,7 @@ from overlock_mm.datasets import write_classification, write_shapes
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Draw the embedded data set of shapes.')
+    parser = argparse.ArgumentParser(description='Generate the synthetic data set of shapes.')
     parser.add_argument('out', help='folder to write')
     parser.add_argument(
         '--task',

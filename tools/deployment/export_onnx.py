@@ -63,7 +63,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='take RGB images in 0 to 255 and normalise them; without it the input is normalised',
     )
     parser.add_argument(
-        '--features-only', action='store_true', help='of a detector, only backbone and neck'
+        '--features-only', action='store_true', help='export only backbone and neck of a detector'
     )
     parser.add_argument(
         '--no-check', action='store_true', help='do not compare with PyTorch in ONNX Runtime'

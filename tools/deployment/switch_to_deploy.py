@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description='Fuse the backbone of a trained model for inference.'
     )
-    parser.add_argument('config', help='that of the training')
+    parser.add_argument('config', help='config of the training')
     parser.add_argument('source', metavar='IN', help='its checkpoint')
     parser.add_argument('target', metavar='OUT.pth', help='a hash is put before its suffix')
     return parser.parse_args(argv)

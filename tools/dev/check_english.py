@@ -37,7 +37,6 @@ IDIOMS = {
     r'\btwice is once\b': 'idempotent',
     r'\bat the door\b': 'on entry; first',
     r'\bof no concern\b': 'irrelevant',
-    r"\bof one's own\b": 'your own; custom',
     r'\bin the place of\b': 'instead of; replaces',
     r'\b(whole|complete\w*) or not at all\b': 'atomically',
     r'\bwithout a word\b': 'silently',
@@ -46,6 +45,14 @@ IDIOMS = {
     r'\bas (it|they) (stands?|comes?)\b': 'unmodified; verbatim',
     r'\bof use (without|for|to)\b': 'useful',
     r'\ba wish\b': 'a request; an option',
+    r'\basked for\b': 'requested; needed',
+    r'\bgo(es)? on\b': 'continue; resume',
+    r'\bin force\b': 'active; set',
+    r"\bone's own\b": 'your own',
+    r'\bwhatever the\b': 'regardless of the; for every',
+    r'\bat hand\b': 'available; installed',
+    r'\bin vain\b': 'unused; without effect',
+    r'\bembedded data set\b': 'synthetic data set',
 }
 
 

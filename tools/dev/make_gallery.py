@@ -309,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the gallery; return the exit status."""
     parser = argparse.ArgumentParser(description='Regenerate docs/gallery.md.')
     parser.add_argument(
-        '--work-dir', type=Path, default=Path('work_dirs/demo'), help='of tools/dev/run_demo.py'
+        '--work-dir', type=Path, default=Path('work_dirs/demo'), help='that of run_demo.py'
     )
     parser.add_argument('--out-dir', type=Path, default=Path('docs'), help='where gallery.md goes')
     names = [entry.name for entry in ENTRIES]
@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs='+',
         choices=names,
         metavar='NAME',
-        help=f'regenerate only these pictures and keep the page; of {", ".join(names)}',
+        help=f'regenerate only these pictures and keep the page; choices: {", ".join(names)}',
     )
     args = parser.parse_args(argv)
     entries = [entry for entry in ENTRIES if args.only is None or entry.name in args.only]
@@ -339,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with replacing(args.out_dir / 'gallery.md') as partial:
             partial.write_text(page(commands, 'images/gallery'))
         save_small(banner(pictures), args.out_dir / 'images/banner.jpg')
-        # Pictures of entries that are no longer there.
+        # Remove pictures of entries that no longer exist.
         for path in pictures.glob('*.jpg'):
             if path.stem not in names:
                 path.unlink()

@@ -1,6 +1,6 @@
-"""The main job in one command, on two CPU cores and without a download.
+"""Train and test the demo's models, on two CPU cores and without a download.
 
-Draws the embedded data set, trains cut-down models of ``configs/demo`` (a classifier, an UperNet
+Generates the synthetic data set, trains small models of ``configs/demo`` (a classifier, an UperNet
 and a Cascade Mask R-CNN) from random weights, tests them before and after through ``tools/test.py``
 in processes of their own, prints a table for each, and writes ``results.json``, and for each task
 ``curves.png`` and pictures of predictions.
@@ -106,7 +106,7 @@ TASKS = {
             num_val=200,
             losses=('loss', 'loss_aux'),
             metrics=(
-                # Guessing gives 20. The auxiliary head learns more slowly, from a smaller loss.
+                # Chance level is 20. The auxiliary head learns more slowly, from a smaller loss.
                 Metric('accuracy/top1', 'main head top-1 (%)', minimum=90.0),
                 Metric('auxiliary/top1', 'auxiliary head top-1 (%)', minimum=60.0),
             ),
@@ -260,7 +260,7 @@ def run_task(task: Task, work_dir: Path) -> dict[str, Any]:
         'curves': str(curves),
         'training_seconds': round(seconds, 1),
         'metrics': {
-            # mmdet reports nothing where nothing was detected.
+            # mmdet reports nothing if nothing was detected.
             m.key: {
                 'untrained': before.get(m.key, 0.0),
                 'trained': after.get(m.key, 0.0),
@@ -308,14 +308,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=list(TASKS),
         default=list(TASKS),
         metavar='TASK',
-        help=f'which of {", ".join(TASKS)} to run; default: all',
+        help=f'tasks to run, of {", ".join(TASKS)}; default: all',
     )
     args = parser.parse_args(argv)
     work_dir = args.work_dir.absolute()
     tasks = [TASKS[name] for name in args.tasks]
     start = time.monotonic()
     figures = {}
-    # This process builds and draws, about which mmengine would log a thousand lines.
+    # mmengine would log a thousand lines about what this process builds and draws.
     MMLogger.get_instance('overlock_mm demo', log_level='WARNING')
     with readable_errors():
         check_work_dir(work_dir)

@@ -70,7 +70,7 @@ doing() { # WHAT USUAL_TIME COMMAND...: one numbered step; its output goes to th
 
 run() { # COMMAND...
     printf '\n$ %s\n' "$*" >>"$log"
-    # Not as the condition of an `if`, which would let a function go on after a failure in it.
+    # Not as the condition of an `if`, which would let a function continue after a failure in it.
     set +e
     (set -e && "$@") >>"$log" 2>&1
     status=$?

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Keep a second checkout whose environment holds another stack.
+"""Keep a second checkout whose environment has another stack.
 
     python tools/dev/stack_checkout.py upstream
 

@@ -1,4 +1,4 @@
-r"""Draw class activation maps: stages and networks side by side, for one's own pictures.
+r"""Draw class activation maps: stages and networks side by side, for your own pictures.
 
     python tools/visualization/activation_maps.py picture.jpg \
         configs/classification/overlock_t.py overlock_t.pth
@@ -49,7 +49,7 @@ from overlock_mm.cli.images import find_images, output_stems
 from overlock_mm.cli.preflight import check_out_dir
 from overlock_mm.utils.files import write_json
 
-# That of ImageNet, which every backbone takes.
+# ImageNet's size, which every backbone accepts.
 PROBE_SIZE = 224
 console = Console(highlight=False)
 

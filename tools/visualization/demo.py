@@ -1,4 +1,4 @@
-r"""Predict one's own pictures or video with a detector, segmentor or classifier.
+r"""Predict your own pictures or video with a detector, segmentor or classifier.
 
     python tools/visualization/demo.py picture.jpg configs/detection/cascade_overlock_s.py s.pth
     python tools/visualization/demo.py 'pictures/*.jpg' \

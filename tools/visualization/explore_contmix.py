@@ -37,7 +37,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Look at the kernels that ContMix makes.')
+    parser = argparse.ArgumentParser(description='Show the dynamic kernels of ContMix.')
     parser.add_argument('config', help='config file of a model with the backbone OverLoCK')
     parser.add_argument('checkpoint', help='checkpoint file with its weights')
     parser.add_argument('image', help='image file')
@@ -49,7 +49,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='resize the image to so many pixels; default: its own size, at most 512 a side',
+        help='resize the image to this size in pixels; default: its own, at most 512 per side',
     )
     parser.add_argument(
         '--blocks',

@@ -100,7 +100,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--images', help='a picture, a folder or a pattern; default: random noise, of --num images'
     )
-    parser.add_argument('--num', type=int, default=16, help='use at most so many images')
+    parser.add_argument('--num', type=int, default=16, help='largest number of images')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument(
         '--out',

@@ -54,7 +54,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# tools/test.py --tta: six scales, each with its mirror image, as is usual on ADE20K.
+# tools/test.py --tta: six scales, each with its mirror image, the usual setting on ADE20K.
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

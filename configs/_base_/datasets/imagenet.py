@@ -2,7 +2,7 @@
 # The tools apply `--cfg-options data_root=...` to every path below that starts with data_root.
 data_root = 'data/imagenet/'
 
-# Images are BGR until the preprocessor turns them.
+# Images are BGR until the preprocessor converts them.
 bgr_mean = [103.53, 116.28, 123.675]
 
 # The published runs decoded with PIL and took no notice of an orientation in the EXIF data. For RGB
@@ -58,7 +58,7 @@ train_pipeline = [
     ),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
     # The published command also names a colour jitter of 0.4, which timm leaves out where
-    # RandAugment is in force.
+    # RandAugment is used.
     dict(
         type='RandAugment',
         policies=policies,

@@ -9,7 +9,7 @@ mask2former_attention = dict(
     batch_first=True,
 )
 
-# Of four maps, as the pixel decoder reads them.
+# The pixel decoder reads four maps.
 mask2former_head = dict(
     type='Mask2FormerHead',
     strides=[4, 8, 16, 32],

@@ -8,7 +8,7 @@ model = dict(
     neck=dict(init_cfg=None),
     rpn_head=dict(init_cfg=None),
     roi_head=dict(
-        # None would be mmdet's usual ones.
+        # None would select mmdet's defaults.
         bbox_head=dict(init_cfg=[]),
         mask_head=dict(type='overlock_mm.models.mask_head.ConstructorInitMaskHead'),
     ),

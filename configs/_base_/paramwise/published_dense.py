@@ -9,10 +9,10 @@ optim_wrapper = dict(
     constructor='GroupedOptimWrapperConstructor',
     paramwise_cfg=dict(
         custom_keys={
-            # Of the Focus-Net's blocks, and of outputs 1 and 2.
+            # LayerNorms of the Focus-Net's blocks, and of outputs 1 and 2.
             'norm1.': dict(decay_mult=0.0),
             'norm2.': dict(decay_mult=0.0),
-            # Of the other outputs, and of detection's overview residual.
+            # LayerNorms of the other outputs, and of detection's overview residual.
             'backbone.norm0.': dict(decay_mult=0.0),
             'backbone.norm3.': dict(decay_mult=0.0),
             'overview_residual.norm.': dict(decay_mult=0.0),

@@ -22,9 +22,9 @@ optim_wrapper = dict(
 )
 
 # The rate is constant within an epoch, and the cosine counts from epoch 0, warm-up included. Where
-# one of these factors ends, the other goes on; together they are within 5e-4 of timm's rate.
+# one of these factors ends, the other continues; together they are within 5e-4 of timm's rate.
 param_scheduler = [
-    # From 1e-6, at which the whole of epoch 0 runs, to the full rate in epoch 5.
+    # From 1e-6, the rate of the whole epoch 0, to the full rate in epoch 5.
     dict(type='LinearLR', start_factor=1e-6 / 2e-3, by_epoch=True, begin=0, end=6),
     dict(
         type='CosineAnnealingLR',

@@ -31,7 +31,7 @@ class Problems:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Keep a :class:`DataError` of the block, and go on after it."""
+        """Collect a :class:`DataError` of the block instead of raising it."""
         try:
             yield
         except DataError as error:

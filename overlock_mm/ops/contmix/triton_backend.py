@@ -25,7 +25,7 @@ MAX_CHANNELS = 32
 TILE_ELEMENTS = 8192
 #: Tokens of a map row whose value gradient one program makes.
 MAX_SEGMENT = 32
-#: Channels that are taken at a time where they need not be held together.
+#: Channels that are processed at a time if they are not needed together.
 SLICE = 8
 #: Programs of the kernels that leave one partial sum each. A few for each multiprocessor
 #: of the largest GPUs, and few enough that their sums stay small beside the tensors.

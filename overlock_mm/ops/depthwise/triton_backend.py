@@ -15,7 +15,7 @@ from overlock_mm.ops.triton_runtime import contiguous, padded, why_not_here
 
 #: Elements of a program's [pixels, channels] tile: 16 registers a thread.
 TILE_ELEMENTS = 2048
-#: Channels of a tile, where it need not hold all of them.
+#: Channels of a tile that does not have to hold all of them.
 SLICE = 64
 
 

@@ -193,7 +193,7 @@ def norm_kernel(
         TOKENS,
         SLICE,
     )
-    # The norm is that of the map which a convolution of its own would have left.
+    # The norm is that of the map after a separate convolution.
     total = total.to(out.dtype.element_ty).to(tl.float32)
     present = (channel < CHANNELS)[None, :]
     mean = tl.sum(total, 1) / CHANNELS

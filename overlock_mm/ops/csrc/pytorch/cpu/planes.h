@@ -2,7 +2,7 @@
 //
 // A "plane" is one batch entry and group: channels on a map of rows and columns. Packed
 // columns are sorted by their residue modulo the dilation, so that the columns of a window
-// lie next to each other whatever the dilation.
+// are adjacent for every dilation.
 #pragma once
 
 #include <ATen/core/Tensor.h>
