@@ -16,7 +16,7 @@ def main() -> int:
     measuring = commands.add_parser('run', help='measure and store benchmarks/results/*.json')
     measuring.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
     measuring.add_argument('--cases', default='', help='regular expression for names of cases')
-    measuring.add_argument('--rivals', default='', help='regular expression for their names')
+    measuring.add_argument('--baselines', default='', help='regular expression for their names')
     measuring.add_argument('--budget', type=float, default=1.0, help='seconds per time taken')
     whole = commands.add_parser('networks', help='measure whole networks')
     whole.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
@@ -49,7 +49,7 @@ def main() -> int:
         logging.info('Results in %s', path)
     if arguments.command == 'run':
         path = run.run(
-            torch.device(arguments.device), arguments.cases, arguments.budget, arguments.rivals
+            torch.device(arguments.device), arguments.cases, arguments.budget, arguments.baselines
         )
         logging.info('Results in %s', path)
     pages = (report.write(), network_report.write(), readme.write())

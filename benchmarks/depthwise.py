@@ -22,7 +22,7 @@ EPS = 1e-6
 #: Image size and batch sizes.
 IMAGES = {(224, 224): (1, 8), (512, 512): (1,), (800, 1280): (1,)}
 #: What is timed: all its results, as a tuple.
-Contestant = Callable[[], tuple[Tensor, ...]]
+Implementation = Callable[[], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DepthwiseCase:
         return {**asdict(self), 'name': self.name}
 
 
-def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Contestant]:
+def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Implementation]:
     """Our backends that can run the case, then the definition by the library's functions."""
     x, weight, bias, *norm = tensors
     op = 'depthwise_conv2d_norm' if case.op == 'depthwise_norm' else 'depthwise_conv2d_stats'
@@ -91,7 +91,7 @@ def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Contestan
     able = [name for name, why in ops.available_backends(call).items() if not why]
     innermost = ops.channels_innermost(weight)
 
-    def ours(backend: str) -> Contestant:
+    def ours(backend: str) -> Implementation:
         if case.op == 'depthwise_norm':
             return lambda: ops.depthwise_conv2d_norm(
                 x, innermost, bias, *norm, EPS, backend=backend
@@ -108,8 +108,8 @@ def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Contestan
         return reference.depthwise_conv2d_stats(x, weight, bias, None, None, gelu, _stat(case))
 
     planes = x.contiguous()
-    found = {name: ours(name) for name in BACKENDS if name in able[:-1]}
-    return {**found, 'chain': lambda: chain(x), 'chain, NCHW': lambda: chain(planes)}
+    backends = {name: ours(name) for name in BACKENDS if name in able[:-1]}
+    return {**backends, 'chain': lambda: chain(x), 'chain, NCHW': lambda: chain(planes)}
 
 
 def _stat(case: DepthwiseCase) -> str:
@@ -121,7 +121,9 @@ def expected_results(case: DepthwiseCase, tensors: list[Tensor]) -> tuple[Tensor
     return functions(case, [x.float() for x in tensors])['chain']()
 
 
-def times(case: DepthwiseCase, function: Contestant, device: torch.device, budget: float) -> dict:
+def times(
+    case: DepthwiseCase, function: Implementation, device: torch.device, budget: float
+) -> dict:
     """Median and spread of the forward pass."""
     with torch.inference_mode():
         return {'forward': measure.time_of(function, device, budget)}

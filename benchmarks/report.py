@@ -17,7 +17,7 @@ call as the network makes it; all times of a case are taken in one run of one pr
 a case whose output or gradients differ from the reference is not reported.
 
 - *ours* is the backend that is chosen without being asked: median and, in parentheses, the
-  distance of the quartiles. The columns of the rivals say how many times longer they take.
+  distance of the quartiles. The columns of the baselines give how many times longer they take.
 - *chain* is the definition in plain PyTorch: affinity, projection, bias, softmax, aggregation
   as a loop over the taps or from unfolded windows.
 - *bandwidth* is the fraction of the measured copy bandwidth at which the floor of bytes (every
@@ -75,44 +75,48 @@ def _device(content: dict) -> list[str]:
 
 
 def _table(group: list[dict], part: str) -> str:
-    rivals = list(dict.fromkeys(n for r in group for n in r['contestants'] if n not in r['ours']))
+    measured = (name for r in group for name in r['implementations'] if name not in r['ours'])
+    baselines = list(dict.fromkeys(measured))
     with_memory = part == 'forward_backward'
-    head = ['origin', 'B', 'G', 'C', 'map', 'K', 'backend', 'ours (ms)', *rivals]
+    head = ['origin', 'B', 'G', 'C', 'map', 'K', 'backend', 'ours (ms)', *baselines]
     head += ['bandwidth', 'matrix rate']
     if with_memory:
-        head += ['memory (MiB)', *(f'memory, {name}' for name in rivals if 'compiled' not in name)]
+        head += [
+            'memory (MiB)',
+            *(f'memory, {name}' for name in baselines if 'compiled' not in name),
+        ]
     lines = [head, ['---'] * len(head)]
     for result in group:
-        case, contestants = result['case'], result['contestants']
-        backend = result['ours'][0] if result['ours'] else rivals[0]
-        ours = contestants[backend]
+        case, implementations = result['case'], result['implementations']
+        backend = result['ours'][0] if result['ours'] else baselines[0]
+        ours = implementations[backend]
         measured = ours[part]
         line = [case['origin'], case['batch'], case.get('groups', ''), case['channels']]
         line += [f'{case["height"]} x {case["width"]}', case['kernel_size'], backend]
         line.append(f'{plain(measured["median_ms"], 3)} ({plain(measured["spread_ms"], 2)})')
-        line += [_times(contestants.get(name), part) for name in rivals]
+        line += [_times(implementations.get(name), part) for name in baselines]
         line.append(f'{measured["fraction_of_copy_bandwidth"]:.1%}')
         line.append(f'{measured["fraction_of_matmul_rate"]:.1%}')
         if with_memory:
             line.append(_mebibytes(ours))
-            line += [_ratio(contestants.get(n), ours) for n in rivals if 'compiled' not in n]
+            line += [_ratio(implementations.get(n), ours) for n in baselines if 'compiled' not in n]
         lines.append(line)
     return '\n'.join('| ' + ' | '.join(str(x) for x in line) + ' |' for line in lines) + '\n'
 
 
-def _times(contestant: dict | None, part: str) -> str:
-    if contestant is None or part not in contestant:
+def _times(implementation: dict | None, part: str) -> str:
+    if implementation is None or part not in implementation:
         return 'not measured'
-    return f'x {contestant[part].get("times_ours", 1):.3g}'
+    return f'x {implementation[part].get("times_ours", 1):.3g}'
 
 
-def _mebibytes(contestant: dict) -> str:
-    peak = contestant.get('peak_extra_bytes')
+def _mebibytes(implementation: dict) -> str:
+    peak = implementation.get('peak_extra_bytes')
     return 'not measured' if peak is None else f'{peak / 2**20:.3g}'
 
 
-def _ratio(contestant: dict | None, ours: dict) -> str:
-    peak = (contestant or {}).get('peak_extra_bytes')
+def _ratio(implementation: dict | None, ours: dict) -> str:
+    peak = (implementation or {}).get('peak_extra_bytes')
     own = ours.get('peak_extra_bytes')
     return 'not measured' if peak is None or not own else f'x {peak / own:.3g}'
 

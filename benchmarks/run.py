@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks import cases, contestants, depthwise, measure
+from benchmarks import cases, depthwise, implementations, measure
 from benchmarks.cases import Case
 from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops.contmix import reference, reference_backend
@@ -24,11 +24,11 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2 * torch.finfo(torch.bfloat1
 
 
 class Mismatch(RuntimeError):
-    """A contestant's result is not that of the reference."""
+    """The result of an implementation differs from the reference."""
 
 
 def results_of(
-    function: contestants.Contestant, tensors: list[Tensor], cotangent: Tensor
+    function: implementations.Implementation, tensors: list[Tensor], cotangent: Tensor
 ) -> list[Tensor]:
     """Output and gradients."""
     out = function(*tensors)
@@ -54,7 +54,7 @@ def expected_results(case: Case, tensors: list[Tensor], cotangent: Tensor) -> li
                 cotangent, *tensors, case.kernel_size, 1
             ),
         ]
-    arguments = ContMixArguments(*tensors, case.kernel_size, contestants.SCALE)
+    arguments = ContMixArguments(*tensors, case.kernel_size, implementations.SCALE)
     out, logsumexp = reference_backend.contmix_forward(arguments)
     return [out, *reference_backend.contmix_backward(cotangent, arguments, out, logsumexp)]
 
@@ -70,9 +70,9 @@ def check(name: str, actual: list[Tensor], expected: list[Tensor], dtype: torch.
 
 
 def run_case(
-    case: Case, device: torch.device, dtype: torch.dtype, budget: float, rivals: str
+    case: Case, device: torch.device, dtype: torch.dtype, budget: float, baselines: str
 ) -> dict:
-    """Check and time our backends and the rivals whose name matches on one case.
+    """Check and time our backends and the baselines whose name matches on one case.
 
     Raises:
         Mismatch: One of our backends gives another result than the reference.
@@ -80,13 +80,13 @@ def run_case(
     tensors = case.arguments(device, dtype)
     cotangent = cotangent_of(tensors)
     expected = expected_results(case, tensors, cotangent)
-    ours = contestants.backends(case, tensors)
+    ours = implementations.backends(case, tensors)
     timed: dict[str, dict] = {}
-    for name, function in {**ours, **contestants.rivals(case, device)}.items():
-        if name not in ours and not re.search(rivals, name):
+    for name, function in {**ours, **implementations.baselines(case, device)}.items():
+        if name not in ours and not re.search(baselines, name):
             continue
-        free = contestants.free_bytes(device)
-        if name not in ours and contestants.needed_bytes(case, name) > free:
+        free = implementations.free_bytes(device)
+        if name not in ours and implementations.needed_bytes(case, name) > free:
             timed[name] = {'not_measured': f'needs more memory than the {free >> 20} MiB free'}
             continue
         check(name, results_of(function, tensors, cotangent), expected, dtype)
@@ -101,7 +101,7 @@ def run_case(
         'case': {**case.as_dict(), 'name': case.name},
         'dtype': str(dtype).removeprefix('torch.'),
         'ours': list(ours),
-        'contestants': timed,
+        'implementations': timed,
     }
     for part, backward in (('forward', False), ('forward_backward', True)):
         # Two products for the gradients and one recomputation for the forward's one.
@@ -111,18 +111,18 @@ def run_case(
 
 
 def run_depthwise_case(
-    case: DepthwiseCase, device: torch.device, dtype: torch.dtype, budget: float, rivals: str
+    case: DepthwiseCase, device: torch.device, dtype: torch.dtype, budget: float, baselines: str
 ) -> dict:
     """Like :func:`run_case`, but only the forward pass.
 
     Raises:
-        Mismatch: A contestant gives another result than the definition.
+        Mismatch: An implementation gives another result than the definition.
     """
     tensors = case.arguments(device, dtype)
     expected = list(depthwise.expected_results(case, tensors))
     timed: dict[str, dict] = {}
     for name, function in depthwise.functions(case, tensors).items():
-        if name not in BACKENDS and not re.search(rivals, name):
+        if name not in BACKENDS and not re.search(baselines, name):
             continue
         check(name, list(function()), expected, dtype)
         timed[name] = depthwise.times(case, function, device, budget)
@@ -131,13 +131,13 @@ def run_depthwise_case(
         'case': case.as_dict(),
         'dtype': str(dtype).removeprefix('torch.'),
         'ours': [name for name in timed if name in BACKENDS],
-        'contestants': timed,
+        'implementations': timed,
         'forward': {'bytes': case.floor_bytes(tensors), 'flops': case.forward_flops()},
     }
 
 
 def _times(
-    function: contestants.Contestant,
+    function: implementations.Implementation,
     tensors: list[Tensor],
     cotangent: Tensor,
     device: torch.device,
@@ -159,8 +159,8 @@ def _times(
 def add_fractions(result: dict, machine: dict) -> None:
     """Each time as a fraction of what bandwidth and matrix units allow, and as a ratio."""
     rate = machine['matmul_flops_per_s'][result['dtype']]
-    best = next((result['contestants'][name] for name in result['ours']), None)
-    for measured in result['contestants'].values():
+    best = next((result['implementations'][name] for name in result['ours']), None)
+    for measured in result['implementations'].values():
         for part in ('forward', 'forward_backward'):
             if part not in measured:
                 continue
@@ -177,8 +177,11 @@ def add_memory(result: dict, case: Case, device: torch.device, dtype: torch.dtyp
     """Peak extra memory of forward and backward."""
     tensors = case.arguments(device, dtype)
     cotangent = cotangent_of(tensors)
-    functions = {**contestants.backends(case, tensors), **contestants.rivals(case, device)}
-    for name, measured in result['contestants'].items():
+    functions = {
+        **implementations.backends(case, tensors),
+        **implementations.baselines(case, device),
+    }
+    for name, measured in result['implementations'].items():
         if 'not_measured' not in measured and 'compiled' not in name:
             measured['peak_extra_bytes'] = measure.peak_extra_memory(
                 lambda f=functions[name]: results_of(f, tensors, cotangent), device
@@ -186,7 +189,7 @@ def add_memory(result: dict, case: Case, device: torch.device, dtype: torch.dtyp
 
 
 def run(
-    device: torch.device, pattern: str, budget: float, rivals: str, results: Path = RESULTS
+    device: torch.device, pattern: str, budget: float, baselines: str, results: Path = RESULTS
 ) -> Path:
     """Measure the cases whose name matches a pattern; the path of the results file.
 
@@ -205,7 +208,7 @@ def run(
             logger.info('%s %s', case.name, dtype)
             measure_case = run_depthwise_case if isinstance(case, DepthwiseCase) else run_case
             try:
-                result = measure_case(case, device, dtype, budget, rivals)
+                result = measure_case(case, device, dtype, budget, baselines)
             except Mismatch as error:
                 logger.error('Not reported: %s', error)
                 refused.append(f'{case.name} {dtype}: {error}')

@@ -25,7 +25,7 @@ PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
 NOTES = Path(__file__).with_name('steps.md')
 #: Height, width and batch.
 CASES = ((224, 224, 1), (224, 224, 8), (512, 512, 1))
-RIVAL = 'ConvNeXt-B'
+BASELINE = 'ConvNeXt-B'
 STEPS = {
     'published': 'reparameterized form',
     'layout': 'channels_last memory',
@@ -37,8 +37,8 @@ STEPS = {
 Forward = Callable[[Tensor], object]
 
 
-def forwards(variant: str, rival: str) -> dict[str, Forward]:
-    """The classification backbone after each step, and the rival."""
+def forwards(variant: str, baseline: str) -> dict[str, Forward]:
+    """The classification backbone after each step, and the baseline."""
     from mmpretrain.models import ConvNeXt
 
     network = OverLoCK(variant, output_norm=False, out_indices=(3, 4)).eval()
@@ -46,7 +46,7 @@ def forwards(variant: str, rival: str) -> dict[str, Forward]:
     published.reparameterize()
     deploy.switch_to_deploy()
     channels_last = deepcopy(published).to(memory_format=torch.channels_last)
-    convnext: nn.Module = ConvNeXt(rival)
+    convnext: nn.Module = ConvNeXt(baseline)
     convnext.eval()
 
     def folded(image: Tensor) -> object:
@@ -58,7 +58,7 @@ def forwards(variant: str, rival: str) -> dict[str, Forward]:
             return deploy(image)
 
     return {
-        RIVAL: convnext,
+        BASELINE: convnext,
         'published': published,
         'layout': lambda x: channels_last(x.contiguous(memory_format=torch.channels_last)),
         'folded': folded,
@@ -77,7 +77,7 @@ def measure_case(
     for function in functions.values():
         function(image)
     started = time.perf_counter()
-    while len(times[RIVAL]) < 3 or time.perf_counter() - started < seconds:
+    while len(times[BASELINE]) < 3 or time.perf_counter() - started < seconds:
         for name, function in functions.items():
             before = time.perf_counter()
             function(image)
@@ -96,16 +96,16 @@ def write_page(path: Path = RESULTS / 'steps-cpu.json', page: Path = PAGE) -> Pa
     lines = [
         f'{machine["device"]}, {machine["threads"]} threads, torch '
         f'{machine["versions"]["torch"]}, {machine["date"]}. Medians in milliseconds and, in '
-        f'parentheses, the distance of the quartiles; then the ratio to {RIVAL}.',
+        f'parentheses, the distance of the quartiles; then the ratio to {BASELINE}.',
         '',
         f'| | {" | ".join(_case_title(case) for case in content["results"])} |',
         '|---' + '|--:' * len(content['results']) + '|',
     ]
-    for name, title in {RIVAL: RIVAL, **STEPS}.items():
+    for name, title in {BASELINE: BASELINE, **STEPS}.items():
         cells = []
         for case in content['results']:
             ms = case['ms'][name]
-            ratio = ms['median'] / case['ms'][RIVAL]['median']
+            ratio = ms['median'] / case['ms'][BASELINE]['median']
             cells.append(f'{ms["median"]:.0f} ({ms["spread"]:.0f}), {ratio:.2f}')
         lines.append(f'| {title} | {" | ".join(cells)} |')
     text = NOTES.read_text(encoding='utf-8').replace('{table}', '\n'.join(lines))

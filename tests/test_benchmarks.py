@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import cases, contestants, report, run, training_memory
+from benchmarks import cases, implementations, report, run, training_memory
 from benchmarks.cases import Case
 from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops import contmix
@@ -36,12 +36,12 @@ def tiny_cases(monkeypatch):
 
 
 def test_results_become_a_page(tiny_cases, tmp_path):
-    path = run.run(CPU, '', budget=0, rivals='loop', results=tmp_path)
+    path = run.run(CPU, '', budget=0, baselines='loop', results=tmp_path)
     content = json.loads(path.read_text())
     assert path.name == 'cpu-some-cpu.json'
     assert [r['case']['name'] for r in content['results']] == [TINY.name, TINY_AGGREGATE.name]
     for result in content['results']:
-        for measured in result['contestants'].values():
+        for measured in result['implementations'].values():
             assert measured['forward']['median_ms'] > 0
             assert measured['forward_backward']['runs'] >= 3
             assert measured['peak_extra_bytes'] >= 0
@@ -54,12 +54,12 @@ def test_results_become_a_page(tiny_cases, tmp_path):
 
 def test_depthwise_cases_are_forward_only(tiny_cases, tmp_path, monkeypatch):
     monkeypatch.setattr(cases, 'all_cases', lambda: TINY_DEPTHWISE)
-    path = run.run(CPU, '', budget=0, rivals='', results=tmp_path)
+    path = run.run(CPU, '', budget=0, baselines='', results=tmp_path)
     results = json.loads(path.read_text())['results']
     assert [r['case']['name'] for r in results] == [case.name for case in TINY_DEPTHWISE]
     for result in results:
-        assert {'chain', 'chain, NCHW'} <= set(result['contestants'])
-        assert all(list(times) == ['forward'] for times in result['contestants'].values())
+        assert {'chain', 'chain, NCHW'} <= set(result['implementations'])
+        assert all(list(times) == ['forward'] for times in result['implementations'].values())
     page = report.write(tmp_path, tmp_path / 'page.md').read_text()
     assert '#### depthwise_mlp, float32: forward\n' in page
     assert 'forward and backward' not in page.split('## CPU')[1]
@@ -67,27 +67,27 @@ def test_depthwise_cases_are_forward_only(tiny_cases, tmp_path, monkeypatch):
 
 
 def test_a_wrong_result_is_not_reported(tiny_cases, tmp_path, monkeypatch):
-    backends = contestants.backends
+    backends = implementations.backends
 
     def wrong(case, tensors):
         right = backends(case, tensors)
         if case.op != 'contmix':
             return right
-        return {'cpu': lambda *x: 1.01 * contmix(*x, case.kernel_size, scale=contestants.SCALE)}
+        return {'cpu': lambda *x: 1.01 * contmix(*x, case.kernel_size, scale=implementations.SCALE)}
 
-    monkeypatch.setattr(contestants, 'backends', wrong)
-    path = run.run(CPU, '', budget=0, rivals='loop', results=tmp_path)
+    monkeypatch.setattr(implementations, 'backends', wrong)
+    path = run.run(CPU, '', budget=0, baselines='loop', results=tmp_path)
     content = json.loads(path.read_text())
     assert [r['case']['name'] for r in content['results']] == [TINY_AGGREGATE.name]
     assert 'cpu: the output is off by' in content['refused'][0]
 
 
 @pytest.mark.parametrize('case', [TINY, TINY_AGGREGATE], ids=lambda case: case.op)
-def test_rivals_are_the_same_operator(case):
+def test_baselines_are_the_same_operator(case):
     tensors = case.arguments(CPU, torch.float32)
     cotangent = run.cotangent_of(tensors)
     expected = run.expected_results(case, tensors, cotangent)
-    for name, function in contestants.rivals(case, CPU).items():
+    for name, function in implementations.baselines(case, CPU).items():
         if 'compiled' not in name:  # minutes, for the same function as the one before
             run.check(name, run.results_of(function, tensors, cotangent), expected, torch.float32)
 

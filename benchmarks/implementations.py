@@ -1,4 +1,4 @@
-"""Our backends and their rivals, as functions of a case's tensors."""
+"""Our backends and the baselines, as functions of a case's tensors."""
 
 import importlib.util
 import os
@@ -13,11 +13,11 @@ from overlock_mm.ops.contmix import reference
 from overlock_mm.ops.contmix.backends import BACKENDS, Call
 
 SCALE = 0.25
-Contestant = Callable[..., Tensor]
+Implementation = Callable[..., Tensor]
 
 
-def backends(case: Case, tensors: list[Tensor]) -> dict[str, Contestant]:
-    """Our backends that can run the case, the reference excepted: it is a rival."""
+def backends(case: Case, tensors: list[Tensor]) -> dict[str, Implementation]:
+    """Our backends that can run the case, except the reference, which is a baseline."""
     if case.op == 'contmix':
         call = Call.contmix(*tensors, case.kernel_size, SCALE)
     else:
@@ -26,17 +26,17 @@ def backends(case: Case, tensors: list[Tensor]) -> dict[str, Contestant]:
     return {name: _backend(case, name) for name in BACKENDS if name in able[:-1]}
 
 
-def _backend(case: Case, name: str) -> Contestant:
+def _backend(case: Case, name: str) -> Implementation:
     if case.op == 'contmix':
         return lambda *x: contmix(*x, case.kernel_size, scale=SCALE, backend=name)
     return lambda *x: neighborhood_aggregate(*x, case.kernel_size, backend=name)
 
 
-def rivals(case: Case, device: torch.device) -> dict[str, Contestant]:
+def baselines(case: Case, device: torch.device) -> dict[str, Implementation]:
     """Plain PyTorch and every other implementation that is installed."""
     k = case.kernel_size
     if case.op == 'neighborhood_aggregate':
-        found: dict[str, Contestant] = {
+        plain: dict[str, Implementation] = {
             'tap loop': lambda w, v: reference.neighborhood_aggregate(w, v, k),
             'unfold': lambda w, v: _aggregate_unfolded(w, v, k),
         }
@@ -45,21 +45,21 @@ def rivals(case: Case, device: torch.device) -> dict[str, Contestant]:
 
             # Removed in NATTEN 0.20.
             if hasattr(functional, 'na2d_av'):
-                found['NATTEN na2d_av'] = lambda w, v: functional.na2d_av(w, v, k, 1)
-        return found
+                plain['NATTEN na2d_av'] = lambda w, v: functional.na2d_av(w, v, k, 1)
+        return plain
 
     def unfolded(*x: Tensor) -> Tensor:
         weight = reference.contmix_logits(x[0], x[1], *x[3:], SCALE).softmax(-1).to(x[2].dtype)
         return _aggregate_unfolded(weight, x[2].permute(0, 1, 3, 4, 2), k).permute(0, 1, 4, 2, 3)
 
-    found = {
+    plain = {
         'chain, tap loop': lambda *x: reference.contmix(*x, k, SCALE),
         'chain, unfold': unfolded,
         'chain, unfold, compiled': torch.compile(unfolded, dynamic=False),
     }
     if device.type == 'cuda':
-        found['FlexAttention'] = _flex_attention(case, device)
-    return found
+        plain['FlexAttention'] = _flex_attention(case, device)
+    return plain
 
 
 def _aggregate_unfolded(weight: Tensor, value: Tensor, kernel_size: int) -> Tensor:
@@ -72,7 +72,7 @@ def _aggregate_unfolded(weight: Tensor, value: Tensor, kernel_size: int) -> Tens
     return (windows @ weight[..., None]).squeeze(-1)
 
 
-def _flex_attention(case: Case, device: torch.device) -> Contestant:
+def _flex_attention(case: Case, device: torch.device) -> Implementation:
     """FlexAttention over the windows, with the logits that the chain has computed."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -106,10 +106,10 @@ def _flex_attention(case: Case, device: torch.device) -> Contestant:
     return attend
 
 
-def needed_bytes(case: Case, contestant: str) -> int:
-    """About what a rival's forward and backward hold, to leave out what does not fit."""
+def needed_bytes(case: Case, implementation: str) -> int:
+    """Estimate the memory of a baseline, to skip those that do not fit."""
     tokens = case.batch * case.groups * case.height * case.width
-    copies = case.channels if 'unfold' in contestant or 'loop' in contestant else 8
+    copies = case.channels if 'unfold' in implementation or 'loop' in implementation else 8
     return tokens * case.kernel_size**2 * copies * 4 * 3
 
 
