@@ -337,6 +337,7 @@ def test_maps_of_0_and_255(ade):
     assert '0 and 255 only' in message(SEGMENTATION, root, **two_classes())
 
 
+@pytest.mark.slow
 def test_another_ignored_value(ade):
     root = ade(lambda x: np.where(x == 0, 99, x - 1).astype(np.uint8))
     options = {**for_both('reduce_zero_label', False), **for_both('ignore_index', 99)}

@@ -29,6 +29,7 @@ def assert_same(actual, expected):
         torch.testing.assert_close(got, wanted, atol=1e-4 * wanted.abs().max().item(), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', ('training', 'fused'))
 def test_one_graph_for_a_fixed_size(form):
     model, counter = backbone(form), CompileCounter()

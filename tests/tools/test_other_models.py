@@ -32,6 +32,7 @@ def classes(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_wrapped_names_with_an_average_and_metrics_per_class(untrained, classes, tmp_path):
     """Random weights were tested, and the metrics lost to a TypeError."""
     _, weights = untrained('classification')
