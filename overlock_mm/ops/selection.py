@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from overlock_mm.ops.self_test import Problem, why_not_trusted
+
 logger = logging.getLogger('overlock_mm')
 
 
@@ -68,6 +70,7 @@ class Backends(Mapping[str, Backend]):
         functions: Names of the functions that a backend must have.
         call_type: Describes a call to one of the operators.
         reference_is_slow: Whether it deserves a warning that 'reference' runs a call.
+        problem: What a GPU backend must solve before it is used.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class Backends(Mapping[str, Backend]):
         functions: Iterable[str],
         call_type: type[Call] = Call,
         reference_is_slow: bool = False,
+        problem: Problem | None = None,
     ) -> None:
         self.family = family
+        self.problem = problem
         self.functions = tuple(functions)
         self.call_type = call_type
         self.reference_is_slow = reference_is_slow
@@ -133,6 +138,10 @@ class Backends(Mapping[str, Backend]):
                 "backend 'reference' does.",
                 *reasons,
             ]
+        if not reasons and name != 'reference' and self.problem is not None:
+            functions, defined = self[name].functions, self['reference'].functions
+            untrusted = why_not_trusted(self.family, name, self.problem, functions, defined, call)
+            return [] if untrusted is None else [untrusted]
         return reasons
 
     def chosen(self, name: str | None) -> str | None:

@@ -7,8 +7,9 @@ own, where TRITON_INTERPRET=1 is set before Triton is imported.
 import pytest
 import torch
 
-from overlock_mm.ops import contmix, neighborhood_aggregate
+from overlock_mm.ops import contmix, neighborhood_aggregate, self_test
 from overlock_mm.ops.contmix import reference, triton_backend
+from overlock_mm.ops.contmix.backends import BACKENDS, Call
 from tests.ops import helpers
 from tests.ops.helpers import NAMES, Shape
 from tests.tolerances import TOLERANCES, assert_close
@@ -120,3 +121,12 @@ def test_nan_and_infinity_stay_with_their_token():
     expected[1, 2] = expected[3, 3] = True
     assert torch.equal(broken.isnan().all(2)[0, 0], expected)
     assert torch.equal(broken[..., ~expected], out[..., ~expected])
+
+
+@pytest.mark.parametrize('gradient', [False, True], ids=['forward', 'backward'])
+@pytest.mark.parametrize(('op', 'sizes'), [('contmix', (16, 9)), ('neighborhood_aggregate', ())])
+def test_they_pass_the_self_test(op, sizes, gradient, monkeypatch):
+    monkeypatch.setattr(self_test, 'DEVICES', ('cpu',))
+    call = Call(op, torch.device('cpu'), torch.bfloat16, 3, 1, 8, *sizes, gradient=gradient)
+    assert BACKENDS.why_not('triton', call) == []
+    assert self_test._verdicts['contmix', 'triton', call] is None

@@ -2,4 +2,5 @@
 
 from overlock_mm.ops.selection import load_backends
 
-load_backends(__name__, 'cpu', 'cuda', 'triton', 'reference')
+# On a GPU Triton comes first: it needs no compiler and compiles for every card.
+load_backends(__name__, 'cpu', 'triton', 'cuda', 'reference')

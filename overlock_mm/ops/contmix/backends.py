@@ -22,6 +22,7 @@ from torch import Tensor
 
 from overlock_mm.ops import selection
 from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.contmix.self_test import problem
 from overlock_mm.ops.selection import Backends
 
 
@@ -35,6 +36,7 @@ class Call(selection.Call):
         channels: C, channels of a group's values.
         query_channels: Cq; 0 for neighborhood_aggregate.
         regions: S; 0 for neighborhood_aggregate.
+        gradient: Whether the backward function is asked for.
     """
 
     kernel_size: int
@@ -42,9 +44,15 @@ class Call(selection.Call):
     channels: int = 16
     query_channels: int = 0
     regions: int = 0
+    gradient: bool = False
 
     @classmethod
-    def contmix(cls, *arguments: Tensor | int | float, transformed: bool = False) -> 'Call':
+    def contmix(
+        cls,
+        *arguments: Tensor | int | float,
+        transformed: bool = False,
+        gradient: bool = False,
+    ) -> 'Call':
         """Describe a call with :class:`ContMixArguments`."""
         query, key, value, *_, kernel_size, _ = ContMixArguments(*arguments)  # type: ignore[arg-type]
         return cls(
@@ -56,6 +64,7 @@ class Call(selection.Call):
             channels=value.shape[2],
             query_channels=query.shape[2],
             regions=key.shape[3],
+            gradient=gradient,
         )
 
     @classmethod
@@ -67,6 +76,7 @@ class Call(selection.Call):
         dilation: int = 1,
         *,
         transformed: bool = False,
+        gradient: bool = False,
     ) -> 'Call':
         """Describe ``neighborhood_aggregate(weight, value, kernel_size, dilation)``."""
         return cls(
@@ -77,6 +87,7 @@ class Call(selection.Call):
             kernel_size=kernel_size,
             dilation=dilation,
             channels=value.shape[-1],
+            gradient=gradient,
         )
 
     @classmethod
@@ -99,4 +110,5 @@ BACKENDS = Backends(
     ),
     call_type=Call,
     reference_is_slow=True,
+    problem=problem,
 )

@@ -44,7 +44,7 @@ def _contmix_definition(*flat: Any) -> tuple[Tensor, None]:
 def _contmix_backward(grad_out: Tensor, *flat: Any) -> tuple[Tensor, ...]:
     tensors, (out, logsumexp, *sizes, backend) = flat[:6], flat[6:]
     arguments = ContMixArguments._make((*tensors, *sizes))
-    functions = BACKENDS.select(Call.contmix(*arguments), backend).functions
+    functions = BACKENDS.select(Call.contmix(*arguments, gradient=True), backend).functions
     if out.numel() == 0:
         return tuple(torch.zeros_like(x) for x in tensors)
     return tuple(functions['contmix_backward'](grad_out, arguments, out, logsumexp))
@@ -76,7 +76,8 @@ def _aggregate_backward(
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     arguments = (weight, value, kernel_size, dilation)
-    functions = BACKENDS.select(Call.neighborhood_aggregate(*arguments), backend).functions
+    call = Call.neighborhood_aggregate(*arguments, gradient=True)
+    functions = BACKENDS.select(call, backend).functions
     if value.numel() == 0:
         return torch.zeros_like(weight), torch.zeros_like(value)
     return functions['neighborhood_aggregate_backward'](grad_out, *arguments)

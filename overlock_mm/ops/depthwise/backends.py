@@ -12,10 +12,11 @@ with any strides; parameters have the dtype of the activations. Maps are returne
 memory.
 """
 
+from overlock_mm.ops.depthwise.self_test import problem
 from overlock_mm.ops.selection import Backends, Call
 
 __all__ = ['BACKENDS', 'Call']
 
 _OPERATORS = ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats')
 
-BACKENDS = Backends('depthwise', operators=_OPERATORS, functions=_OPERATORS)
+BACKENDS = Backends('depthwise', operators=_OPERATORS, functions=_OPERATORS, problem=problem)

@@ -1,0 +1,51 @@
+"""The small problem of :mod:`overlock_mm.ops.self_test` for ContMix and the aggregation."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.self_test import Functions, random_tensors
+
+if TYPE_CHECKING:
+    from overlock_mm.ops.contmix.backends import Call
+
+GROUPS = 2
+
+
+def problem(
+    functions: Functions, call: 'Call', device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    """The call's operator on a map slightly larger than its window: the result, or gradients."""
+    random = random_tensors()
+
+    def tensor(*shape: int) -> Tensor:
+        return random(*shape).to(call.dtype).to(device, dtype)
+
+    k, extent = call.kernel_size, call.kernel_size * call.dilation
+    height, width = extent + 1, extent + 2
+    if call.op == 'neighborhood_aggregate':
+        sizes = (k, call.dilation)
+        value = tensor(1, GROUPS, height, width, call.channels)
+        weight = tensor(1, GROUPS, height, width, k * k)
+        if call.gradient:
+            grad_out = tensor(*value.shape)
+            return [*functions['neighborhood_aggregate_backward'](grad_out, weight, value, *sizes)]
+        return [functions['neighborhood_aggregate_forward'](weight, value, *sizes)]
+    arguments = ContMixArguments(
+        query=tensor(1, GROUPS, call.query_channels, height, width),
+        key=tensor(1, GROUPS, call.query_channels, call.regions),
+        value=tensor(1, GROUPS, call.channels, height, width),
+        proj_weight=tensor(k * k, call.regions),
+        proj_bias=tensor(k * k),
+        rpb=tensor(GROUPS, 2 * k - 1, 2 * k - 1),
+        kernel_size=k,
+        # Logits of about one, so that no tap has all the weight.
+        scale=(call.query_channels * call.regions) ** -0.5,
+    )
+    out, logsumexp = functions['contmix_forward'](arguments)
+    if call.gradient:
+        grad_out = tensor(*out.shape)
+        return [*functions['contmix_backward'](grad_out, arguments, out, logsumexp)]
+    return [out, logsumexp]

@@ -1,0 +1,40 @@
+"""The small problem of :mod:`overlock_mm.ops.self_test` for the depthwise operators."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from overlock_mm.ops.self_test import Functions, random_tensors
+
+if TYPE_CHECKING:
+    from overlock_mm.ops.selection import Call
+
+CHANNELS = 40
+KERNEL_SIZE = 7
+
+
+def problem(
+    functions: Functions, call: 'Call', device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    """The call's operator with all that it can do besides the convolution."""
+    random = random_tensors()
+
+    def tensor(*shape: int, scale: float = 1.0) -> Tensor:
+        return random(*shape).mul(scale).to(call.dtype).to(device, dtype)
+
+    size = (2, CHANNELS, 9, 11)
+    x = tensor(*size).contiguous(memory_format=torch.channels_last)
+    addend = tensor(*size).contiguous(memory_format=torch.channels_last)
+    weight = tensor(CHANNELS, 1, KERNEL_SIZE, KERNEL_SIZE, scale=1 / KERNEL_SIZE)
+    bias, input_bias, norm_weight, norm_bias = (tensor(CHANNELS) for _ in range(4))
+    arguments: dict[str, tuple[Any, ...]] = {
+        'depthwise_conv2d': (weight, bias, input_bias, addend, True, True),
+        'depthwise_conv2d_norm': (
+            *(weight, bias, norm_weight, norm_bias, 1e-6),
+            *(norm_weight, norm_bias),
+        ),
+        'depthwise_conv2d_stats': (weight, bias, input_bias, addend, True, 'mean'),
+    }
+    results = functions[call.op](x, *arguments[call.op])
+    return [results] if isinstance(results, Tensor) else [*results]
