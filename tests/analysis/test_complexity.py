@@ -7,7 +7,9 @@ from torch import nn
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import measure_complexity
 from overlock_mm.layers.contmix import ContMix
+from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
+from tests.models.helpers import TINY
 from tools.analysis_tools import get_flops
 
 # The authors' table at 224 x 224 (G), and exact counts of both forms.
@@ -100,6 +102,17 @@ def test_other_tasks(config, scope, capsys):
     )
     assert all(count.dense > count.contmix > 0 for count in forms.values())
     assert scope in capsys.readouterr().out
+
+
+def test_a_classifier_with_a_head_of_mmpretrain():
+    cfg = load_config(ROOT / 'configs/demo/classifier_overlock_shapes.py')
+    cfg.model.backbone.update(arch=TINY, out_indices=(3,), output_norm=True)
+    cfg.model.neck = dict(type='GlobalAveragePooling')
+    cfg.model.head = dict(
+        type='LinearClsHead', num_classes=5, in_channels=OverLoCK(TINY).out_channels[-1]
+    )
+    forms, _ = get_flops.measure(cfg, (64, 64))
+    assert forms['training'].parameters > forms['fused'].parameters
 
 
 def test_a_shape_that_is_too_small(capsys):

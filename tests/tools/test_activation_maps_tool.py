@@ -9,7 +9,7 @@ import torch
 from mmdet.structures.bbox import bbox2roi
 from PIL import Image
 
-from overlock_mm.analysis.networks import load_network
+from overlock_mm.analysis.networks import Network, load_network
 from overlock_mm.analysis.targets import (
     BoxScore,
     FoundScore,
@@ -22,6 +22,8 @@ from overlock_mm.analysis.targets import (
 )
 from overlock_mm.analysis.views import picture_pipeline, read_view
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
+from overlock_mm.utils.config import load_config
+from tests.conftest import ROOT
 from tools.visualization import activation_maps as tool
 
 
@@ -222,3 +224,12 @@ def test_bad_files(fails, untrained, pictures, tmp_path):
     (tmp_path / 'file').write_text('')
     message = fails(tool.main, pictures, config, weights, '--out-dir', tmp_path / 'file' / 'out')
     assert 'is not writable' in message and '--out-dir' in message
+
+
+def test_fewer_queries_than_results(fails, pictures, tmp_path, monkeypatch):
+    cfg = load_config(ROOT / 'configs/detection/mask2former_ins_overlock_xt.py')
+    cfg.model.panoptic_head.num_queries = 1
+    network = Network('few', cfg, torch.nn.Identity())
+    monkeypatch.setattr(tool, 'load_network', lambda *args, **kwargs: network)
+    message = fails(tool.main, pictures, 'few.py', 'few.pth', '--out-dir', tmp_path)
+    assert 'max_per_image=80' in message

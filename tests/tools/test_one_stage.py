@@ -1,12 +1,18 @@
 """Tools on models that are neither two-stage detectors nor have convolutional heads."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.registry import MODELS, DefaultScope
 
 from overlock_mm import OverLoCK
 from overlock_mm.analysis import measure_complexity
 from overlock_mm.analysis.activation_maps import activation_map
+from overlock_mm.analysis.networks import Network
+from overlock_mm.analysis.targets import Question, choose_target
 from overlock_mm.export import exportable
 from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
@@ -68,6 +74,22 @@ def test_maps_of_a_neck_without_a_number_of_outputs_are_exported(tiny):
 def test_a_head_that_reads_samples_is_refused(tiny):
     with pytest.raises(TypeError, match='Mask2FormerHead is called with more than the maps'):
         exportable(tiny['semantic'][1])
+
+
+@pytest.mark.parametrize('name', ['instances', 'semantic'])
+def test_scores_of_queries_are_explained_by_their_gradient(name, tiny):
+    cfg, model = tiny[name]
+    model.eval().requires_grad_(False)
+    inputs = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    sample = DetDataSample(
+        metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), batch_input_shape=(64, 64))
+    )
+    view = SimpleNamespace(inputs=inputs, picture=np.zeros((64, 64, 3)), sample=sample)
+    target = choose_target(Network(name, cfg, model), view, Question())
+    assert target.score(inputs).item() == pytest.approx(target.confidence, rel=1e-4)
+    inputs.requires_grad_()
+    (gradient,) = torch.autograd.grad(target.score._score(inputs).sum(), inputs)
+    assert gradient.isfinite().all() and gradient.any()
 
 
 def test_a_score_without_a_gradient_is_told():

@@ -74,7 +74,7 @@ def measure(cfg: Config, shape: tuple[int, int]) -> tuple[dict[str, Complexity],
     if not model.backbone.deploy:
         forms['training'] = measure_complexity(model, forward, shape)
         model.backbone.reparameterize()
-        if cfg.default_scope == 'mmpretrain':
+        if hasattr(getattr(model, 'head', None), 'drop_auxiliary'):
             model.head.drop_auxiliary()
         forms['reparameterized'] = measure_complexity(model, forward, shape)
         model.backbone.switch_to_deploy()

@@ -47,6 +47,7 @@ from overlock_mm.analysis.views import View, picture_pipeline, read_view, task_o
 from overlock_mm.cli.arguments import load_tensors_only, readable_errors
 from overlock_mm.cli.images import find_images, output_stems
 from overlock_mm.cli.preflight import check_out_dir
+from overlock_mm.datasets.checks.queries import check_kept_results
 from overlock_mm.utils.files import write_json
 
 # ImageNet's size, which every backbone accepts.
@@ -217,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         for config, checkpoint in [(args.config, args.checkpoint), *args.compare]:
             network = load_network(config, checkpoint, device=args.device)
             question.check(network)
+            check_kept_results(network.cfg.model)
             stages = args.stages or default_stages(network)
             probe = torch.zeros(1, 3, PROBE_SIZE, PROBE_SIZE, device=args.device)
             check_spatial(network, stages, probe)
