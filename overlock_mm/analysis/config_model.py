@@ -20,6 +20,7 @@ from overlock_mm.analysis.views import task_of
 from overlock_mm.checkpoint import check_compatible, read_checkpoint
 from overlock_mm.datasets.checks import DataError
 from overlock_mm.datasets.checks.loading import load_with_name
+from overlock_mm.datasets.checks.queries import check_kept_results
 from overlock_mm.runtime.description import ModelDescription
 from overlock_mm.runtime.drawing import colors_of
 from overlock_mm.runtime.pictures import as_array
@@ -37,7 +38,8 @@ class ConfigModel:
 
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
-        ValueError: The config is of none of the three tasks, or has no test pipeline.
+        ValueError: The config is of none of the three tasks, has no test pipeline, or keeps more
+            results than its queries give.
         CheckpointError: The checkpoint cannot be read.
         CheckpointMismatchError: It belongs to another model.
     """
@@ -45,6 +47,7 @@ class ConfigModel:
     def __init__(self, config: str | Path | Config, checkpoint: str | Path, device: str) -> None:
         cfg = config if isinstance(config, Config) else load_config(config)
         self.task = task_of(cfg)
+        check_kept_results(cfg.model)
         if not cfg.get('test_dataloader'):
             raise ValueError('The config has no test_dataloader, whose pipeline loads pictures.')
         content = read_checkpoint(checkpoint)
@@ -116,7 +119,14 @@ class ConfigModel:
         if self.task == 'segmentation':
             label_map = _array(sample.pred_sem_seg.data[0]).astype(np.int64)
             return Segmentation(**common, label_map=label_map)
+        if 'pred_instances' not in sample:
+            raise DataError(
+                'The model finds no single objects. A panoptic one does with '
+                'model.test_cfg.instance_on=True in its config.'
+            )
         found = sample.pred_instances
+        # Detectors with queries have no order.
+        found = found[found.scores.argsort(descending=True, stable=True)]
         masks = _array(found.masks).astype(bool) if 'masks' in found else None
         boxes, scores, labels = map(_array, (found.bboxes, found.scores, found.labels))
         return Detections(**common, boxes=boxes, scores=scores, labels=labels, masks=masks)
