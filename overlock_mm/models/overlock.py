@@ -98,7 +98,7 @@ class OverLoCK(BaseModule):
             stages. Where it is True, ``recompute`` does not matter.
         output_norm: True, the dense-prediction form: a LayerNorm for each output of
             the pyramid. As published, Base-Net stage 3 is then fed with the
-            *normalised* output 1, so that norm exists whatever ``out_indices`` says.
+            *normalised* output 1, so that norm exists regardless of ``out_indices``.
             False, the classification form.
         context_residual: The detection form: adds a residual from the overview to
             output 3, after its LayerNorm. Needs ``output_norm``.

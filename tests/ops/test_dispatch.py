@@ -17,7 +17,7 @@ from overlock_mm.ops.dispatch import bypasses_dispatcher
 from tests.ops import helpers
 from tests.ops.depthwise_helpers import DEFAULTS, OPTIONS, arguments
 from tests.ops.helpers import Shape
-from tests.ops.test_cpu_backends import BACKENDS, needs_extension
+from tests.ops.test_cpu_backends import BACKENDS
 from tests.tolerances import assert_close
 
 SMALL = Shape(2, 2, 3, 2, 6, 5, 3, 4)
@@ -94,16 +94,24 @@ def test_forward_mode_by_dual_tensors(case):
     assert_close(got, wanted)
 
 
-@needs_extension
-def test_a_forced_backend_says_that_it_has_no_forward_mode(case):
+@pytest.mark.parametrize('backend', ['cpu', 'cuda', 'triton'])
+def test_a_forced_backend_says_that_it_has_no_forward_mode(case, backend):
     ours, _, x = case
-    with pytest.raises(RuntimeError, match="'cpu' cannot run .* no forward-mode derivative"):
-        jvp(lambda x: ours(x, 'cpu'), (x,), (direction(x),))
+    message = f"'{backend}' cannot run .* no forward-mode derivative"
+    with pytest.raises(RuntimeError, match=message):
+        jvp(lambda x: ours(x, backend), (x,), (direction(x),))
+    with pytest.raises(RuntimeError, match=message):
+        grad(lambda x: ours(x, backend).sum())(x)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, direction(x))
-        with pytest.raises(RuntimeError, match="'cpu' cannot run .* no forward-mode derivative"):
-            ours(dual, 'cpu')
-    assert_close(jvp(lambda x: ours(x, 'reference'), (x,), (x,))[0], ours(x))
+        with pytest.raises(RuntimeError, match=message):
+            ours(dual, backend)
+
+
+def test_the_reference_has_forward_mode_when_it_is_forced(case):
+    ours, definition, x = case
+    got = jvp(lambda x: ours(x, 'reference'), (x,), (direction(x),))[1]
+    assert_close(got, jvp(definition, (x,), (direction(x),))[1])
 
 
 def test_no_way_to_the_operator_drops_a_tangent():
