@@ -36,7 +36,7 @@ class Call(selection.Call):
         channels: C, channels of a group's values.
         query_channels: Cq; 0 for neighborhood_aggregate.
         regions: S; 0 for neighborhood_aggregate.
-        gradient: Whether the backward function is asked for.
+        gradient: Whether the backward function is requested.
     """
 
     kernel_size: int
