@@ -32,6 +32,8 @@ class Predictor:
             result.
         threads: Of an exported file's runtime; None leaves it to the runtime.
         engine: ``'onnxruntime'`` or ``'openvino'``; None goes by the suffix of the file.
+        precision: What OpenVINO computes in: ``'f32'``, or ``'bf16'`` or ``'f16'`` where the device
+            has it. In ONNX Runtime it is that of the file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -48,6 +50,7 @@ class Predictor:
         batch_size: int = 1,
         threads: int | None = None,
         engine: str | None = None,
+        precision: str | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
@@ -62,7 +65,7 @@ class Predictor:
         else:
             from overlock_mm.runtime.file_model import FileModel
 
-            self.model = FileModel(path, device, threads, engine)
+            self.model = FileModel(path, device, threads, engine, precision)
 
     @property
     def classes(self) -> tuple[str, ...]:

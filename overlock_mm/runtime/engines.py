@@ -82,13 +82,16 @@ class OpenVinoEngine:
         path: Of an ``.xml`` file, or of an ``.onnx`` file.
         device: One of OpenVINO's, such as ``'cpu'``, ``'gpu'`` or ``'auto'``.
         threads: How many; None leaves it to the runtime.
+        precision: Of the computation: ``'f32'``; ``'bf16'`` or ``'f16'`` where the device has it.
 
     Raises:
         ImportError: OpenVINO is not installed.
         ModelFileError: The file or the device cannot be used.
     """
 
-    def __init__(self, path: Path, device: str, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, device: str, threads: int | None = None, precision: str = 'f32'
+    ) -> None:
         if importlib.util.find_spec('openvino') is None:
             raise ImportError(
                 f'{path} runs in OpenVINO, which is not installed. Remedy: pip install openvino.'
@@ -96,7 +99,7 @@ class OpenVinoEngine:
         import openvino
 
         core = openvino.Core()
-        options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': 'f32'}
+        options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': precision}
         if threads is not None:
             options['INFERENCE_NUM_THREADS'] = threads
         try:
@@ -121,7 +124,13 @@ class OpenVinoEngine:
         return {name: results[output] for name, output in self._outputs}
 
 
-def load_engine(path: Path, device: str, threads: int | None, engine: str | None) -> Engine:
+def load_engine(
+    path: Path,
+    device: str,
+    threads: int | None,
+    engine: str | None,
+    precision: str | None,
+) -> Engine:
     """The engine for a file.
 
     Args:
@@ -129,6 +138,7 @@ def load_engine(path: Path, device: str, threads: int | None, engine: str | None
         device: Of the engine.
         threads: How many; None leaves it to the runtime.
         engine: ``'onnxruntime'`` or ``'openvino'``; None goes by the suffix.
+        precision: Of OpenVINO.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -149,4 +159,11 @@ def load_engine(path: Path, device: str, threads: int | None, engine: str | None
         engine = 'openvino' if path.suffix == '.xml' or only_openvino else 'onnxruntime'
     if engine not in ('onnxruntime', 'openvino'):
         raise ValueError(f"engine is 'onnxruntime' or 'openvino', got {engine!r}.")
-    return (OnnxEngine if engine == 'onnxruntime' else OpenVinoEngine)(path, device, threads)
+    if engine == 'openvino':
+        return OpenVinoEngine(path, device, threads, precision or 'f32')
+    if precision is not None:
+        raise ValueError(
+            f'ONNX Runtime computes a file in its own precision, not in {precision!r}. Export it '
+            "with --precision, or use engine='openvino'."
+        )
+    return OnnxEngine(path, device, threads)

@@ -26,6 +26,7 @@ class FileModel:
         device: Of the engine.
         threads: How many; None leaves it to the runtime.
         engine: ``'onnxruntime'`` or ``'openvino'``; None goes by the suffix.
+        precision: Of OpenVINO.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -34,9 +35,14 @@ class FileModel:
     """
 
     def __init__(
-        self, path: Path, device: str, threads: int | None = None, engine: str | None = None
+        self,
+        path: Path,
+        device: str,
+        threads: int | None = None,
+        engine: str | None = None,
+        precision: str | None = None,
     ) -> None:
-        self.engine = load_engine(path, device, threads, engine)
+        self.engine = load_engine(path, device, threads, engine, precision)
         self.description = self.engine.description
         if self.description.task not in TASKS:
             raise ModelFileError(

@@ -47,7 +47,7 @@ GIVEN = {
     'conversion': 'released',
     'analysis': 'trained_and_pictures',
     'explorer': 'trained_and_pictures',
-    'export': 'trained',
+    'export': 'trained_and_pictures',
     'prediction': 'trained_and_pictures',
 }
 #: Pages without a command.

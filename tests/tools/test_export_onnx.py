@@ -119,6 +119,8 @@ def test_features_of_a_detector(trained, tmp_path, capsys):
         ([CONFIGS['classifier'], 'none.pth', 'x.pb'], 'must end in .onnx'),
         ([CONFIGS['classifier'], 'none.pth', 'x.onnx', '--opset', '16'], 'from 17'),
         ([CONFIGS['classifier'], 'none.pth', 'x.onnx', '--shape', '16', '64'], 'got 16 x 64'),
+        ([CONFIGS['classifier'], 'none.pth', 'x.onnx', '--precision', 'int8'], '--images FOLDER'),
+        ([CONFIGS['classifier'], 'none.pth', 'x.onnx', '--precision', 'bf16'], "precision='bf16'"),
     ),
 )
 def test_errors_before_the_work(arguments, words, tmp_path, monkeypatch, capsys):

@@ -10,11 +10,14 @@ place after ONNX Runtime has given the results of PyTorch. ``docs/export.md`` sa
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
@@ -23,6 +26,7 @@ from torch import nn
 from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.checkpoint import check_compatible, read_checkpoint
 from overlock_mm.cli.arguments import load_tensors_only, readable_errors
+from overlock_mm.cli.images import find_images
 from overlock_mm.cli.preflight import check_output_file
 from overlock_mm.export import (
     Exportable,
@@ -33,11 +37,17 @@ from overlock_mm.export import (
     exportable,
 )
 from overlock_mm.export.description import crop_of, describe
+from overlock_mm.export.precision import feeds_of, half_precision, int8
 from overlock_mm.runtime.description import KEY, ModelDescription
 from overlock_mm.utils.config import load_config
+from overlock_mm.utils.files import replacing
 
 #: Sizes of the published evaluations (H, W).
 DEFAULT_SHAPES = {'mmpretrain': (224, 224), 'mmseg': (512, 512), 'mmdet': (800, 1280)}
+
+
+#: Pictures that are measured; more take longer and change little.
+MAX_IMAGES = 32
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,6 +74,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--features-only', action='store_true', help='export only backbone and neck of a detector'
+    )
+    parser.add_argument(
+        '--precision',
+        choices=['fp32', 'fp16', 'bf16', 'int8'],
+        default='fp32',
+        help='fp16 and int8 need --images; default: fp32',
+    )
+    parser.add_argument(
+        '--images',
+        metavar='FOLDER',
+        help='real pictures, a folder or a pattern: what is measured to choose the operators of '
+        f'fp16, and the ranges of int8; the first {MAX_IMAGES} count',
     )
     parser.add_argument(
         '--no-check', action='store_true', help='do not compare with PyTorch in ONNX Runtime'
@@ -99,6 +121,74 @@ def description_of(
     )
 
 
+def check_precision(args: argparse.Namespace) -> list[Path]:
+    """The pictures to measure.
+
+    Raises:
+        FileNotFoundError: There are none.
+        ValueError: The precision cannot be had, or not without pictures.
+    """
+    if args.precision == 'bf16':
+        raise ValueError(
+            'ONNX Runtime has no convolution in bfloat16 on CPUs, so there is no such file. '
+            "OpenVINO computes a float32 file in it: Predictor('model.onnx', engine='openvino', "
+            "precision='bf16')."
+        )
+    if args.precision == 'fp32':
+        return []
+    if args.images is None:
+        raise ValueError(
+            f'--precision {args.precision} is decided by real pictures: --images FOLDER.'
+        )
+    if args.features_only:
+        raise ValueError(f'--precision {args.precision} is for whole models.')
+    return find_images(args.images)[:MAX_IMAGES]
+
+
+def write_in_precision(
+    part: Exportable,
+    source: Path,
+    target: Path,
+    description: ModelDescription,
+    pictures: Sequence[Path],
+) -> str:
+    """Write a float32 file in another precision; what to say about it."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(source)
+    feeds = feeds_of(pictures, description)
+    said = ''
+    if description.precision == 'fp16':
+        converted, kept = half_precision(model, feeds)
+        said = f'{len(kept)} operators stay in float32 by the measurement. '
+    else:
+        converted = int8(model, feeds)
+    onnx.helper.set_model_props(
+        converted,
+        {
+            **{entry.key: entry.value for entry in model.metadata_props},
+            KEY: description.to_json(),
+        },
+    )
+    onnx.checker.check_model(converted)
+    with replacing(target) as partial:
+        onnx.save(converted, partial)
+        sessions = [
+            onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+            for path in (partial, source)
+        ]
+        differences = [
+            part.difference(*([torch.from_numpy(a) for a in s.run(None, feed)] for s in sessions))
+            for feed in feeds
+        ]
+    median = sorted(differences)[len(differences) // 2]
+    return (
+        f'{said}On {len(feeds)} pictures it differs from float32 by {median:.1e} in the median, '
+        f'{max(differences):.1e} at most.'
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> Path:
     """Export as the command line says; return the path of the file."""
     args = parse_args(argv)
@@ -107,6 +197,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         shape = None if args.dynamic or args.shape is None else tuple(args.shape)
         check_request(args.opset, shape)
         check_output_file(args.out, ('.onnx',))
+        pictures = check_precision(args)
         cfg = load_config(args.config)
         if shape is None and not args.dynamic:
             shape = crop_of(cfg) or DEFAULT_SHAPES[cfg.default_scope]
@@ -121,17 +212,21 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if args.with_preprocessing:
         preprocessor = cfg.model.data_preprocessor
         part = Normalised(part, preprocessor['mean'], preprocessor['std'])
-    try:
+    target = Path(args.out)
+    with TemporaryDirectory() as folder, readable_errors((ExportError, ValueError)):
+        # Of every precision it is the float32 file that is compared with PyTorch.
+        single = Path(folder, target.name) if pictures else target
         differences = export_onnx(
             part,
-            args.out,
+            single,
             shape,
             opset=args.opset,
             metadata={KEY: description.to_json()},
             compare=not args.no_check,
         )
-    except ExportError as error:
-        raise SystemExit(f'error: {error}') from None
+        if pictures:
+            other = dataclasses.replace(description, precision=args.precision)
+            print(write_in_precision(part, single, target, other, pictures))
     for (batch, height, width), difference in differences.items():
         print(f'{batch} x {height} x {width}: differs from PyTorch by {difference:.1e}.')
     size = Path(args.out).stat().st_size / 2**20
