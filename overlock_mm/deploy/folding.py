@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overlock_mm.deploy import one_call
 from overlock_mm.deploy.layers import (
     ChannelGate,
     ChannelResponse,
@@ -20,6 +21,7 @@ from overlock_mm.deploy.layers import (
     constant,
     fold_contmix,
     fuse_bn_pointwise,
+    operands_of_contmix,
 )
 from overlock_mm.deploy.type_check import check_types
 from overlock_mm.layers.basic import (
@@ -152,6 +154,12 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, D, H, W] to the same shape."""
+        operands = (
+            *(*self.skip_norm.operands(), *self.large_conv.operands()),
+            *(*self.se.operands(), *self.mlp.operands()),
+        )
+        if one_call.serves(self, x, *operands):
+            return one_call.fused_block(x, operands, self.skip_norm.eps)
         skip, x = self.skip_norm(x)
         x, mean = self.large_conv.with_mean(x)
         return self.mlp(skip, x, self.se(mean))
@@ -176,6 +184,10 @@ class FusedFusion(nn.Module):
         norm = x.to(compute_dtype(x.dtype)).square().sum((2, 3)).sqrt()
         factor = self.grn(norm).to(x.dtype)
         return torch.addcmul(self.beta.to(x.dtype), x, factor[..., None, None])
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ blocks."""
+        return (*self.dwconv.operands(), *self.proj.operands(), self.grn.gamma, self.beta)
 
 
 class FusedDynamicBlock(nn.Module):
@@ -209,6 +221,17 @@ class FusedDynamicBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
         """See :meth:`DynamicBlock.forward`."""
+        scales = (
+            () if self.is_first else (self.context_weight, self.prior_weight, self.context_bias)
+        )
+        operands = (
+            *(*self.skip_norm1.operands(), *self.fusion.operands(), *self.gate.operands()),
+            *(*self.local_conv.operands(), *operands_of_contmix(self.contmix)),
+            *(*self.se.operands(), self.out_proj.weight),
+            *(*self.skip_norm2.operands(), *self.mlp.operands()),
+        )
+        if one_call.serves(self, x, context, prior, *scales, *operands):
+            return one_call.fused_dynamic_block(self, x, context, prior, scales, operands)
         if not self.is_first:
             prior = torch.addcmul(self.context_bias, prior, self.prior_weight)
             context = torch.addcmul(prior, context, self.context_weight)

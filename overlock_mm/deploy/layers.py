@@ -99,6 +99,10 @@ class Pointwise(_Matrix):
         """Map [B, I, H, W] and a factor [B, I] to [B, O, H, W]."""
         return pointwise_conv2d(x, self.weight, self.bias, factor=factor)
 
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ blocks."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
 
 class PointwiseSum(_Matrix):
     """A 1 x 1 convolution that ends a residual branch. It has no bias: see :class:`SkipNorm`.
@@ -150,6 +154,11 @@ class DepthwiseConv(nn.Module):
             stat='norm',
         )
 
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ blocks."""
+        own = (self.weight, self.bias)
+        return own if self.input_bias is None else (*own, self.input_bias)
+
     def extra_repr(self) -> str:
         return f'{len(self.weight)}, kernel_size={self.weight.shape[-1]}'
 
@@ -199,6 +208,23 @@ class SkipNorm(nn.Module):
             skip_bias=self.skip_bias,
         )
 
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ blocks."""
+        return (
+            *(self.weight, self.bias, self.norm_weight, self.norm_bias),
+            *(self.skip_weight, self.skip_bias),
+        )
+
+
+def operands_of_contmix(contmix: ContMix) -> tuple[Tensor, ...]:
+    """All parameters of a folded ContMix, in the order of the C++ blocks."""
+    proj = contmix.kernel_proj
+    return (
+        *(contmix.query.weight, contmix.query.bias, contmix.key.weight, contmix.key.bias),
+        *(proj.weight, bias_of(proj), contmix.rpb_small, contmix.rpb_large),
+        *(contmix.out_proj.weight, contmix.out_proj.bias),
+    )  # type: ignore[return-value]  # the folded layers have biases
+
 
 def fold_contmix(contmix: ContMix) -> ContMix:
     """Fold batch norms and the scale of the affinity, in place."""
@@ -229,6 +255,10 @@ class ChannelGate(nn.Module):
         mean = mean.to(self.squeeze.weight.dtype)
         hidden = F.gelu(F.linear(mean, self.squeeze.weight, self.squeeze.bias))
         return F.linear(hidden, self.excite.weight, self.excite.bias).sigmoid()
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ blocks."""
+        return (*self.squeeze.operands(), *self.excite.operands())
 
 
 class ChannelResponse(nn.Module):
@@ -264,3 +294,10 @@ class FusedMLP(nn.Module):
         """Add the MLP of ``x`` times a factor [B, C] to ``skip``, both [B, C, H, W]."""
         hidden, norm = self.dwconv.with_norm(self.expand(x, factor))
         return self.reduce(skip, hidden, self.grn(norm))
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ blocks."""
+        return (
+            *(self.expand.weight, *self.dwconv.operands()),
+            *(self.grn.gamma, self.reduce.weight),
+        )

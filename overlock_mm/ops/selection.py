@@ -271,5 +271,10 @@ def use_backend(**backends: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def any_chosen() -> bool:
+    """Whether :func:`use_backend` holds for some family."""
+    return bool(_chosen.get())
+
+
 def _listed(reasons: list[str]) -> str:
     return ' '.join(f'({number}) {reason}' for number, reason in enumerate(reasons, 1))

@@ -29,7 +29,7 @@ at::Tensor border_rule(int64_t size, int64_t kernel_size, int64_t dilation) {
 
 // Raise it together with INTERFACE in overlock_mm/ops/extension.py when functions are added or
 // change, so that Python recognises an outdated compilation.
-int64_t interface() { return 2; }
+int64_t interface() { return 3; }
 
 TORCH_LIBRARY(overlock_mm_C, m) {
   m.def(
@@ -54,6 +54,12 @@ TORCH_LIBRARY(overlock_mm_C, m) {
   m.def(
       "depthwise_conv2d_stats(Tensor x, Tensor weight, Tensor? bias, Tensor? input_bias, "
       "Tensor? addend, bool gelu_input, str stat) -> (Tensor, Tensor)");
+  m.def("fused_block(Tensor x, Tensor[] parameters, float eps, bool onednn) -> Tensor");
+  m.def(
+      "fused_dynamic_block(Tensor x, Tensor context, Tensor prior, Tensor[] context_scales, "
+      "Tensor[] parameters, float[] eps, int[] split_sizes, int groups, int[] kernel_sizes, int[] "
+      "upsampled_size, "
+      "bool onednn) -> Tensor");
   m.def("interface() -> int", &interface);
   m.def("has_cuda_code(int device) -> bool");
   m.def("border_rule(int size, int kernel_size, int dilation) -> Tensor", &border_rule);

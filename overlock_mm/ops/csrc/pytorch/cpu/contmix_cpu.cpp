@@ -15,6 +15,7 @@
 
 #include <tuple>
 
+#include "block_operators.h"
 #include "planes.h"
 
 namespace overlock {
@@ -142,17 +143,17 @@ class LogitRows {
   std::vector<int64_t> tokens_, class_;
 };
 
+// Writes the output and returns the log-sum-exp.
 template <typename S>
-std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& query, const at::Tensor& key,
-                                           const at::Tensor& value, const at::Tensor& proj_weight,
-                                           const at::Tensor& proj_bias, const at::Tensor& rpb,
-                                           int64_t kernel_size, double scale) {
+at::Tensor forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                   const at::Tensor& proj_weight, const at::Tensor& proj_bias,
+                   const at::Tensor& rpb, int64_t kernel_size, double scale,
+                   const at::Tensor& out) {
   using T = at::opmath_type<S>;
   const Sizes<T> sizes(query, value, kernel_size);
   const at::Tensor folded = fold<T>(key, proj_weight, scale);
   const at::Tensor bias = proj_bias.to(kScalarType<T>).contiguous();
   const at::Tensor table = rpb.to(kScalarType<T>).contiguous();
-  const at::Tensor out = at::empty_like(value);
   const at::Tensor logsumexp = at::empty({value.size(0), value.size(1), sizes.height, sizes.width},
                                          value.options().dtype(kScalarType<T>));
 
@@ -196,7 +197,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& query, const at::Te
       }
     }
   });
-  return {out, logsumexp};
+  return logsumexp;
 }
 
 // Sums of a thread's task over its tokens, written where the tasks' results are added up.
@@ -350,17 +351,26 @@ std::vector<at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q
           as(rpb, d_rpb)};
 }
 
+at::Tensor contmix_forward_into(const at::Tensor& query, const at::Tensor& key,
+                                const at::Tensor& value, const at::Tensor& proj_weight,
+                                const at::Tensor& proj_bias, const at::Tensor& rpb,
+                                int64_t kernel_size, double scale, const at::Tensor& out) {
+  return AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, value.scalar_type(), "contmix_forward", [&] {
+        return forward<scalar_t>(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale,
+                                 out);
+      });
+}
+
 std::tuple<at::Tensor, at::Tensor> contmix_forward(const at::Tensor& query, const at::Tensor& key,
                                                    const at::Tensor& value,
                                                    const at::Tensor& proj_weight,
                                                    const at::Tensor& proj_bias,
                                                    const at::Tensor& rpb, int64_t kernel_size,
                                                    double scale) {
-  return AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, value.scalar_type(), "contmix_forward", [&] {
-        return forward<scalar_t>(query, key, value, proj_weight, proj_bias, rpb, kernel_size,
-                                 scale);
-      });
+  const at::Tensor out = at::empty_like(value);
+  return {out, contmix_forward_into(query, key, value, proj_weight, proj_bias, rpb, kernel_size,
+                                    scale, out)};
 }
 
 using Gradients =
@@ -380,6 +390,12 @@ Gradients contmix_backward(const at::Tensor& grad_out, const at::Tensor& query,
 }
 
 }  // namespace
+
+void contmix_into(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                  const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
+                  int64_t kernel_size, double scale, const at::Tensor& out) {
+  contmix_forward_into(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, out);
+}
 
 TORCH_LIBRARY_IMPL(overlock_mm_C, CPU, m) {
   m.impl("contmix_forward", &contmix_forward);

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "block_operators.h"
 #include "depthwise_kernels.h"
 #include "planes.h"
 
@@ -314,6 +315,8 @@ at::ScalarType computed_type(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+}  // namespace
+
 at::Tensor depthwise_conv2d(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& bias, const OptionalTensor& input_bias,
                             const OptionalTensor& addend, bool gelu_input, bool gelu_output) {
@@ -382,8 +385,6 @@ std::tuple<at::Tensor, at::Tensor> depthwise_conv2d_stats(const at::Tensor& x,
                                   });
   return {arguments.y, stats};
 }
-
-}  // namespace
 
 TORCH_LIBRARY_IMPL(overlock_mm_C, CPU, m) {
   m.impl("depthwise_conv2d", &depthwise_conv2d);

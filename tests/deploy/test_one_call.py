@@ -1,0 +1,138 @@
+"""Blocks in one call: the same as operator by operator, and only where nothing else is asked."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from overlock_mm import OverLoCK
+from overlock_mm.deploy import one_call
+from overlock_mm.ops import extension, use_backend
+from tests.models.helpers import TINY, randomize_parameters
+
+pytestmark = pytest.mark.skipif(
+    extension.why_not_loaded() is not None,
+    reason=f'Blocks in one call need the extension: {extension.why_not_loaded()}',
+)
+BLOCKS = ('fused_block', 'fused_dynamic_block')
+#: Maps smaller and larger than the windows, one sample and several.
+SIZES = ((1, 3, 32, 64), (2, 3, 96, 64), (1, 3, 224, 224), (2, 3, 160, 224))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Names of the blocks that were computed in one call."""
+    made = []
+
+    def watched(name):
+        function = getattr(one_call, name)
+
+        def call(*args):
+            made.append(name)
+            return function(*args)
+
+        return call
+
+    for name in BLOCKS:
+        monkeypatch.setattr(one_call, name, watched(name))
+    return made
+
+
+def fused(dtype=torch.float32, **options):
+    network = randomize_parameters(OverLoCK(TINY, **options)).eval()
+    network.switch_to_deploy()
+    return network.to(dtype)
+
+
+@pytest.mark.parametrize('dtype', one_call.DTYPES[1:])
+@pytest.mark.parametrize('size', SIZES, ids=str)
+def test_the_same_as_operator_by_operator(size, dtype, calls, monkeypatch):
+    network, image = fused(dtype), torch.randn(size, dtype=dtype)
+    with torch.inference_mode():
+        outputs = network(image)
+        assert set(calls) == set(BLOCKS)
+        number = len(calls)
+        monkeypatch.setattr(one_call, 'serves', lambda *_: False)
+        expected = network(image)
+    assert len(calls) == number
+    for out, reference in zip(outputs, expected, strict=True):
+        assert out.stride() == reference.stride()
+        # A factor may go into the map instead of the matrix.
+        bound = 32 * torch.finfo(dtype).eps * reference.abs().max()
+        assert (out - reference).abs().max() <= bound
+
+
+class Watch(TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    'context',
+    [
+        lambda: torch.autocast('cpu', torch.bfloat16),
+        lambda: use_backend(depthwise='reference'),
+        Watch,
+    ],
+    ids=['autocast', 'a chosen backend', 'a mode'],
+)
+def test_operator_by_operator_where_something_must_see_them(context, calls):
+    network, image = fused(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad(), context():
+        network(image)
+    assert not calls
+
+
+@pytest.mark.parametrize('asks', ['the image', 'a parameter'])
+def test_gradients(asks, calls):
+    network, image = fused(), torch.randn(1, 3, 64, 64)
+    if asks == 'the image':
+        image.requires_grad_()
+    else:
+        network.requires_grad_()
+    network(image)
+    assert not calls
+
+
+def test_a_hook_on_a_part_is_called(calls):
+    network, seen = fused(), []
+    with torch.no_grad():
+        network(torch.randn(1, 3, 64, 64))
+        number = len(calls)
+        block = next(m for m in network.modules() if type(m).__name__ == 'FusedBlock')
+        block.mlp.register_forward_hook(lambda *_: seen.append('mlp'))
+        network(torch.randn(1, 3, 64, 64))
+    assert seen == ['mlp']
+    assert len(calls) == 2 * number - 1
+
+
+def operators(graph_module):
+    return {str(node.target) for node in graph_module.graph.nodes if node.op == 'call_function'}
+
+
+@pytest.mark.parametrize('gradients', [False, True])
+def test_a_compiled_graph_holds_the_blocks(gradients):
+    found = set()
+
+    def backend(graph_module, inputs):
+        found.update(operators(graph_module))
+        return graph_module
+
+    network, image = fused(), torch.randn(1, 3, 64, 96)
+    image.requires_grad_(gradients)
+    torch.compiler.reset()
+    with nullcontext() if gradients else torch.no_grad():
+        outputs = torch.compile(network, fullgraph=True, backend=backend)(image)
+        for out, reference in zip(outputs, network(image), strict=True):
+            torch.testing.assert_close(out, reference, rtol=1e-4, atol=1e-4)
+    held = {name for name in BLOCKS if any(name in target for target in found)}
+    assert held == (set() if gradients else set(BLOCKS))
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, 'is_exporting'), reason='torch 2.6 cannot tell')
+@pytest.mark.parametrize('strict', [False, True])
+def test_an_exported_graph_holds_public_operators_only(strict):
+    with torch.no_grad():
+        program = torch.export.export(fused(), (torch.randn(1, 3, 64, 96),), strict=strict)
+    assert not any('overlock_mm_C' in target for target in operators(program.graph_module))
