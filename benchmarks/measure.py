@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import overlock_mm
+from overlock_mm.ops.preferences import device_name
 
 
 def _synchronize(device: torch.device) -> None:
@@ -108,22 +109,9 @@ def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
         rates[str(dtype).removeprefix('torch.')] = 2 * side**3 / product['median_ms'] * 1e3
     return {
         'date': date.today().isoformat(),
-        'device': _device_name(device),
+        'device': device_name(device),
         'threads': torch.get_num_threads(),
         'versions': versions,
         'copy_bytes_per_s': 2 * source.numel() * 4 / copy['median_ms'] * 1e3,
         'matmul_flops_per_s': rates,
     }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    # The first core speaks for all. Virtual machines give quite different processors one name.
-    facts = dict(reversed([[part.strip() for part in x.split(':', 1)] for x in lines if ':' in x]))
-    name = facts.get('model name') or platform.processor() or platform.machine()
-    if 'cpu family' in facts:
-        name += f' (family {facts["cpu family"]}, model {facts["model"]})'
-    return f'{name}, {torch.backends.cpu.get_cpu_capability()}'

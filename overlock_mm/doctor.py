@@ -2,17 +2,19 @@
 
 python -m overlock_mm.doctor
 
-Ends with status 1 if it found a problem.
+Ends with status 1 if it found a problem. With ``--tune`` it chooses the backends of the operators
+by measurement instead: see :mod:`overlock_mm.tuning`.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import importlib.metadata
 import importlib.util
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from overlock_mm.mmcv_ops.remedies import LITE, compile_mmcv, do_without
@@ -206,8 +208,46 @@ def device_line() -> str:
     return f'{names} (CUDA {torch.version.cuda})'
 
 
-def main() -> int:
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog='python -m overlock_mm.doctor',
+        description='Report what is installed and what does not fit, with the remedy.',
+    )
+    parser.add_argument(
+        '--tune',
+        action='store_true',
+        help='instead, measure the backends of the operators on this machine, and use the fastest '
+        'that are right from now on',
+    )
+    tuning = parser.add_argument_group('what --tune measures')
+    tuning.add_argument('--arch', default='t', choices=('xt', 't', 's', 'b'), help='the variant')
+    tuning.add_argument(
+        '--image-size', type=int, nargs=2, default=(224, 224), metavar=('HEIGHT', 'WIDTH')
+    )
+    tuning.add_argument('--batch-size', type=int, default=1)
+    tuning.add_argument('--dtype', default='float32', choices=('float32', 'float16', 'bfloat16'))
+    return parser.parse_args(argv)
+
+
+def tune(args: argparse.Namespace) -> int:
+    """Measure the backends on the GPU if there is one, or else on the CPU."""
+    import torch
+    from rich.console import Console
+
+    from overlock_mm.tuning import tune
+
+    device = torch.device('cuda', 0) if torch.cuda.is_available() else torch.device('cpu')
+    dtype = getattr(torch, args.dtype)
+    tune(args.arch, tuple(args.image_size), args.batch_size, dtype, device, Console())
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the findings; return 1 if there is a problem."""
+    args = parse_args(argv)
+    if args.tune:
+        return tune(args)
     versions = installed_versions()
     print(f'Python {platform.python_version()} on {platform.platform()}')
     for name, version in versions.items():

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from overlock_mm.ops.preferences import preferred
 from overlock_mm.ops.self_test import Problem, why_not_trusted
 
 logger = logging.getLogger('overlock_mm')
@@ -32,12 +33,17 @@ class Call:
         dtype: Data type of the activations.
         transformed: Whether ``torch.func.grad`` or a forward-mode derivative reaches the call,
             which only the definition can serve.
+        kernel_size: Side of the window, or 0 where it is unknown.
+        elements: Number of elements of the map; 0 if unknown. Calls that only differ in it are
+            equal.
     """
 
     op: str
     device: torch.device
     dtype: torch.dtype
     transformed: bool = field(default=False, kw_only=True)
+    kernel_size: int = field(default=0, kw_only=True)
+    elements: int = field(default=0, kw_only=True, compare=False)
 
     @classmethod
     def typical(cls, op: str) -> 'Call':
@@ -154,7 +160,8 @@ class Backends(Mapping[str, Backend]):
         Args:
             call: The call.
             name: The backend to use and no other; None takes the one of :func:`use_backend`, or
-                else the first that can, and logs once which one it is.
+                else that of :mod:`overlock_mm.ops.preferences`, or else the first that can, and
+                logs once which one it is.
 
         Raises:
             ValueError: No backend has this name.
@@ -172,13 +179,20 @@ class Backends(Mapping[str, Backend]):
             return self._backends[name]
 
         refusals: dict[str, list[str]] = {}
-        for name, backend in self._backends.items():
+        for name in self._in_order(call):
             reasons = self.why_not(name, call)
             if not reasons:
                 self._log_choice(call, name, refusals)
-                return backend
+                return self._backends[name]
             refusals[name] = reasons
         raise RuntimeError(f'No backend can run {call}: {refusals}')  # the reference always can
+
+    def _in_order(self, call: Call) -> Iterable[str]:
+        """Names in the order of automatic choice: first what was measured to be the fastest."""
+        first = preferred(call)
+        if first not in self._backends:
+            return self._backends
+        return (first, *(name for name in self._backends if name != first))
 
     def _log_choice(self, call: Call, name: str, refusals: dict[str, list[str]]) -> None:
         """Log a choice once per operator, kind of device and backend, and what is faster."""

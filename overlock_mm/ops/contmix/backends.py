@@ -65,6 +65,7 @@ class Call(selection.Call):
             query_channels=query.shape[2],
             regions=key.shape[3],
             gradient=gradient,
+            elements=value.numel(),
         )
 
     @classmethod
@@ -88,6 +89,7 @@ class Call(selection.Call):
             dilation=dilation,
             channels=value.shape[-1],
             gradient=gradient,
+            elements=value.numel(),
         )
 
     @classmethod

@@ -37,8 +37,15 @@ def _as_activations(x: Tensor, *args: Any) -> list[Any]:
     ]
 
 
-def _describe(name: str, x: Tensor, *_: Any, transformed: bool = False) -> Call:
-    return Call(name, x.device, x.dtype, transformed=transformed)
+def _describe(name: str, x: Tensor, weight: Tensor, *_: Any, transformed: bool = False) -> Call:
+    return Call(
+        name,
+        x.device,
+        x.dtype,
+        transformed=transformed,
+        kernel_size=weight.shape[-1],
+        elements=x.numel(),
+    )
 
 
 def _operator(

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from overlock_mm.ops.selection import Call
 
 CHANNELS = 40
-KERNEL_SIZE = 7
 
 
 def problem(
@@ -26,7 +25,8 @@ def problem(
     size = (2, CHANNELS, 9, 11)
     x = tensor(*size).contiguous(memory_format=torch.channels_last)
     addend = tensor(*size).contiguous(memory_format=torch.channels_last)
-    weight = tensor(CHANNELS, 1, KERNEL_SIZE, KERNEL_SIZE, scale=1 / KERNEL_SIZE)
+    k = call.kernel_size or 7
+    weight = tensor(CHANNELS, 1, k, k, scale=1 / k)
     bias, input_bias, norm_weight, norm_bias = (tensor(CHANNELS) for _ in range(4))
     arguments: dict[str, tuple[Any, ...]] = {
         'depthwise_conv2d': (weight, bias, input_bias, addend, True, True),
