@@ -40,7 +40,7 @@ test-newest test-upstream: test-%:
 	$(MAKE) -C .$* env
 	cd .$* && $(CPU) $(PYTEST)
 
-test-install: env ## The README's installation, run verbatim in a new virtual environment: 5 min
+test-install: env ## The README's installation, and an exported file, in new environments: 6 min
 	$(CPU) OVERLOCK_TEST_INSTALL=1 $(PY) -m pytest -s tests/docs/test_installation.py
 
 test-gpu: env ## Tests that need a GPU, also under compute-sanitizer where it is installed

@@ -11,8 +11,11 @@ import sys
 
 import pytest
 from mmdet.datasets import CocoDataset
+from PIL import Image
 
 from tests.docs.pages import ROOT, commands_of
+from tools.deployment import export_onnx
+from tools.visualization import demo
 
 # One step on one picture, at the full size of 1333 x 800. From random weights, as a machine that
 # has a mirror of the package index need not reach the published ones.
@@ -41,11 +44,15 @@ def test_installed_files_exist():
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-@pytest.mark.skipif(
+downloads = pytest.mark.skipif(
     os.environ.get('OVERLOCK_TEST_INSTALL') != '1',
-    reason='It downloads 3 GB. Remedy: make test-install.',
+    reason='It downloads up to 3 GB. Remedy: make test-install.',
 )
-def test_commands_lead_to_a_trained_step(tmp_path):
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a command in a copy of the project and in a virtual environment of its own."""
     project = tmp_path / 'project'
     files = subprocess.run(
         ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
@@ -71,6 +78,12 @@ def test_commands_lead_to_a_trained_step(tmp_path):
         assert done.returncode == 0, f'{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}'
         return done.stdout
 
+    return run
+
+
+@downloads
+def test_commands_lead_to_a_trained_step(run, tmp_path):
+    project = tmp_path / 'project'
     for command in install_commands():
         run(command)
     run('python tools/dataset_tools/generate_shapes.py data --num-train 1 --num-val 1')
@@ -85,3 +98,43 @@ def test_commands_lead_to_a_trained_step(tmp_path):
     run(TRAIN)
     assert (project / 'work_dirs/cascade_overlock_s/epoch_1.pth').is_file()
     print(run('python -m overlock_mm.doctor'))
+
+
+@downloads
+def test_an_exported_file_runs_in_a_bare_environment(run, untrained, tmp_path):
+    """A wheel with the extra ``runtime``, and the answers of the demo tool."""
+    config, weights = untrained('detection')
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    for i in range(10):
+        size = (96 + 7 * i, 64 + 5 * i)
+        Image.effect_noise(size, 60).convert('RGB').save(
+            pictures / f'{i}.{"jpg" if i % 2 else "png"}'
+        )
+    export_onnx.main([config, weights, str(tmp_path / 'model.onnx'), '--dynamic', '--no-check'])
+    options = ['--out-dir', str(tmp_path / 'out'), '--score-thr', '0', '--device', 'cpu']
+    expected = demo.main([str(pictures), config, weights, *options])['pictures']
+
+    run('OVERLOCK_WITH_EXT=0 pip wheel -q --no-deps -w dist .')
+    run('cd / && pip install -q "$(ls $OLDPWD/dist/*.whl)[runtime]"')
+    installed = {line.split('==')[0].lower() for line in run('pip freeze').splitlines()}
+    assert not installed & {'torch', 'opencv-python', 'onedl-mmengine', 'mmengine', 'rich'}
+    program = tmp_path / 'program.py'
+    program.write_text(
+        'import json, sys\n'
+        'from overlock_mm import Predictor\n'
+        'results = Predictor(sys.argv[1])(sys.argv[2])\n'
+        'print(json.dumps({result.source: result.to_dict() for result in results}))\n'
+    )
+    actual = json.loads(run(f'cd / && python {program} {tmp_path}/model.onnx {pictures}'))
+    assert actual.keys() == expected.keys()
+    for path, objects in expected.items():
+        for one, other in zip(actual[path], objects, strict=True):
+            assert one['class'] == other['class']
+            # Both are rounded.
+            assert one['score'] == pytest.approx(other['score'], abs=2e-4)
+            assert one['box'] == pytest.approx(other['box'], abs=0.11)
+    equal = [actual[path] == expected[path] for path in expected]
+    print(
+        f'{sum(equal)} of {len(equal)} pictures have the same JSON; installed: {sorted(installed)}'
+    )
