@@ -236,6 +236,25 @@ def check_position(position: tuple[float, float], image_size: tuple[int, int]) -
         )
 
 
+def _projections_of(
+    module: ContMix, maps: tuple[Tensor, Tensor, Tensor], block: str, image: Tensor
+) -> ContMixProjections:
+    mixed = module.upsample(*maps[:2])
+    query, key = module.project(*mixed)
+    return ContMixProjections(
+        block=block,
+        query=query[0],
+        key=key[0],
+        parameters=[
+            KernelParameters(kernel.size, *(tensor.detach() for tensor in kernel[1:]))
+            for kernel in module.kernel_parameters()
+        ],
+        scale=module.scale,
+        image_size=(image.shape[-2], image.shape[-1]),
+        upsampled=mixed[0].shape != maps[0].shape,
+    )
+
+
 @torch.no_grad()
 def project_contmix(
     model: nn.Module, image: Tensor, blocks: Sequence[str] | None = None
@@ -272,20 +291,7 @@ def project_contmix(
 
     def keep(block: str) -> Any:
         def hook(module: ContMix, maps: tuple[Tensor, Tensor, Tensor]) -> None:
-            mixed = module.upsample(*maps[:2])
-            query, key = module.project(*mixed)
-            projections[block] = ContMixProjections(
-                block=block,
-                query=query[0],
-                key=key[0],
-                parameters=[
-                    KernelParameters(kernel.size, *(tensor.detach() for tensor in kernel[1:]))
-                    for kernel in module.kernel_parameters()
-                ],
-                scale=module.scale,
-                image_size=(image.shape[-2], image.shape[-1]),
-                upsampled=mixed[0].shape != maps[0].shape,
-            )
+            projections[block] = _projections_of(module, maps, block, image)
 
         return hook
 

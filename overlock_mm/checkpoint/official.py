@@ -88,6 +88,25 @@ def convert_file(
         CheckpointMismatchError: It lacks tensors, has foreign ones or ones of wrong shape.
     """
     state_dict = state_dict_of(content, source)
+    converted, official = _renamed(state_dict, source)
+    report = [
+        f'Recognised {_describe(official)}: {len(state_dict)} tensors.',
+        f'Renamed {len(converted.keys() - state_dict.keys())} of them.',
+    ]
+    backbone = _checked_backbone(converted, official, source)
+
+    if deploy or official.deploy:
+        converted, sentences = _fused(converted, backbone)
+        report += sentences
+        official = replace(official, form='fused')
+    meta, sentences = _converted_meta(content, official)
+    return {'state_dict': converted, 'meta': meta}, official, report + sentences
+
+
+def _renamed(
+    state_dict: Mapping[str, Tensor], source: str
+) -> tuple[dict[str, Tensor], OfficialModel]:
+    """Return the tensors of an official file under our names, and what they are of."""
     if not is_official(state_dict):
         raise CheckpointError(
             f'{source} does not have the names of an official checkpoint; it begins with '
@@ -104,35 +123,26 @@ def convert_file(
             f'{source} is an official {task} network, but of none of the published widths and '
             'depths.'
         )
-    official = OfficialModel(
-        task, variant, form_of(converted), _model_name(converted, task, source)
-    )
-    report = [
-        f'Recognised {_describe(official)}: {len(state_dict)} tensors.',
-        f'Renamed {len(converted.keys() - state_dict.keys())} of them.',
-    ]
-    backbone = _checked_backbone(converted, official, source)
+    model = _model_name(converted, task, source)
+    return converted, OfficialModel(task, variant, form_of(converted), model)
 
-    if deploy or official.deploy:
-        backbone.load_state_dict(_below(converted, 'backbone.'))
-        backbone.switch_to_deploy()
-        fused = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
-        rest = {k: v for k, v in converted.items() if not k.startswith('backbone.')}
+
+def _fused(
+    converted: Mapping[str, Tensor], backbone: OverLoCK
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors with a fused backbone and without what only training uses; a report."""
+    backbone.load_state_dict(_below(converted, 'backbone.'))
+    backbone.switch_to_deploy()
+    fused = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
+    rest = {k: v for k, v in converted.items() if not k.startswith('backbone.')}
+    kept = {k: v for k, v in rest.items() if not k.startswith(_AUXILIARY)}
+    report = [f'Fused the backbone: its {len(converted) - len(rest)} tensors became {len(fused)}.']
+    if len(kept) < len(rest):
         report.append(
-            f'Fused the backbone: its {len(converted) - len(rest)} tensors became {len(fused)}.'
+            f'Left out {len(rest) - len(kept)} tensors of the auxiliary classifier, which is used '
+            'in training only.'
         )
-        converted = {**fused, **rest}
-        official = replace(official, form='fused')
-        auxiliary = [name for name in converted if name.startswith(_AUXILIARY)]
-        for name in auxiliary:
-            del converted[name]
-        if auxiliary:
-            report.append(
-                f'Left out {len(auxiliary)} tensors of the auxiliary classifier, which is used in '
-                'training only.'
-            )
-    meta, sentences = _converted_meta(content, official)
-    return {'state_dict': converted, 'meta': meta}, official, report + sentences
+    return {**fused, **kept}, report
 
 
 def _describe(official: OfficialModel) -> str:

@@ -237,6 +237,27 @@ def check_image_size(height: int, width: int) -> None:
             )
 
 
+def _check_scene(
+    height: int,
+    width: int,
+    num_instances: tuple[int, int],
+    diameters: tuple[float, float],
+    label: int | None,
+) -> None:
+    check_image_size(height, width)
+    if not 1 <= num_instances[0] <= num_instances[1]:
+        raise ValueError(
+            f'num_instances must be (least, most) with 1 <= least <= most, got {num_instances}'
+        )
+    if not 0.15 <= diameters[0] <= diameters[1] <= 1:
+        raise ValueError(
+            f'diameters must be (smallest, largest) with '
+            f'0.15 <= smallest <= largest <= 1, got {diameters}'
+        )
+    if label is not None and not 0 <= label < len(CLASSES):
+        raise ValueError(f'label must be in 0..{len(CLASSES) - 1}, got {label}')
+
+
 def draw_scene(
     rng: np.random.Generator,
     height: int = 128,
@@ -269,19 +290,7 @@ def draw_scene(
         >>> draw_scene(np.random.default_rng(0)).image.shape
         (128, 160, 3)
     """
-    check_image_size(height, width)
-    if not 1 <= num_instances[0] <= num_instances[1]:
-        raise ValueError(
-            f'num_instances must be (least, most) with 1 <= least <= most, got {num_instances}'
-        )
-    if not 0.15 <= diameters[0] <= diameters[1] <= 1:
-        raise ValueError(
-            f'diameters must be (smallest, largest) with '
-            f'0.15 <= smallest <= largest <= 1, got {diameters}'
-        )
-    if label is not None and not 0 <= label < len(CLASSES):
-        raise ValueError(f'label must be in 0..{len(CLASSES) - 1}, got {label}')
-
+    _check_scene(height, width, num_instances, diameters, label)
     canvas = (height * _SAMPLES, width * _SAMPLES)
     count = int(rng.integers(num_instances[0], num_instances[1], endpoint=True))
     labels = rng.integers(len(CLASSES), size=count)

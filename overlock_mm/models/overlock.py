@@ -140,12 +140,8 @@ class OverLoCK(BaseModule):
         self.in_channels = in_channels
         self.out_indices = _checked_out_indices(out_indices)
         self.frozen_stages = _checked_frozen_stages(frozen_stages)
-        self.recompute = tuple(
-            'blocks' if flag else choice
-            for choice, flag in zip(
-                _checked_recompute(recompute), _checked_with_cp(with_cp), strict=True
-            )
-        )
+        choices = zip(_checked_recompute(recompute), _checked_with_cp(with_cp), strict=True)
+        self.recompute = tuple('blocks' if flag else choice for choice, flag in choices)
         self.norm_eval = norm_eval
         self.output_norm = output_norm
         self.context_residual = context_residual
@@ -173,11 +169,7 @@ class OverLoCK(BaseModule):
             self.add_module(f'norm{i}', LayerNorm2d(widths[i]))
         if context_residual:
             self.overview_residual = ContextResidual(self.arch.channels[3], widths[3])
-        for stage, choice in zip(STAGES, self.recompute, strict=True):
-            for part in self._modules_of_stage(stage):
-                for module in part.modules():
-                    if isinstance(module, RecomputableBlock | Stem):
-                        module.recompute = choice
+        self._pass_on_recompute()
         initialise_projections(self)
         for module in self._frozen_modules():
             module.requires_grad_(False)
@@ -202,6 +194,13 @@ class OverLoCK(BaseModule):
             # ignores what does not fit.
             self.init_cfg = {**self.init_cfg, 'type': 'OverLoCKPretrained'}
         super().init_weights()
+
+    def _pass_on_recompute(self) -> None:
+        for stage, choice in zip(STAGES, self.recompute, strict=True):
+            for part in self._modules_of_stage(stage):
+                for module in part.modules():
+                    if isinstance(module, RecomputableBlock | Stem):
+                        module.recompute = choice
 
     def _modules_of_stage(self, stage: str) -> list[nn.Module]:
         """Return the modules that ``frozen_stages`` freezes together with a stage."""
