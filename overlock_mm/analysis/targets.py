@@ -282,11 +282,12 @@ def _choose_region(model: Any, view: View, question: Question, label: int | None
         region[min(int(point[1]), height - 1), min(int(point[0]), width - 1)] = True
     probabilities = segmentation_logits(model, view.inputs)[0][:, region]
     # The "logits" of heads like Mask2Former's are sums of their queries' probabilities.
-    if not hasattr(model.decode_head, 'transformer_decoder'):
+    head = _stages(model.decode_head)[-1]
+    if not hasattr(head, 'transformer_decoder'):
         probabilities = probabilities.softmax(0)
     if label is None:
-        if model.decode_head.out_channels == 1:
-            labels = probabilities[1] > model.decode_head.threshold
+        if head.out_channels == 1:
+            labels = probabilities[1] > head.threshold
         else:
             labels = probabilities.argmax(0)
         label = int(labels.mode().values)

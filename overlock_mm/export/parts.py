@@ -91,12 +91,15 @@ class ExportableSegmentor(Exportable):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        decode_head = self.model.decode_head
+        heads = self.model.decode_head
+        # Of a cascade, such as OCRNet's, the last one answers.
+        decode_head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
         self._one_channel = decode_head.out_channels == 1
         self.head = {'scores': 'softmax'}
         if self._one_channel:
             self.head = {'scores': 'sigmoid', 'threshold': decode_head.threshold}
-        if decode_head.align_corners:
+        self._align_corners = decode_head.align_corners
+        if self._align_corners:
             self.head['align_corners'] = True
         if self.model.test_cfg.get('mode', 'whole') != 'whole':
             self.note = 'The file takes whole images, where the test of the config slides a window.'
@@ -110,7 +113,7 @@ class ExportableSegmentor(Exportable):
             self.model(image, mode='tensor'),
             image.shape[-2:],
             mode='bilinear',
-            align_corners=self.model.decode_head.align_corners,
+            align_corners=self._align_corners,
         )
         if self._one_channel:
             scores = logits.sigmoid()

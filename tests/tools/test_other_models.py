@@ -1,6 +1,7 @@
 """What the tools must not take for granted: softmax, scalar metrics, names of checkpoints."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -8,12 +9,15 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from overlock_mm.analysis.targets import choose_target, segmentation_logits
+from overlock_mm import OverLoCK
+from overlock_mm.analysis.networks import Network
+from overlock_mm.analysis.targets import Question, choose_target, segmentation_logits
 from overlock_mm.datasets.shapes import write_classification
 from overlock_mm.export import export_onnx, exportable
 from overlock_mm.runtime.drawing import enlarging_factor
 from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
+from tests.models.helpers import TINY
 from tools import test as test_tool
 
 CLASSIFIER = f'{ROOT}/configs/demo/classifier_overlock_shapes.py'
@@ -77,11 +81,6 @@ def test_export_of_a_multi_label_classifier(tmp_path):
 
 
 def test_activation_map_of_a_segmentor_with_one_channel():
-    from types import SimpleNamespace
-
-    from overlock_mm.analysis.networks import Network
-    from overlock_mm.analysis.targets import Question
-
     cfg = load_config(f'{ROOT}/configs/demo/upernet_overlock_shapes.py')
     for head in (cfg.model.decode_head, cfg.model.auxiliary_head):
         head.update(
@@ -104,6 +103,27 @@ def test_activation_map_of_a_segmentor_with_one_channel():
         images = inputs.clone()
         score = target.score(images)
         assert score.requires_grad
+
+
+def test_a_cascade_of_heads_answers_with_its_last():
+    cfg = load_config(f'{ROOT}/configs/demo/upernet_overlock_shapes.py')
+    cfg.model.backbone.arch = TINY
+    width = OverLoCK(TINY).out_channels[-1]
+    common = dict(in_channels=width, channels=16, num_classes=6, norm_cfg=dict(type='BN'))
+    heads = [
+        dict(common, type='FCNHead', num_convs=1),
+        dict(common, type='OCRHead', ocr_channels=8, align_corners=True),
+    ]
+    cfg.model.update(type='CascadeEncoderDecoder', num_stages=2, decode_head=heads)
+    cfg.model.auxiliary_head = None
+    model = _build(cfg).requires_grad_(False)
+    inputs = torch.randn(1, 3, 64, 64)
+    scores, _ = exportable(model)(inputs)
+    logits = segmentation_logits(model, inputs)
+    torch.testing.assert_close(scores, logits.softmax(1))
+    view = SimpleNamespace(inputs=inputs, picture=np.zeros((64, 64, 3), np.uint8))
+    target = choose_target(Network('cascade', cfg, model), view, Question())
+    assert target.label == logits[0, :, 32, 32].argmax()
 
 
 @pytest.mark.parametrize(
