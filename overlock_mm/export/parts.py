@@ -93,7 +93,7 @@ class ExportableSegmentor(Exportable):
         super().__init__(model)
         heads = self.model.decode_head
         # Of a cascade, such as OCRNet's, the last one answers.
-        decode_head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+        decode_head: Any = heads[-1] if isinstance(heads, nn.ModuleList) else heads
         self._one_channel = decode_head.out_channels == 1
         self.head = {'scores': 'softmax'}
         if self._one_channel:

@@ -96,3 +96,15 @@ def test_classes_that_validation_names_otherwise(labelled):
         )
     )
     assert any('are not those of' in line for line in check_data(cfg, ('train', 'val')).lines)
+
+
+def test_pictures_of_an_ending_that_the_library_passes_over(labelled):
+    for name in ('ant', 'bee'):
+        (labelled / name).mkdir()
+        shutil.copy(labelled / 'img/000000000001.png', labelled / name / 'a.PNG')
+        shutil.copy(labelled / 'img/000000000001.png', labelled / name / 'b.webp')
+    shutil.rmtree(labelled / 'img')
+    dataset = dict(type='CustomDataset', data_root=str(labelled), pipeline=PACKED)
+    warning, line = check('mmpretrain', dataset)
+    assert 'leaves out 2 pictures' in warning and 'b.webp' in warning and 'extensions' in warning
+    assert 'with 2 images' in line

@@ -91,6 +91,52 @@ def test_a_package_that_only_such_data_need(package, settings, coco, monkeypatch
         check('mmdet', shapes(coco[0], **settings))
 
 
+def voc(root, content, **settings):
+    """The same objects in the format of Pascal VOC."""
+    names = {category['id']: category['name'] for category in content['categories']}
+    for image in content['images']:
+        objects = ''
+        for annotation in content['annotations']:
+            if annotation['image_id'] == image['id']:
+                x, y, width, height = map(round, annotation['bbox'])
+                sides = f'<xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>'
+                sides += f'<xmax>{x + width}</xmax><ymax>{y + height}</ymax>'
+                name = f'<name>{names[annotation["category_id"]]}</name>'
+                objects += f'<object>{name}<bndbox>{sides}</bndbox></object>'
+        size = f'<width>{image["width"]}</width><height>{image["height"]}</height>'
+        stem = image['file_name'].removesuffix('.png')
+        text = f'<annotation><size>{size}</size>{objects}</annotation>'
+        (root / f'train2017/{stem}.xml').write_text(text)
+        (root / f'train2017/{stem}.png').rename(root / f'train2017/{stem}.jpg')
+    stems = [image['file_name'].removesuffix('.png') for image in content['images']]
+    (root / 'train.txt').write_text('\n'.join(stems))
+    return dict(
+        dict(
+            type='XMLDataset',
+            data_root=str(root),
+            ann_file='train.txt',
+            data_prefix=dict(sub_data_root=''),
+            img_subdir='train2017',
+            ann_subdir='train2017',
+            metainfo=dict(classes=CLASSES),
+            pipeline=[LOAD[0], dict(type='LoadAnnotations', with_bbox=True), LOAD[2]],
+        ),
+        **settings,
+    )
+
+
+def test_boxes_of_pascal_voc(coco):
+    root, content, _ = coco
+    dataset = voc(root, content)
+    (line,) = check('mmdet', dataset)
+    assert 'XMLDataset with 4 images; objects: ellipse' in line
+    # The library passes over objects of other names.
+    dataset['metainfo'] = dict(classes=('Star', 'Ring'))
+    with pytest.raises(DataError, match=r"no object of the classes \('Star', 'Ring'\)"):
+        check('mmdet', dataset)
+    assert len(check('mmdet', dict(type='ConcatDataset', datasets=[dataset, dataset]))) == 2
+
+
 def test_mosaic_of_several_images(coco):
     root, *_ = coco
     dataset = dict(

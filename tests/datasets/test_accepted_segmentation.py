@@ -141,3 +141,12 @@ def test_other_classes_for_the_data_set_of_a_benchmark(ade):
         check('mmseg', dataset)
     (line,) = check('mmseg', dict(dataset, metainfo=dict(classes=('floor', 'wall'))))
     assert 'pixels in 4 label maps: floor' in line
+
+
+def test_pictures_whose_ending_is_written_in_capitals(ade):
+    folder = ade / 'images/training'
+    (folder / '000000000001.png').rename(folder / '000000000001.PNG')
+    (folder / '._0.jpg').touch()
+    warning, line = check('mmseg', maps(ade))
+    assert 'leaves out 1 pictures' in warning and '000000000001.PNG' in warning
+    assert 'with 3 images' in line

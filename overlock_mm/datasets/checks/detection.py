@@ -197,17 +197,20 @@ def _reason_to_drop(annotation: dict, size: tuple[float, float] | None) -> str |
     return None
 
 
-def count_objects(dataset: Any, where: str, transforms: Sequence[Any] | None = None) -> str:
-    """Objects by class of a built ``CocoDataset``.
+def count_objects(
+    dataset: Any, where: str, transforms: Sequence[Any] | None = None, learned: bool = False
+) -> str:
+    """Count objects by class of a built data set of mmdet.
 
     Args:
         dataset: Fully initialised.
         where: The setting that holds it.
         transforms: Which load; by default its own.
+        learned: Whether it is all that there is to learn from.
 
     Raises:
         DataError: Masks are learned, and an object has none, or all objects of a class have masks
-            that the loader ignores.
+            that the loader ignores; or there is nothing to learn.
     """
     if transforms is None:
         transforms = transforms_of(dataset)
@@ -247,6 +250,12 @@ def count_objects(dataset: Any, where: str, transforms: Sequence[Any] | None = N
                 f'{dataset.ann_file} ({where}.ann_file): every object of {name!r} would be '
                 f'ignored, because {reason}. {_REMEDIES[reason]}'
             )
+    if learned and not labels:
+        raise DataError(
+            f'{dataset.ann_file} ({where}.ann_file) leaves {len(dataset)} images and no object of '
+            f'the classes {tuple(classes)[:10]}, so that nothing would be learned. Names of '
+            'classes must be those of the annotations, capitals included: set metainfo.classes.'
+        )
     text = short({name: labels[label] for label, name in enumerate(classes)})
     if crowds:
         text += f'; {crowds} crowd regions, which are not learned'

@@ -31,6 +31,7 @@ from .classification import check_class_folders
 from .coco_file import CocoFile
 from .detection import Objects, check_annotations, check_image_size, count_objects, short
 from .errors import DataError, Problems
+from .left_out import pictures_left_out
 from .loading import load_sample
 from .queries import check_kept_results
 from .segmentation import check_label_maps, named_pixels
@@ -127,9 +128,10 @@ class _Split:
             self._check_before_building()
             built = self._build()
             self.sets.add(self.config, built)
-            for leaf in _leaves(built):
+            leaves = list(_leaves(built))
+            for leaf in leaves:
                 with self.problems.gathered():
-                    self._check_leaf(leaf)
+                    self._check_leaf(leaf, is_only=len(leaves) == 1)
             self._check_alike(built)
         metainfo = getattr(built, 'metainfo', None)
         names = metainfo.get('classes') if isinstance(metainfo, dict) else None
@@ -233,19 +235,21 @@ class _Split:
             f'{lazy.filter_cfg}).'
         )
 
-    def _check_leaf(self, dataset: Any) -> None:
+    def _check_leaf(self, dataset: Any, is_only: bool) -> None:
         count = len(dataset)
         step = 1 if self.sample is None else max(1, -(-count // self.sample))
         indices = range(0, count, step)
         text = f'{self.where}: {type(dataset).__name__} with {count} images'
         families = _families(dataset)
         if 'BaseSegDataset' in families:
+            folder = dataset.data_prefix.get('img_path')
+            self.sets.warn(pictures_left_out(dataset, folder, self.where))
             pixels = check_label_maps(dataset, self.where, indices)
             if pixels is not None:
                 check_ignored(self.model, self.evaluators, dataset, pixels)
                 named = named_pixels(pixels, dataset.metainfo.get('classes') or ())
                 text += f'; pixels in {len(indices)} label maps: {short(named)}'
-        elif 'CocoDataset' in families and 'CocoPanopticDataset' not in families:
+        elif 'BaseDetDataset' in families and 'CocoPanopticDataset' not in families:
             if getattr(dataset, 'ann_file', None) in self.files:
                 listed = len(self.files[dataset.ann_file].images)
                 text += f' of {listed} in the file' if count < listed else ''
@@ -255,8 +259,10 @@ class _Split:
                         check_metric_file(self.evaluators, dataset, names, self.split, self._file)
                     )
             with self.problems.gathered():
-                text += f'; objects: {count_objects(dataset, self.where)}'
+                learned = is_only and self.split == 'train'
+                text += f'; objects: {count_objects(dataset, self.where, learned=learned)}'
         elif 'CustomDataset' in families and count:
+            self.sets.warn(pictures_left_out(dataset, dataset.img_prefix, self.where))
             text += self._count_labels(dataset)
         if 'BaseSegDataset' not in families and hasattr(dataset, 'get_data_info'):
             self._load(dataset, indices)
