@@ -30,7 +30,7 @@ class Predictor:
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; for OpenVINO its own names too.
         batch_size: Pictures that run together, where their inputs have one size. It changes no
             result.
-        threads: Of an exported file's runtime; None leaves it to the runtime.
+        threads: Threads of an exported file's runtime; None leaves them to the runtime.
         engine: ``'onnxruntime'`` or ``'openvino'``; None goes by the suffix of the file.
         precision: What OpenVINO computes in: ``'f32'``, or ``'bf16'`` or ``'f16'`` where the device
             has it. In ONNX Runtime it is that of the file.

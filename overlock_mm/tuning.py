@@ -34,6 +34,7 @@ from overlock_mm.ops.depthwise.backends import BACKENDS as DEPTHWISE
 from overlock_mm.ops.depthwise.backends import Call as DepthwiseCall
 from overlock_mm.ops.selection import Backends, Call
 from overlock_mm.ops.self_test import TOLERANCES
+from overlock_mm.utils.files import write_json
 
 OPERATORS = (contmix, depthwise_conv2d, depthwise_conv2d_norm, depthwise_conv2d_stats)
 RUNS = 15
@@ -51,7 +52,7 @@ class Problem:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the map."""
+        """The shape of the map."""
         return self.arguments[2 if self.operator is contmix else 0].shape
 
     @property
@@ -211,8 +212,24 @@ def tune(
         if best := best_of(results):
             topic = preferences.topic(problem.call(device, dtype))
             entries.setdefault(topic, {})[problem.elements] = best
-    preferences.store(device, entries)
+    store(device, entries)
     _report(measured, device, console)
+
+
+def store(device: torch.device, entries: Mapping[str, Mapping[int, str]]) -> None:
+    """Add measurements to the file of :mod:`overlock_mm.ops.preferences`.
+
+    Args:
+        device: Where they were made.
+        entries: For each ``preferences.topic``, sizes of the map in elements and the backend of
+            each.
+    """
+    content = {name: dict(stored) for name, stored in preferences.stored().items()}
+    here = content.setdefault(preferences.device_and_versions(device), {})
+    for name, sizes in entries.items():
+        here[name] = sorted({**dict(here.get(name, ())), **sizes}.items())
+    write_json(preferences.cache_file(), content)
+    preferences.stored.cache_clear()
 
 
 def _report(

@@ -24,9 +24,9 @@ def file(monkeypatch, tmp_path):
     """Where measurements go, and nothing read yet."""
     path = tmp_path / 'cache/backends.json'
     monkeypatch.setenv('OVERLOCK_BACKENDS', str(path))
-    preferences._stored.cache_clear()
+    preferences.stored.cache_clear()
     yield path
-    preferences._stored.cache_clear()
+    preferences.stored.cache_clear()
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_wrong_backend_is_not_the_fastest(problem, change, trouble, monkeypatc
 def test_what_was_measured_is_used(file, problem, tensors, caplog):
     caplog.set_level(logging.INFO, 'overlock_mm')
     topic = preferences.topic(problem.call(CPU, torch.float32))
-    preferences.store(CPU, {topic: {problem.elements: 'reference'}})
+    tuning.store(CPU, {topic: {problem.elements: 'reference'}})
     expected = contmix(*tensors, 3, backend='reference')
     torch.testing.assert_close(contmix(*tensors, 3), expected, rtol=0, atol=0)
     (entry,) = json.loads(file.read_text()).values()
@@ -93,8 +93,8 @@ def test_what_was_measured_is_used(file, problem, tensors, caplog):
 def test_the_nearest_size_counts_and_what_is_stored_stays():
     topic = preferences.topic(call(1))
     assert BACKENDS.select(call(1000)).name == 'cpu'
-    preferences.store(CPU, {topic: {1000: 'reference'}})
-    preferences.store(CPU, {topic: {100_000: 'cpu'}})
+    tuning.store(CPU, {topic: {1000: 'reference'}})
+    tuning.store(CPU, {topic: {100_000: 'cpu'}})
     chosen = [BACKENDS.select(call(elements)).name for elements in (10, 9_000, 11_000, 10**7)]
     assert chosen == ['reference', 'reference', 'cpu', 'cpu']
     # A named backend is the one that was named.
@@ -102,12 +102,12 @@ def test_the_nearest_size_counts_and_what_is_stored_stays():
 
 
 def test_a_preferred_backend_that_cannot_run_is_passed_over():
-    preferences.store(CPU, {preferences.topic(call(1)): {1: 'cuda'}})
+    tuning.store(CPU, {preferences.topic(call(1)): {1: 'cuda'}})
     assert BACKENDS.select(call(1)).name == 'cpu'
 
 
 def test_other_versions_are_measured_again(monkeypatch):
-    preferences.store(CPU, {preferences.topic(call(1)): {1: 'reference'}})
+    tuning.store(CPU, {preferences.topic(call(1)): {1: 'reference'}})
     preferences.device_and_versions.cache_clear()
     monkeypatch.setattr(preferences, '__version__', '99')
     try:

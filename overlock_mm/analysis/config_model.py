@@ -32,8 +32,8 @@ class ConfigModel:
     """See the module; pictures go through the test pipeline of the config.
 
     Args:
-        config: Of a detector, segmentor or classifier: a file, or what it holds.
-        checkpoint: Of just this model.
+        config: Config of a detector, segmentor or classifier: a file, or its content.
+        checkpoint: A checkpoint of exactly this model.
         device: Where it runs.
 
     Raises:

@@ -7,7 +7,7 @@ Compiled graphs hold them as one operator each.
 """
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from overlock_mm.ops import extension, selection
 from overlock_mm.ops.dispatch import bypasses_dispatcher
 from overlock_mm.ops.pointwise import onednn_backend
 from overlock_mm.ops.precision import in_autocast
-
-if TYPE_CHECKING:
-    from overlock_mm.deploy.folding import FusedDynamicBlock
 
 #: What the kernels compute.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -60,7 +57,7 @@ def fused_block(x: Tensor, operands: tuple[Tensor, ...], eps: float) -> Tensor:
 
 
 def fused_dynamic_block(
-    block: 'FusedDynamicBlock',
+    block: Any,
     x: Tensor,
     context: Tensor,
     prior: Tensor,

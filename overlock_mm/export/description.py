@@ -30,14 +30,14 @@ def describe(
     """The description of a file.
 
     Args:
-        cfg: Of the model.
+        cfg: The model's config.
         part: What is exported.
         classes: Their names.
         palette: Their colours.
         size: (H, W) of the graph, or None.
         normalises: Whether the graph subtracts the mean itself.
         config: Name of the config.
-        checkpoint_sha256: Of the file of the weights.
+        checkpoint_sha256: Hash of the file of the weights.
     """
     preprocessor = cfg.model.data_preprocessor
     channels = image_channels(part)

@@ -233,7 +233,7 @@ def feeds_of(paths: Iterable[Path], description: Any) -> list[dict[str, np.ndarr
     """Inputs of a file made of pictures.
 
     Args:
-        paths: Of the pictures.
+        paths: Picture files.
         description: :class:`overlock_mm.runtime.ModelDescription` of the file.
 
     Raises:

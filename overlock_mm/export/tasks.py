@@ -23,7 +23,7 @@ def exportable(model: Any, features_only: bool = False) -> Exportable:
     Args:
         model: A detector of mmdet, a segmentor of mmseg, a classifier of mmpretrain, or our
             backbone.
-        features_only: Of a detector, the maps of its neck.
+        features_only: Export only backbone and neck of a detector.
 
     Raises:
         TypeError: The model is none of these, or it predicts in a way that has no graph of

@@ -11,45 +11,15 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
+from overlock_mm.ops.call import Call
 from overlock_mm.ops.preferences import preferred
 from overlock_mm.ops.self_test import Problem, why_not_trusted
 
 logger = logging.getLogger('overlock_mm')
-
-
-@dataclass(frozen=True)
-class Call:
-    """The properties of a call that selection needs. Families add those of their backends.
-
-    Attributes:
-        op: Name of the operator.
-        device: Device of all tensors.
-        dtype: Data type of the activations.
-        transformed: Whether ``torch.func.grad`` or a forward-mode derivative reaches the call,
-            which only the definition can serve.
-        kernel_size: Side of the window, or 0 where it is unknown.
-        elements: Number of elements of the map; 0 if unknown. Calls that only differ in it are
-            equal.
-    """
-
-    op: str
-    device: torch.device
-    dtype: torch.dtype
-    transformed: bool = field(default=False, kw_only=True)
-    kernel_size: int = field(default=0, kw_only=True)
-    elements: int = field(default=0, kw_only=True, compare=False)
-
-    @classmethod
-    def typical(cls, op: str) -> 'Call':
-        """Describe a float32 call, on the GPU if there is one."""
-        device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-        return cls(op, device, torch.float32)
 
 
 @dataclass(frozen=True)

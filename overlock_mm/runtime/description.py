@@ -14,7 +14,7 @@ from typing import Any
 KEY = 'overlock_mm.model'
 #: Raised when a reader of the earlier format would misread the new one.
 FORMAT = 1
-#: Of what `Predictor` gives results; files of other tasks hold maps of features.
+#: Tasks for which `Predictor` returns results; files of other tasks return maps of features.
 TASKS = ('classification', 'detection', 'segmentation')
 
 
@@ -31,10 +31,10 @@ class ModelDescription:
             ``'backbone'``.
         classes: Names, in the order of the labels.
         palette: A colour for each class, red, green and blue.
-        channels: Of the input.
+        channels: Channels of the input.
         order: ``'RGB'`` or ``'BGR'`` of three channels, else ``'as given'``.
         size: (H, W) of the input; None takes all sizes.
-        size_divisor: Of both sides of the input.
+        size_divisor: Divisor of both sides of the input.
         mean: By channel, in 0 to 255; nothing where the graph subtracts it itself, or nobody does.
         std: By channel.
         exif: Whether pictures are turned as their EXIF data say.
@@ -44,8 +44,8 @@ class ModelDescription:
         head: What the outputs mean: ``scores`` (``'softmax'`` or ``'sigmoid'``), ``threshold`` of a
             score or of a mask, ``max_detections``, ``masks`` (``'box'`` or ``'image'``).
         config: Name of the config.
-        checkpoint_sha256: Of the file of the weights.
-        version: Of the package that wrote the file.
+        checkpoint_sha256: Hash of the file of the weights.
+        version: Version of the package that wrote the file.
         precision: ``'fp32'``, ``'fp16'`` or ``'int8'``.
     """
 
@@ -76,7 +76,7 @@ class ModelDescription:
         """The description in a line of JSON.
 
         Args:
-            text: Of :meth:`to_json`.
+            text: The result of :meth:`to_json`.
             path: For messages.
 
         Raises:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 #: On smaller pictures, names would hide what they name.
 _SIDE = 360
-#: Of an enlarged picture: a strip of one pixel would otherwise take gigabytes.
+#: Longest side of an enlarged picture: a strip of one pixel would otherwise take gigabytes.
 _LONGEST_SIDE = 2000
 _FONT_SIZE = 13
 

@@ -25,7 +25,7 @@ class OnnxEngine:
     """ONNX Runtime.
 
     Args:
-        path: Of an ``.onnx`` file.
+        path: An ``.onnx`` file.
         device: ``'cpu'`` or ``'cuda'``, with a number behind a colon for one of several.
         threads: How many; None leaves it to the runtime.
 
@@ -79,10 +79,10 @@ class OpenVinoEngine:
     """OpenVINO.
 
     Args:
-        path: Of an ``.xml`` file, or of an ``.onnx`` file.
+        path: An ``.xml`` or an ``.onnx`` file.
         device: One of OpenVINO's, such as ``'cpu'``, ``'gpu'`` or ``'auto'``.
         threads: How many; None leaves it to the runtime.
-        precision: Of the computation: ``'f32'``; ``'bf16'`` or ``'f16'`` where the device has it.
+        precision: ``'f32'``, or ``'bf16'`` or ``'f16'`` on devices that have it.
 
     Raises:
         ImportError: OpenVINO is not installed.
@@ -134,11 +134,11 @@ def load_engine(
     """The engine for a file.
 
     Args:
-        path: Of the file.
-        device: Of the engine.
+        path: The file.
+        device: Device of the engine.
         threads: How many; None leaves it to the runtime.
         engine: ``'onnxruntime'`` or ``'openvino'``; None goes by the suffix.
-        precision: Of OpenVINO.
+        precision: Precision of OpenVINO's computation.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -22,11 +22,11 @@ class FileModel:
     """See the module.
 
     Args:
-        path: Of an ``.onnx`` or ``.xml`` file.
-        device: Of the engine.
+        path: An ``.onnx`` or ``.xml`` file.
+        device: Device of the engine.
         threads: How many; None leaves it to the runtime.
         engine: ``'onnxruntime'`` or ``'openvino'``; None goes by the suffix.
-        precision: Of OpenVINO.
+        precision: Precision of OpenVINO's computation.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -18,7 +18,7 @@ def read_picture(path: str | Path, channels: int = 3, exif: bool = True) -> np.n
     """A picture file, uint8 [H, W, C]; three channels are red, green and blue.
 
     Args:
-        path: Of the file.
+        path: The file.
         channels: 1 or 3.
         exif: Turn it as its EXIF data say.
 

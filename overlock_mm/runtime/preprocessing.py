@@ -57,7 +57,7 @@ def prepare(image: np.ndarray, description: ModelDescription) -> Prepared:
 
     Args:
         image: [H, W, C]; three channels are red, green and blue.
-        description: Of the model.
+        description: Description of the model.
 
     Raises:
         ModelFileError: The description does not say how, or the result does not fit the model.

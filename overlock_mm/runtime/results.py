@@ -107,8 +107,8 @@ class Detections(Result):
         """Entries of a result file that COCO's evaluation reads.
 
         Args:
-            image_id: Of the picture in the annotations.
-            category_ids: Of each class; without them a label counts from 1.
+            image_id: Number of the picture in the annotations.
+            category_ids: Number of each class; without them a label counts from 1.
         """
         entries = []
         for i, (box, label) in enumerate(zip(self.boxes.tolist(), self.labels, strict=True)):
@@ -166,7 +166,7 @@ class Classification(Result):
 
     @property
     def names(self) -> list[str]:
-        """Of :attr:`labels`."""
+        """The names of :attr:`labels`."""
         return [self.name_of(int(label)) for label in self.labels]
 
     def best(self, count: int = 5) -> list[tuple[str, float]]:

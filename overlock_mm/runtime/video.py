@@ -15,7 +15,7 @@ class Video:
     """Frames of a video file, uint8 [H, W, 3] each, red, green and blue.
 
     Args:
-        path: Of the file.
+        path: The file.
 
     Attributes:
         fps: Frames in a second.
@@ -59,7 +59,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
 
     Args:
         path: Ends in ``.mp4``.
-        frames: Of one size; an odd side loses its last row or column, as the codec wants.
+        frames: Frames of one size. An odd side loses its last row or column, as the codec
+            requires even ones.
         fps: Frames in a second.
 
     Raises:

@@ -1,21 +1,17 @@
 """The small problem of :mod:`overlock_mm.ops.self_test` for ContMix and the aggregation."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.contmix.call import Call
 from overlock_mm.ops.self_test import Functions, random_tensors
-
-if TYPE_CHECKING:
-    from overlock_mm.ops.contmix.backends import Call
 
 GROUPS = 2
 
 
 def problem(
-    functions: Functions, call: 'Call', device: torch.device, dtype: torch.dtype
+    functions: Functions, call: Call, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
     """The call's operator on a map slightly larger than its window: the result, or gradients."""
     random = random_tensors()

@@ -1,20 +1,18 @@
 """The small problem of :mod:`overlock_mm.ops.self_test` for the depthwise operators."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from overlock_mm.ops.call import Call
 from overlock_mm.ops.self_test import Functions, random_tensors
-
-if TYPE_CHECKING:
-    from overlock_mm.ops.selection import Call
 
 CHANNELS = 40
 
 
 def problem(
-    functions: Functions, call: 'Call', device: torch.device, dtype: torch.dtype
+    functions: Functions, call: Call, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
     """The call's operator with all that it can do besides the convolution."""
     random = random_tensors()
