@@ -52,13 +52,19 @@ def activation_map(score: Score, module: nn.Module, inputs: Tensor, method: str)
     cam = METHODS[method](model=score, target_layers=[module])
     try:
         heat = cam(input_tensor=inputs, targets=[lambda output: output[0]])[0]
-    except RuntimeError as error:
-        if 'does not require grad' not in str(error):
-            raise
-        raise ValueError(
-            f'{method} needs the gradient of the score, and this model gives its scores without, '
-            'as the one-stage detectors of mmdet do. Use --method scorecam or --method eigencam.'
-        ) from error
+    except Exception as error:
+        if 'does not require grad' in str(error):
+            raise ValueError(
+                f'{method} needs the gradient of the score, and this model gives its scores '
+                'without, as the one-stage detectors of mmdet do. Use --method scorecam or '
+                '--method eigencam.'
+            ) from error
+        if cam.uses_gradients and not cam.activations_and_grads.gradients:
+            raise ValueError(
+                f'No gradient of the score reaches the stage, so {method} has nothing to show: no '
+                'head reads what comes of it. Choose a stage before it.'
+            ) from error
+        raise
     finally:
         cam.activations_and_grads.release()
     if not np.isfinite(heat).all():

@@ -128,9 +128,12 @@ class ExportableDetector(Exportable):
 
 def why_not_coder(head: Any) -> list[str]:
     """What :func:`~overlock_mm.export.selection.decode` does not know about the boxes of a head."""
-    name = type(head.bbox_coder).__name__
+    coder = getattr(head, 'bbox_coder', None)
+    if coder is None:  # YOLOX
+        return [f'its {type(head).__name__} decodes boxes in a way of its own']
+    name = type(coder).__name__
     known = ('DeltaXYWHBBoxCoder', 'DistancePointBBoxCoder')
-    if name not in known or getattr(head.bbox_coder, 'add_ctr_clamp', False):
+    if name not in known or getattr(coder, 'add_ctr_clamp', False):
         return [f'its boxes are coded by a {name} of another kind than {" and ".join(known)}']
     return []
 

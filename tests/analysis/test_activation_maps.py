@@ -63,6 +63,18 @@ def test_nothing_speaks_for_it(image):
     assert not activation_map(score, score.model[0], image, 'gradcam').any()
 
 
+@pytest.mark.parametrize('method', sorted(set(METHODS) - {'eigencam', 'scorecam'}))
+def test_a_stage_that_no_head_reads(image, method):
+    class Unread(Linear):
+        def _score(self, inputs):
+            self.model[1](self.model[0](inputs))
+            return self.model[0](inputs).mean((1, 2, 3))
+
+    score = Unread()
+    with pytest.raises(ValueError, match='No gradient of the score reaches the stage'):
+        activation_map(score, score.model[1], image, method)
+
+
 def test_weights_of_a_run_that_diverged(image):
     score = Linear()
     score.model[1].weight.fill_(float('nan'))

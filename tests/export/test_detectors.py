@@ -218,3 +218,10 @@ def test_what_has_no_graph(name, change, words, detector, monkeypatch):
     with pytest.raises(TypeError, match=f'{words}.*--features-only'):
         exportable(detector(name))
     assert exportable(detector(name), features_only=True).output_names[0] == 'feature0'
+
+
+def test_a_head_without_a_box_coder(detector, monkeypatch):
+    """As that of YOLOX."""
+    monkeypatch.delattr(detector('retinanet').bbox_head, 'bbox_coder')
+    with pytest.raises(TypeError, match='decodes boxes in a way of its own'):
+        exportable(detector('retinanet'))
