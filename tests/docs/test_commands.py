@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from tests.conftest import forget_globals_of_mmengine
 from tests.docs.pages import ROOT, commands_of, python_of
 from tests.docs.test_installation import install_commands
+from tests.fixtures import forget_globals_of_mmengine
 from tools import test as test_tool
 from tools import train as train_tool
 

@@ -13,8 +13,8 @@ import torch
 from torch import distributed
 
 import overlock_mm.engine.sharding  # noqa: F401  (registers the strategy)
-from tests.conftest import forget_globals_of_mmengine
 from tests.engine.small_runs import Log, config, train
+from tests.fixtures import forget_globals_of_mmengine
 
 CASES = {
     'epochs': dict(by_epoch=True, workers=1, ema=True),

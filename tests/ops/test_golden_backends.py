@@ -3,9 +3,12 @@
 import pytest
 
 from overlock_mm.layers.contmix import ContMix
-from tests import official
-from tests.models import test_golden
 from tests.ops.test_cpu_backends import BACKENDS
+
+pytest.importorskip('mmpretrain', reason='The golden cases are networks of mmpretrain.')
+
+from tests import official  # noqa: E402
+from tests.models import test_golden  # noqa: E402
 
 # Of the smallest variant: one case of each task and mode.
 CASES = {(c['task'], c['mode']): c for c in official.golden_cases() if c['variant'] == 'xt'}

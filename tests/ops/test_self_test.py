@@ -27,6 +27,11 @@ CALLS = [
     for op in DEPTHWISE.functions
 ]
 
+
+def _name(value):
+    return value.family if value in (BACKENDS, DEPTHWISE) else str(value)
+
+
 pytestmark = needs_extension
 
 
@@ -53,7 +58,7 @@ def contmix_call(gradient=False):
     return Call('contmix', CPU, torch.float32, 3, 1, 4, 4, 4, gradient)
 
 
-@pytest.mark.parametrize(('family', 'call'), CALLS, ids=str)
+@pytest.mark.parametrize(('family', 'call'), CALLS, ids=_name)
 def test_a_right_backend_is_used(family, call):
     assert family.select(call).name == 'cpu'
     assert list(self_test._verdicts.values()) == [None]

@@ -10,7 +10,7 @@ from shutil import copy, copytree, which
 
 import pytest
 
-from tests.conftest import maintained_stack
+from tests.fixtures import maintained_stack
 
 ROOT = Path(__file__).resolve().parents[2]
 
