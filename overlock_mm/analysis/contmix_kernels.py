@@ -272,7 +272,7 @@ def project_contmix(
 
     Raises:
         TypeError: The model has no ContMix.
-        ValueError: The model is in training mode or never comes to a block, a block does not exist,
+        ValueError: The model is in training mode or never reaches a block, a block does not exist,
             or the image is not a single one of the stated shape.
     """
     backbone = _backbone(model)
@@ -304,7 +304,7 @@ def project_contmix(
     missed = [block for block in blocks if block not in projections]
     if missed:
         raise ValueError(
-            f'The network never comes to {", ".join(missed)}: it has '
+            f'The network never reaches {", ".join(missed)}: it has '
             f'out_indices={backbone.out_indices}. Build it with 3 among them.'
         )
     return {block: projections[block] for block in blocks}

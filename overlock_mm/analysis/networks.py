@@ -170,7 +170,7 @@ def check_spatial(network: Network, names: Sequence[str], image: Tensor) -> None
             hook.remove()
     for name in names:
         if name not in outputs:
-            raise ValueError(f'The forward pass of {network.name} never comes to {name!r}.')
+            raise ValueError(f'The forward pass of {network.name} never reaches {name!r}.')
         output = outputs[name]
         if isinstance(output, Tensor) and output.dim() == 4:
             continue

@@ -95,7 +95,7 @@ def check_initial_weights(cfg: Config) -> None:
 
 
 def check_sharding(cfg: Config) -> None:
-    """Refuse a hook that cannot work on a model divided among processes.
+    """Refuse a hook that cannot work on a model sharded across processes.
 
     Raises:
         ValueError: There is an ``EMAHook``, which copies the model.
@@ -103,7 +103,7 @@ def check_sharding(cfg: Config) -> None:
     hooks = [hook.get('type') for hook in cfg.get('custom_hooks') or ()]
     if 'EMAHook' in hooks and 'FSDPStrategy' in str((cfg.get('strategy') or {}).get('type')):
         raise ValueError(
-            'EMAHook cannot average the weights of a model that FSDP has divided among processes. '
+            'EMAHook cannot average the weights of a model that FSDP has sharded. '
             'Leave one of them out, for example with custom_hooks = [] in the config.'
         )
 

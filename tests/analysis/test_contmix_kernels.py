@@ -169,7 +169,7 @@ class TestBadInput:
 
     def test_block_that_is_never_reached(self):
         model = OverLoCK(TINY, out_indices=(0, 2)).eval()
-        with pytest.raises(ValueError, match=r'never comes to focus4.1: .*out_indices=\(0, 2\)'):
+        with pytest.raises(ValueError, match=r'never reaches focus4.1: .*out_indices=\(0, 2\)'):
             contmix_kernels(model, self.image, 'focus4.1', (0, 0))
 
 

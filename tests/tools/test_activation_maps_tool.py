@@ -197,7 +197,7 @@ def test_classes_by_name_and_index(seen):
     ('task', 'options', 'expected'),
     [
         ('classification', ['--stages', 'focus5'], "no output 'focus5'"),
-        ('classification', ['--stages', 'focus_net'], "never comes to 'focus_net'"),
+        ('classification', ['--stages', 'focus_net'], "never reaches 'focus_net'"),
         ('classification', ['--class', 'dog'], "no class 'dog'"),
         ('classification', ['--point', '3', '4'], 'a point is a target for segmentation'),
         ('segmentation', ['--box', '1', '2', '3', '4'], 'a box is a target for detection'),

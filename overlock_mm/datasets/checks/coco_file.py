@@ -96,7 +96,7 @@ class CocoFile:
                 raise DataError(self._lacking(lacking))
             raise DataError(
                 f'{self.head} lists its categories in another order than metainfo.classes; labels '
-                'follow the file, so that objects would be called by wrong names. Set the classes '
+                'follow the file, so that objects would get wrong names. Set the classes '
                 f'of train, val and test to {tuple(n for n in listed if n in classes)}, and let '
                 'all files list the categories in this order.'
             )
