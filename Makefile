@@ -13,7 +13,7 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest --numprocesses=auto --dist=worksteal --d
 CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-asan lint format docs bench bench-gpu bench-networks clean clean-env
+.PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-gpu-sanitizers test-asan lint format docs bench bench-gpu bench-networks clean clean-env
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,11 +43,13 @@ test-newest test-upstream: test-%:
 test-install: env ## The README's installation, and an exported file, in new environments: 6 min
 	$(CPU) OVERLOCK_TEST_INSTALL=1 $(PY) -m pytest -s tests/docs/test_installation.py
 
-test-gpu: env ## Tests that need a GPU, also under compute-sanitizer where it is installed
-	$(PY) -m pytest -m gpu
-	@if command -v compute-sanitizer >/dev/null; then \
-		compute-sanitizer --error-exitcode 1 $(PY) -m pytest -m 'gpu and not slow' tests/ops; \
-	else echo 'compute-sanitizer is not installed: not run.'; fi
+# By hand on a machine without OpenMMLab: the operators and their tests need only torch.
+test-gpu: env ## Tests that need a GPU: first a few that show whether it works at all, then the others
+	$(PY) -m pytest -x -m 'gpu and smoke' tests/ops
+	$(PY) -m pytest -m 'gpu and not smoke and not sanitizer'
+
+test-gpu-sanitizers: env ## The kernels of the GPU under compute-sanitizer
+	$(PY) -m pytest -m sanitizer tests/ops
 
 # Sanitizers need GCC's libraries before all others in the process. Leaks are not looked for:
 # Python itself keeps memory to its end.
