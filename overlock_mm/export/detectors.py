@@ -145,8 +145,9 @@ def why_not_nms(cfg: Any) -> list[str]:
         reasons.append(f'ONNX has no {cfg.nms.type}, only plain non-maximum suppression')
     if cfg.nms.get('class_agnostic'):
         reasons.append('its classes compete in non-maximum suppression')
-    if cfg.max_per_img <= 0:
-        reasons.append(f'its number of boxes is not bounded (max_per_img={cfg.max_per_img})')
+    limit = cfg.get('max_per_img', -1)
+    if limit <= 0:
+        reasons.append(f'its number of boxes is not bounded (max_per_img={limit})')
     return reasons
 
 

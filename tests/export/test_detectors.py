@@ -222,6 +222,8 @@ def test_what_has_no_graph(name, change, words, detector, monkeypatch):
 
 def test_a_head_without_a_box_coder(detector, monkeypatch):
     """As that of YOLOX."""
-    monkeypatch.delattr(detector('retinanet').bbox_head, 'bbox_coder')
+    head = detector('retinanet').bbox_head
+    monkeypatch.delattr(head, 'bbox_coder')
+    monkeypatch.delitem(head.test_cfg, 'max_per_img')
     with pytest.raises(TypeError, match='decodes boxes in a way of its own'):
         exportable(detector('retinanet'))
