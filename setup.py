@@ -52,9 +52,9 @@ def find_cuda_toolkit() -> None:
     dry_run = subprocess.run(
         [nvcc, '--dryrun', '-x', 'cu', os.devnull], capture_output=True, text=True
     )
-    found = re.search(r'^#\$ _HERE_=(.+)$', dry_run.stderr, re.MULTILINE)
-    if found:
-        os.environ['CUDA_HOME'] = str(Path(found[1].strip()).parent)
+    match = re.search(r'^#\$ _HERE_=(.+)$', dry_run.stderr, re.MULTILINE)
+    if match:
+        os.environ['CUDA_HOME'] = str(Path(match[1].strip()).parent)
 
 
 def nvcc_says(*arguments: str) -> str:

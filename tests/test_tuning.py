@@ -45,8 +45,8 @@ def call(elements):
 
 def test_the_calls_of_a_network_are_found():
     problems = tuning.problems_of('xt', (64, 96), 2)
-    found = {(p.operator.__name__, p.kernel_size) for p in problems}
-    assert {('contmix', 13), ('contmix', 7), ('depthwise_conv2d_norm', 3)} <= found
+    kinds = {(p.operator.__name__, p.kernel_size) for p in problems}
+    assert {('contmix', 13), ('contmix', 7), ('depthwise_conv2d_norm', 3)} <= kinds
     assert all(p.shape[0] == 2 and p.arguments[0].device.type == 'meta' for p in problems)
 
 

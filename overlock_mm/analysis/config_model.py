@@ -64,9 +64,9 @@ class ConfigModel:
         self._pipeline = Compose(rest)
 
     def _description(self, cfg: Config, meta: dict[str, Any]) -> ModelDescription:
-        found = dataset_meta(cfg, meta)
-        classes = tuple(found.get('classes', ()))
-        palette = tuple(tuple(color) for color in found.get('palette', ()))
+        dataset = dataset_meta(cfg, meta)
+        classes = tuple(dataset.get('classes', ()))
+        palette = tuple(tuple(color) for color in dataset.get('palette', ()))
         if len(palette) < len(classes):
             palette = colors_of(len(classes))
         channels = cfg.model.backbone.get('in_channels', 3)
@@ -124,11 +124,11 @@ class ConfigModel:
                 'The model finds no single objects. A panoptic one does with '
                 'model.test_cfg.instance_on=True in its config.'
             )
-        found = sample.pred_instances
+        instances = sample.pred_instances
         # Detectors with queries have no order.
-        found = found[found.scores.argsort(descending=True, stable=True)]
-        masks = _array(found.masks).astype(bool) if 'masks' in found else None
-        boxes, scores, labels = map(_array, (found.bboxes, found.scores, found.labels))
+        instances = instances[instances.scores.argsort(descending=True, stable=True)]
+        masks = _array(instances.masks).astype(bool) if 'masks' in instances else None
+        boxes, scores, labels = map(_array, (instances.bboxes, instances.scores, instances.labels))
         return Detections(**common, boxes=boxes, scores=scores, labels=labels, masks=masks)
 
 

@@ -132,8 +132,8 @@ class FoundScore(Score):
 
     def _score(self, inputs: Tensor) -> Tensor:
         samples = [deepcopy(self.sample) for _ in inputs]
-        found = self.model.predict(inputs, samples, rescale=False)
-        return torch.stack([self._best(result.pred_instances) for result in found])
+        results = self.model.predict(inputs, samples, rescale=False)
+        return torch.stack([self._best(result.pred_instances) for result in results])
 
     def _best(self, instances: Any) -> Tensor:
         instances = instances[instances.labels == self.label]
@@ -322,13 +322,13 @@ def _choose_box(model: Any, view: View, question: Question, label: int | None) -
         if rank > len(instances):
             raise NoTargetError(f'only {len(instances)} detections')
         index = int(order[rank - 1])
-    box, found = instances.bboxes[index], int(instances.labels[index])
+    box, label = instances.bboxes[index], int(instances.labels[index])
     score: Score
     if hasattr(model, 'roi_head') and hasattr(model.roi_head, 'bbox_roi_extractor'):
-        score = BoxScore(model, found, box)
+        score = BoxScore(model, label, box)
     else:
-        score = FoundScore(model, found, box, view.sample)
-    return Target(score, found, float(instances.scores[index]), tuple(box.tolist()))
+        score = FoundScore(model, label, box, view.sample)
+    return Target(score, label, float(instances.scores[index]), tuple(box.tolist()))
 
 
 def _overlaps(box: Tensor, boxes: Tensor) -> Tensor:

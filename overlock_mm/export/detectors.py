@@ -98,14 +98,16 @@ class ExportableDetector(Exportable):
             Of all levels together [B, K]: scores, labels and levels; [B, K, 2 or 4] priors;
             [B, K, M] for each of the values.
         """
-        found = []
+        levels = []
         for level, (score, prior, *maps) in enumerate(zip(scores, priors, *values, strict=True)):
             score, place = best(score, limit, self.fixed_size)
             classes = head.cls_out_channels if head.use_sigmoid_cls else head.cls_out_channels - 1
             row = torch.div(place, classes, rounding_mode='floor')
             rows = [take(_rows(each, prior.shape[0]), row) for each in maps]
-            found.append([score, place % classes, torch.full_like(place, level), prior[row], *rows])
-        return [torch.cat(parts, 1) for parts in zip(*found, strict=True)]
+            levels.append(
+                [score, place % classes, torch.full_like(place, level), prior[row], *rows]
+            )
+        return [torch.cat(parts, 1) for parts in zip(*levels, strict=True)]
 
     def _size(self, maps: Tensor) -> tuple[Any, Any]:
         height, width = maps.shape[-2:]
@@ -188,7 +190,7 @@ def _difference_of_detections(
     largest = 0.0
     for row in range(counts[1]):
         partners = [i for i in free if actual[2][i] == expected[2][row]]
-        found = [
+        distances = [
             max(
                 (actual[k][i] - expected[k][row]).abs().max().item() / scales[k]
                 for k in range(len(expected))
@@ -197,9 +199,9 @@ def _difference_of_detections(
             for i in partners
         ]
         margin = expected[1][row].item() - lowest
-        if found and min(found) <= max(margin, 1e-3):
-            free.remove(partners[found.index(min(found))])
-            largest = max(largest, min(found))
+        if distances and min(distances) <= max(margin, 1e-3):
+            free.remove(partners[distances.index(min(distances))])
+            largest = max(largest, min(distances))
         else:
             largest = max(largest, margin)
     return max([largest, *(actual[1][i].item() - lowest for i in free)])

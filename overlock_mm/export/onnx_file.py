@@ -170,7 +170,7 @@ def _differences(
 
     session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     generator = torch.Generator().manual_seed(0)
-    found = {}
+    differences = {}
     divisor = part.size_divisor
     shapes = [
         (b, -(-h // divisor) * divisor, -(-w // divisor) * divisor) for b, h, w in COMPARED_SHAPES
@@ -183,5 +183,7 @@ def _differences(
         arrays = (tensor.numpy() for tensor in inputs)
         actual = session.run(None, dict(zip(part.input_names, arrays, strict=True)))
         expected = (expected,) if isinstance(expected, Tensor) else expected
-        found[compared] = part.difference([torch.from_numpy(array) for array in actual], expected)
-    return found
+        differences[compared] = part.difference(
+            [torch.from_numpy(array) for array in actual], expected
+        )
+    return differences

@@ -183,13 +183,15 @@ def rounding_differences(model: Any, feeds: Sequence[Feed]) -> dict[str, float]:
     session = onnxruntime.InferenceSession(
         measured.SerializeToString(), _quiet(onnxruntime), providers=['CPUExecutionProvider']
     )
-    found = {node.name: 0.0 for node in candidates}
+    differences = {node.name: 0.0 for node in candidates}
     for feed in feeds:
         values = iter(session.run(None, dict(feed)))
         for node, difference, magnitude in zip(candidates, values, values, strict=True):
             relative = float(difference) / max(float(magnitude), 1e-12)
-            found[node.name] = max(found[node.name], relative if relative == relative else np.inf)
-    return found
+            differences[node.name] = max(
+                differences[node.name], relative if relative == relative else np.inf
+            )
+    return differences
 
 
 def int8(model: Any, feeds: Sequence[Feed]) -> Any:

@@ -84,15 +84,15 @@ class ModelDescription:
         """
         try:
             content = dict(json.loads(text))
-            found = int(content.pop('format'))
+            version = int(content.pop('format'))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(
                 f'The metadata of {path} are damaged ({error}). Export the model again.'
             ) from error
-        if found > FORMAT:
+        if version > FORMAT:
             raise ModelFileError(
-                f'{path} is of format {found}, and this overlock_mm reads up to {FORMAT}. Remedy: '
-                'pip install --upgrade overlock_mm.'
+                f'{path} is of format {version}, and this overlock_mm reads up to {FORMAT}. '
+                'Remedy: pip install --upgrade overlock_mm.'
             )
         known = {each.name for each in fields(cls)}
         if 'task' not in content or not known >= set(content):

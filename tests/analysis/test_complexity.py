@@ -46,8 +46,8 @@ def test_the_published_figures(variant, capsys):
     assert forms['training'].parameters == training
     count = forms['reparameterized']
     assert count.total / 1e9 == pytest.approx(flops, rel=0.04)
-    found = (count.dense, count.total - count.aggregation, count.total)
-    assert [n / 1e9 for n in found] == pytest.approx(COUNTED[variant], abs=0.01)
+    multiply_adds = (count.dense, count.total - count.aggregation, count.total)
+    assert [n / 1e9 for n in multiply_adds] == pytest.approx(COUNTED[variant], abs=0.01)
     assert forms['training'].contmix == count.contmix
     assert forms['training'].dense > count.dense
     # What folding saves (norms, layer scales, additions) does not count.

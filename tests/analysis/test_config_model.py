@@ -29,11 +29,11 @@ def test_objects_of_a_detector_with_queries_come_in_the_order_of_their_scores():
         labels=torch.tensor([0, 1, 0]),
         masks=torch.eye(3).bool()[:, None],
     )
-    found = result('detection', DetDataSample(pred_instances=objects))
-    np.testing.assert_array_equal(found.boxes, boxes[[1, 2, 0]])
-    np.testing.assert_allclose(found.scores, [0.9, 0.5, 0.1])
-    assert found.labels.tolist() == [1, 0, 0]
-    assert found.masks[:, 0].argmax(1).tolist() == [1, 2, 0]
+    results = result('detection', DetDataSample(pred_instances=objects))
+    np.testing.assert_array_equal(results.boxes, boxes[[1, 2, 0]])
+    np.testing.assert_allclose(results.scores, [0.9, 0.5, 0.1])
+    assert results.labels.tolist() == [1, 0, 0]
+    assert results.masks[:, 0].argmax(1).tolist() == [1, 2, 0]
 
 
 def test_a_panoptic_model():
@@ -44,9 +44,9 @@ def test_a_panoptic_model():
 def test_a_segmentor_with_one_channel():
     """Its labels are of a floating type in mmseg."""
     labels = PixelData(data=torch.tensor([[[0.0, 1.0], [1.0, 1.0]]]))
-    found = result('segmentation', SegDataSample(pred_sem_seg=labels))
-    assert found.label_map.tolist() == [[0, 1], [1, 1]]
-    assert found.label_map.dtype == np.int64
+    results = result('segmentation', SegDataSample(pred_sem_seg=labels))
+    assert results.label_map.tolist() == [[0, 1], [1, 1]]
+    assert results.label_map.dtype == np.int64
 
 
 def test_fewer_queries_than_results():

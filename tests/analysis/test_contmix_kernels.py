@@ -75,11 +75,11 @@ def middle(box):
 @pytest.mark.parametrize('position', [(0, 0), (229, 215), (3, 120), (100, 2), (115, 108)], ids=str)
 def test_mixing_with_the_kernels_is_what_the_module_does(model, mixed, block, position):
     image, seen = mixed[LARGE]
-    found = contmix_kernels(model, image, block, position)
-    row, column = found.token
+    at_token = contmix_kernels(model, image, block, position)
+    row, column = at_token.token
     expected = seen[block]['out'][:, row, column]
-    assert found.mixed_size == tuple(seen[block]['value'].shape[-2:])
-    assert_close(aggregate(found, seen[block]['value']), expected)
+    assert at_token.mixed_size == tuple(seen[block]['value'].shape[-2:])
+    assert_close(aggregate(at_token, seen[block]['value']), expected)
 
 
 @pytest.mark.parametrize('block', ['focus3.0', 'focus3.1', 'focus4.0'])
@@ -97,34 +97,34 @@ def test_an_upsampled_map_is_mixed_before_it_is_averaged(model, mixed, block):
     for row in range(height):
         for column in range(width):
             box = (columns[column], rows[row], columns[column + 1], rows[row + 1])
-            found = projections.at(middle(box))
-            assert found.token == (row, column)
-            assert found.token_box == box
-            out[:, row, column] = aggregate(found, value)
+            at_token = projections.at(middle(box))
+            assert at_token.token == (row, column)
+            assert at_token.token_box == box
+            out[:, row, column] = aggregate(at_token, value)
     assert_close(F.adaptive_avg_pool2d(out, expected.shape[-2:]), expected)
 
 
 def test_kernels_sum_to_one_and_affinities_are_those_of_pooled_keys(model, mixed):
     image, _ = mixed[LARGE]
-    found = contmix_kernels(model, image, 'focus3.1', (100, 100))
-    assert found.affinity.shape == (4, 7, 7)
-    for kernel in found.kernels:
+    at_token = contmix_kernels(model, image, 'focus3.1', (100, 100))
+    assert at_token.affinity.shape == (4, 7, 7)
+    for kernel in at_token.kernels:
         assert_close(kernel.sum((-2, -1)), torch.ones(4, dtype=torch.float64))
     # Each group and size has its own.
-    assert found.kernels[1].std(0).max() > 1e-3
+    assert at_token.kernels[1].std(0).max() > 1e-3
 
 
 def test_boxes_in_the_image(model, mixed):
     image, _ = mixed[LARGE]
-    found = contmix_kernels(model, image, 'focus3.0', (229, 0))
-    assert found.token == (0, 14)
-    assert found.token_box == (round(14 * 230 / 15), 0, 230, round(216 / 14))
-    assert found.windows == ((10, 0, 15, 5), (2, 0, 15, 13))
-    assert found.window_boxes[0] == (round(10 * 230 / 15), 0, 230, round(5 * 216 / 14))
+    at_token = contmix_kernels(model, image, 'focus3.0', (229, 0))
+    assert at_token.token == (0, 14)
+    assert at_token.token_box == (round(14 * 230 / 15), 0, 230, round(216 / 14))
+    assert at_token.windows == ((10, 0, 15, 5), (2, 0, 15, 13))
+    assert at_token.window_boxes[0] == (round(10 * 230 / 15), 0, 230, round(5 * 216 / 14))
     # 14 rows are seven times two, 15 columns overlap by one token each.
-    assert found.regions[:3] == ((0, 0, 3, 2), (2, 0, 5, 2), (4, 0, 7, 2))
-    assert found.regions[-1] == (12, 12, 15, 14)
-    assert found.region_boxes[-1] == (round(12 * 230 / 15), round(12 * 216 / 14), 230, 216)
+    assert at_token.regions[:3] == ((0, 0, 3, 2), (2, 0, 5, 2), (4, 0, 7, 2))
+    assert at_token.regions[-1] == (12, 12, 15, 14)
+    assert at_token.region_boxes[-1] == (round(12 * 230 / 15), round(12 * 216 / 14), 230, 216)
 
 
 def test_regions_are_those_of_the_pooled_keys():

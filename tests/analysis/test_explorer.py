@@ -66,18 +66,18 @@ class Elements(HTMLParser):
 
 
 def test_the_page_is_whole_and_names_are_escaped(page):
-    found = Elements()
-    found.feed(page)
+    elements = Elements()
+    elements.feed(page)
     assert '$' not in re.sub(r'<script>.*</script>', '', page, flags=re.S)  # every field is filled
-    assert found.addresses == ['data:,']  # nothing is loaded
+    assert elements.addresses == ['data:,']  # nothing is loaded
     assert "default-src 'none'" in page
-    assert 'b' not in found.tags and 'i' in found.tags
-    assert found.tags.count('script') == 2
-    assert 'ContMix: </script><b>&"street".jpg' in found.text
-    assert '<i>a & b</i>' in found.text
-    assert len(found.ids) == len(set(found.ids))
+    assert 'b' not in elements.tags and 'i' in elements.tags
+    assert elements.tags.count('script') == 2
+    assert 'ContMix: </script><b>&"street".jpg' in elements.text
+    assert '<i>a & b</i>' in elements.text
+    assert len(elements.ids) == len(set(elements.ids))
     script = page[page.rindex('<script>') :]
-    assert set(re.findall(r"element\('([a-z-]+)'\)", script)) <= set(found.ids)
+    assert set(re.findall(r"element\('([a-z-]+)'\)", script)) <= set(elements.ids)
 
 
 def test_what_the_page_holds(page, projections):

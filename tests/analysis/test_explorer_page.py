@@ -140,12 +140,12 @@ def check_shown(page, projections):
     That is half a unit of it and the error, at most another half, of storing with 16 bits.
     """
 
-    def check(found, group):
-        packed = explorer.pack_block(projections[found.block])
+    def check(at_token, group):
+        packed = explorer.pack_block(projections[at_token.block])
         maps = {
-            'small': (100 * found.kernels[0][group], 100 * packed.weight_error),
-            'large': (100 * found.kernels[1][group], 100 * packed.weight_error),
-            'affinity': (found.affinity[group], packed.affinity_error),
+            'small': (100 * at_token.kernels[0][group], 100 * packed.weight_error),
+            'large': (100 * at_token.kernels[1][group], 100 * packed.weight_error),
+            'affinity': (at_token.affinity[group], packed.affinity_error),
         }
         for name, (exact, error) in maps.items():
             shown = numbers(page, name)
@@ -167,26 +167,26 @@ def rectangle(page, selector):
 @pytest.mark.parametrize('position', [(3, 2), (120, 100), (WIDTH - 1, HEIGHT - 1)], ids=str)
 def test_a_click_shows_the_kernels_of_the_place(page, expect, check_shown, position):
     click(page, *position)
-    found = expect('focus3.0', position)
-    assert token(page) == found.token
-    check_shown(found, group=0)
-    assert rectangle(page, '#overlay .token') == found.token_box
-    assert rectangle(page, '#overlay .small') == found.window_boxes[0]
-    assert rectangle(page, '#overlay .large') == found.window_boxes[1]
+    at_token = expect('focus3.0', position)
+    assert token(page) == at_token.token
+    check_shown(at_token, group=0)
+    assert rectangle(page, '#overlay .token') == at_token.token_box
+    assert rectangle(page, '#overlay .small') == at_token.window_boxes[0]
+    assert rectangle(page, '#overlay .large') == at_token.window_boxes[1]
 
 
 def test_choosing_block_and_group(page, expect, check_shown):
     click(page, 200, 40)
     page.select_option('#block', label='focus4.1')
     page.select_option('#group', '3')
-    found = expect('focus4.1', (200, 40))
-    assert token(page) == found.token
+    at_token = expect('focus4.1', (200, 40))
+    assert token(page) == at_token.token
     assert '7 × 8 tokens, 4 groups' in page.inner_text('#size')
-    check_shown(found, group=3)
+    check_shown(at_token, group=3)
     page.get_by_role('button', name='Group 2').click()
     assert page.input_value('#group') == '2'
     assert page.get_attribute('#groups button:nth-child(3)', 'aria-pressed') == 'true'
-    check_shown(found, group=2)
+    check_shown(at_token, group=2)
 
 
 def test_keys_on_the_picture(page, expect, check_shown):
@@ -241,34 +241,34 @@ def test_everything_is_reached_by_the_keyboard_alone(page):
 
 def test_a_number_is_read_out_and_shown_in_the_picture(page, expect):
     click(page, 120, 100)
-    found = expect('focus3.0', (120, 100))
+    at_token = expect('focus3.0', (120, 100))
     page.focus('#large svg')
     assert 'is the largest' in page.inner_text('#large .readout')
     page.keyboard.press('ArrowUp')  # begins at the token itself
     page.keyboard.press('ArrowUp')
     page.keyboard.press('ArrowLeft')
-    row, column = found.token
+    row, column = at_token.token
     readout = page.inner_text('#large .readout')
     assert f'row {row - 1}, column {column - 1} (−1, −1)' in readout
-    left, top = found.windows[1][:2]
-    weight = 100 * found.kernels[1][0, row - 1 - top, column - 1 - left]
+    left, top = at_token.windows[1][:2]
+    weight = 100 * at_token.kernels[1][0, row - 1 - top, column - 1 - left]
     assert abs(float(readout.split()[0]) - weight) <= 0.01
-    token_box = found.token_box
+    token_box = at_token.token_box
     spotlight = rectangle(page, '#overlay .spotlight')
     assert spotlight[2:] == token_box[:2]
     page.focus('#affinity svg')
     page.keyboard.press('ArrowRight')
     page.keyboard.press('ArrowUp')
-    assert rectangle(page, '#overlay .spotlight') == found.region_boxes[2 * 7 + 3]
+    assert rectangle(page, '#overlay .spotlight') == at_token.region_boxes[2 * 7 + 3]
     page.locator('#small g rect').nth(24).hover()
-    left, top, right, bottom = found.windows[0]
+    left, top, right, bottom = at_token.windows[0]
     assert f'row {bottom - 1}, column {right - 1} (+2, +2)' in page.inner_text('#small .readout')
 
 
 def test_scales_name_the_ends(page, expect):
     click(page, 120, 100)
-    found = expect('focus3.0', (120, 100))
-    for name, kernel in zip(('small', 'large'), found.kernels, strict=True):
+    at_token = expect('focus3.0', (120, 100))
+    for name, kernel in zip(('small', 'large'), at_token.kernels, strict=True):
         low, high = (
             float(page.inner_text(f'#{name} .{end}').split()[0]) for end in ('low', 'high')
         )

@@ -38,10 +38,10 @@ class Classifier(nn.Module):
     [(LinearClsHead, lambda x: x.softmax(1)), (MultiLabelLinearClsHead, torch.sigmoid)],
 )
 def test_certainty_of_a_class(kind, activation):
-    found = target(Classifier(kind), 'mmpretrain')
-    assert found.label == 1
+    chosen = target(Classifier(kind), 'mmpretrain')
+    assert chosen.label == 1
     expected = activation(torch.tensor([[1.0, 2.0, -1.0]]))[0, 1]
-    assert found.confidence == pytest.approx(float(expected))
+    assert chosen.confidence == pytest.approx(float(expected))
 
 
 class Segmentor(nn.Module):

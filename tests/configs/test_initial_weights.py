@@ -100,9 +100,9 @@ def test_the_cascade_starts_as_its_peers_did(load):
             (published, ours, constructors),
             (peers, theirs, libraries),
         ):
-            found = model.get_submodule(layer).weight.std().item()
+            actual = model.get_submodule(layer).weight.std().item()
             # The smallest of these layers has 768 weights.
-            assert found == pytest.approx(deviation, rel=0.08), layer
+            assert actual == pytest.approx(deviation, rel=0.08), layer
 
 
 @pytest.mark.parametrize(

@@ -101,13 +101,13 @@ def test_model_index_is_valid_and_complete():
     root = ROOT.parent
     index = load_model_index(str(root / 'model-index.yml'))
     index.build_models_with_collections()
-    found = {model.config for model in index.models}
+    listed = {model.config for model in index.models}
     expected = {
         f'configs/{name}'
         for name in CONFIGS
         if not name.endswith('_deploy.py') and not name.startswith('demo/')
     }
-    assert found == expected
+    assert listed == expected
     for path in yaml.safe_load((root / 'model-index.yml').read_text())['Import']:
         for model in yaml.safe_load((root / path).read_text())['Models']:
             source = model['Metadata']['Source of Results']

@@ -43,7 +43,7 @@ def test_no_decay_spares_what_it_says_and_nothing_else(parent, tmp_path, build):
     cfg.model.backbone.arch, cfg.model.backbone.init_cfg = 'xt', None
     model = build(cfg)
     groups = groups_by_name(model, build_optimizer(model, cfg))
-    found = {name: group['weight_decay'] for name, group in groups.items()}
+    actual = {name: group['weight_decay'] for name, group in groups.items()}
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, GRN, LayerScale)
     not_decayed = {
         f'{prefix}.{name}'
@@ -51,12 +51,12 @@ def test_no_decay_spares_what_it_says_and_nothing_else(parent, tmp_path, build):
         for name, _ in module.named_parameters(recurse=False)
         if isinstance(module, norms) or name == 'bias' or name.startswith('rpb_')
     }
-    assert {name for name, decay in found.items() if decay == 0} == not_decayed
-    assert {found[name] for name in found.keys() - not_decayed} == {
+    assert {name for name, decay in actual.items() if decay == 0} == not_decayed
+    assert {actual[name] for name in actual.keys() - not_decayed} == {
         cfg.optim_wrapper.optimizer.weight_decay
     }
     for key in cfg.paramwise_cfg.custom_keys:
-        assert any(key in name for name in found), key
+        assert any(key in name for name in actual), key
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_parameters_of_equal_settings_share_a_group(constructor):
         for name, group in groups_by_name(model, optimizer).items()
     }
     assert len(optimizer.param_groups) == len(set(settings.values())) == 4
-    for name, found in settings.items():
+    for name, actual in settings.items():
         if name.startswith('head.'):
             expected = (2.0, 0.5, 1e-8)
         elif 'norm3' in name:
             expected = (1.0, 0.0, 1e-5)
         else:
             expected = (1.0, 0.0 if name.endswith('.bias') else 0.5, 1e-8)
-        assert found == expected, name
+        assert actual == expected, name
 
 
 def test_a_group_is_logged_in_one_line(caplog):

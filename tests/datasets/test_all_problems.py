@@ -33,8 +33,8 @@ def test_annotations_and_outputs_and_files(shapes_root, tmp_path):
         image = root / f'val2017/00000000000{number}.png'
         image.write_bytes(image.read_bytes()[:-100])
     heads = {f'model.roi_head.bbox_head.{stage}.num_classes': 4 for stage in range(3)}
-    found, text = problems_of(DEMO, root, **heads)
-    assert text.startswith(f'{len(found)} problems:\n- ')
+    problems, text = problems_of(DEMO, root, **heads)
+    assert text.startswith(f'{len(problems)} problems:\n- ')
     expected = (
         'image 1 has no height and width',
         "annotation 1 (and 2 more) has no 'area'",
@@ -44,16 +44,18 @@ def test_annotations_and_outputs_and_files(shapes_root, tmp_path):
         ' '.join(f'model.roi_head.bbox_head.{stage}.num_classes=5' for stage in range(3)),
     )
     for text in expected:
-        assert sum(text in message for message in found) == 1, text
-    assert len(found) == len(expected)
+        assert sum(text in message for message in problems) == 1, text
+    assert len(problems) == len(expected)
 
 
 def test_label_maps(shapes_root, tmp_path):
     root = shutil.copytree(shapes_root.parent / 'ade', tmp_path / 'ade')
     (root / 'annotations/training/000000000001.png').unlink()
     (root / 'annotations/training/000000000003.png').write_bytes(b'no picture')
-    found, _ = problems_of(SEGMENTATION, root)
-    assert ['000000000001.png is missing' in m or '000000000003' in m for m in found] == [True] * 2
+    problems, _ = problems_of(SEGMENTATION, root)
+    assert ['000000000001.png is missing' in m or '000000000003' in m for m in problems] == [
+        True
+    ] * 2
 
 
 def test_a_long_list_is_cut():

@@ -272,9 +272,9 @@ def test_mask2former_and_the_number_of_classes(setting, text, shapes_root):
 )
 def test_a_pipeline_that_a_hook_puts_in_place_later(second, text, shapes_root):
     hook = dict(type='PipelineSwitchHook', switch_epoch=9, switch_pipeline=second)
-    found = message(DEMO, shapes_root, custom_hooks=[hook])
-    assert found.startswith('custom_hooks.0.switch_pipeline')
-    assert text in found
+    error = message(DEMO, shapes_root, custom_hooks=[hook])
+    assert error.startswith('custom_hooks.0.switch_pipeline')
+    assert text in error
 
 
 def test_a_pipeline_that_a_hook_puts_in_place_later_passes(shapes_root):

@@ -113,10 +113,10 @@ def operators(graph_module):
 
 @pytest.mark.parametrize('gradients', [False, True])
 def test_a_compiled_graph_holds_the_blocks(gradients):
-    found = set()
+    targets = set()
 
     def backend(graph_module, inputs):
-        found.update(operators(graph_module))
+        targets.update(operators(graph_module))
         return graph_module
 
     network, image = fused(), torch.randn(1, 3, 64, 96)
@@ -126,7 +126,7 @@ def test_a_compiled_graph_holds_the_blocks(gradients):
         outputs = torch.compile(network, fullgraph=True, backend=backend)(image)
         for out, reference in zip(outputs, network(image), strict=True):
             torch.testing.assert_close(out, reference, rtol=1e-4, atol=1e-4)
-    held = {name for name in BLOCKS if any(name in target for target in found)}
+    held = {name for name in BLOCKS if any(name in target for target in targets)}
     assert held == (set() if gradients else set(BLOCKS))
 
 

@@ -63,15 +63,15 @@ def test_what_differs_has_a_reason(section, row):
 
 
 def test_counts_without_decay_are_those_of_the_test_of_every_parameter():
-    found = {
+    actual = {
         row['task']: {variant: int(row[variant.upper()]) for variant in VARIANTS}
         for row in table('Parameters without weight decay')
     }
-    assert found == {TASK_NAMES[task]: counts for task, counts in COUNTS.items()}
+    assert actual == {TASK_NAMES[task]: counts for task, counts in COUNTS.items()}
 
 
 def test_initial_deviations_are_those_of_the_test_of_initial_weights():
     figures = {published: values for (published, _), values in FIGURES.items()}
     for row in table('Initial weights of necks and heads'):
-        found = (float(row['constructor']), float(row['`init_weights()`']))
-        assert found == figures[row['layer'].strip('`')]
+        actual = (float(row['constructor']), float(row['`init_weights()`']))
+        assert actual == figures[row['layer'].strip('`')]

@@ -47,11 +47,11 @@ def run(model, feed):
 
 
 def test_each_operator_is_measured(model, feeds):
-    found = rounding_differences(model, feeds)
-    assert set(found) == {name for *_, name in NODES if name.count('/') > 1}
-    assert found['/net/conv/Conv'] < 0.002
-    assert found['/net/scale/Mul'] == np.inf
-    assert found['/net/shift/Sub'] > 0.05  # 1000 and a bit, minus 1000
+    differences = rounding_differences(model, feeds)
+    assert set(differences) == {name for *_, name in NODES if name.count('/') > 1}
+    assert differences['/net/conv/Conv'] < 0.002
+    assert differences['/net/scale/Mul'] == np.inf
+    assert differences['/net/shift/Sub'] > 0.05  # 1000 and a bit, minus 1000
 
 
 def test_what_rounding_spoils_stays_float32(model, feeds):

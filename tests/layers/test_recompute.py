@@ -92,8 +92,8 @@ def test_dropout_of_the_user_is_the_same_in_both_runs():
 
     expected, following = gradients('none')
     for recompute in ('cheap', 'blocks'):
-        found, random_numbers = gradients(recompute)
-        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        actual, random_numbers = gradients(recompute)
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
         assert torch.equal(random_numbers, following)
 
 

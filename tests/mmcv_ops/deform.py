@@ -21,8 +21,8 @@ def sample(feature, y, x):
 
 
 def gradients(outputs, inputs, names):
-    found = torch.autograd.grad(outputs, [inputs[name] for name in names], inputs['grad'])
-    return {f'by {name}': grad for name, grad in zip(names, found, strict=True)}
+    derivatives = torch.autograd.grad(outputs, [inputs[name] for name in names], inputs['grad'])
+    return {f'by {name}': grad for name, grad in zip(names, derivatives, strict=True)}
 
 
 def convolution(batch=2, kernel=(3, 3), size=(6, 7), groups=1, offset_groups=1, **more):
@@ -209,10 +209,10 @@ def define_attention(inputs):
         for image in range(batch):
             for head in range(heads):
                 x, y = locations[image, :, head, level].unbind(-1)
-                found = sample(
+                derivatives = sample(
                     part[image, :, :, head].permute(2, 0, 1), y * height - 0.5, x * width - 0.5
                 )
-                share = (found * weights[image, :, head, level]).sum(-1)
+                share = (derivatives * weights[image, :, head, level]).sum(-1)
                 at = (torch.tensor(image), torch.arange(queries), torch.tensor(head))
                 output = output.index_put(at, share.T, accumulate=True)
     output = output.flatten(2)

@@ -22,7 +22,7 @@ PACKAGES = ('mmdet', 'mmseg', 'mmpretrain')
 @functools.cache
 def definitions():
     """Names in mmcv/ops/*.py -> names and attributes in their definitions."""
-    found = {}
+    uses = {}
     for path in FOLDER.glob('*.py'):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
             names = [getattr(node, 'name', None)]
@@ -30,8 +30,8 @@ def definitions():
                 names = [getattr(target, 'id', None) for target in node.targets]
             for name in names:
                 if name not in (None, '__all__', 'ext_module'):
-                    found.setdefault(name, set()).update(mentioned(node))
-    return found
+                    uses.setdefault(name, set()).update(mentioned(node))
+    return uses
 
 
 def mentioned(node):

@@ -69,8 +69,8 @@ def test_compiled_operators_are_named(monkeypatch):
 def test_distributions_that_do_not_fit(versions, what, remedy, monkeypatch):
     monkeypatch.setattr(report, 'half_installed', lambda folder, names: [])
     monkeypatch.setattr(report.importlib.metadata, 'requires', lambda _: ['numpy', 'torch==2.11.0'])
-    ((found, command),) = report.operator_problems(versions)
-    assert what in found
+    ((problem, command),) = report.operator_problems(versions)
+    assert what in problem
     assert remedy in command
 
 

@@ -123,16 +123,16 @@ def test_a_cascade_fits_its_config(monkeypatch):
     for name in ('trunc_normal_', 'kaiming_uniform_', 'normal_', 'uniform_'):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, *args, **kwargs: tensor)
     content = official.first_generation_file('cascade', 'xt', 80)
-    converted, found, _ = convert_file(content, 'file')
-    assert found.config == 'configs/detection/cascade_overlock_xt.py'
-    cfg = load_config(ROOT / found.config)
+    converted, official_model, _ = convert_file(content, 'file')
+    assert official_model.config == 'configs/detection/cascade_overlock_xt.py'
+    cfg = load_config(ROOT / official_model.config)
     with DefaultScope.overwrite_default_scope('mmdet'):
         check_compatible(MODELS.build(cfg.model), converted['state_dict'])
 
 
 def test_class_names_move_to_where_the_second_generation_reads_them():
     content = official.first_generation_file('mask_rcnn', 'xt', 2)
-    converted, found, report = convert_file(content, 'file')
+    converted, official_model, report = convert_file(content, 'file')
     assert converted['meta'] == {
         'overlock': {'task': 'detection', 'variant': 'xt', 'form': 'training'},
         'dataset_meta': {
@@ -141,7 +141,7 @@ def test_class_names_move_to_where_the_second_generation_reads_them():
         },
     }
     assert set(converted) == {'state_dict', 'meta'}
-    assert found.config == 'configs/detection/mask_rcnn_overlock_xt_1x.py'
+    assert official_model.config == 'configs/detection/mask_rcnn_overlock_xt_1x.py'
     assert 'Left out optimizer.' in report
 
 
@@ -153,20 +153,20 @@ def test_task_variant_and_form_are_recognised(task, variant, form, monkeypatch):
     monkeypatch.setattr(torch.nn.init, 'trunc_normal_', lambda tensor, **_: tensor)
     shapes = official.manifest(task, variant, form)
     content = {name: torch.empty(0).new_empty(shape) for name, shape in shapes.items()}
-    _, found, _ = convert_file(content, 'file')
-    assert (found.task, found.variant) == (official.TASK_NAMES[task], variant)
-    assert found.form == ('training' if form == 'training' else 'fused')
-    assert (found.config is None) == (task != 'cls')  # a bare backbone has no config
-    if found.config:
-        assert (ROOT / found.config).is_file()
+    _, official_model, _ = convert_file(content, 'file')
+    assert (official_model.task, official_model.variant) == (official.TASK_NAMES[task], variant)
+    assert official_model.form == ('training' if form == 'training' else 'fused')
+    assert (official_model.config is None) == (task != 'cls')  # a bare backbone has no config
+    if official_model.config:
+        assert (ROOT / official_model.config).is_file()
 
 
 @pytest.mark.slow
 def test_folding_gives_the_same_outputs():
     content = official.official_state_dict('cls', 'xt')
-    converted, found, _ = convert_file(content, 'file', deploy=True)
-    assert found.form == 'fused'
-    assert (ROOT / found.config).name == 'overlock_xt_deploy.py'
+    converted, official_model, _ = convert_file(content, 'file', deploy=True)
+    assert official_model.form == 'fused'
+    assert (ROOT / official_model.config).name == 'overlock_xt_deploy.py'
     model = official.build_model('cls', 'xt', auxiliary=False).double()
     model.backbone.switch_to_deploy()
     model.load_state_dict(converted['state_dict'])

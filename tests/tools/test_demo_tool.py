@@ -52,11 +52,11 @@ def test_detector(untrained, pictures, tmp_path):
     (expected,) = inferencer(str(pictures / 'a.png'), no_save_vis=True)['predictions']
     objects = content['pictures'][str(pictures / 'a.png')]
     assert len(objects) == 5
-    for i, found in enumerate(objects):
-        assert found['class'] == METAINFO['classes'][expected['labels'][i]]
-        assert found['score'] == pytest.approx(expected['scores'][i], abs=1e-4)
-        assert found['box'] == pytest.approx(expected['bboxes'][i], abs=0.1)
-        assert found['mask'] == expected['masks'][i]
+    for i, detection in enumerate(objects):
+        assert detection['class'] == METAINFO['classes'][expected['labels'][i]]
+        assert detection['score'] == pytest.approx(expected['scores'][i], abs=1e-4)
+        assert detection['box'] == pytest.approx(expected['bboxes'][i], abs=0.1)
+        assert detection['mask'] == expected['masks'][i]
     with Image.open(tmp_path / 'a.png') as drawn, Image.open(pictures / 'a.png') as picture:
         assert drawn.size == tuple(enlarging_factor(np.asarray(picture)) * s for s in picture.size)
 

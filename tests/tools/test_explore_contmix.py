@@ -101,10 +101,10 @@ def test_the_picture_is_normalised_as_the_config_says(untrained, task, image):
     model = load_network(*untrained(task)).model
     picture = read_picture(image).pixels
     mean, std = (np.array(values) for values in NORMAL)
-    found = as_input(model, picture)
-    assert found.shape == (1, 3, 100, 140)  # nothing is padded
-    assert np.abs(found[0].numpy() - ((picture - mean) / std).transpose(2, 0, 1)).max() < 1e-5
-    kernels = contmix_kernels(model, found, 'focus3.0', (139, 99))
+    inputs = as_input(model, picture)
+    assert inputs.shape == (1, 3, 100, 140)  # nothing is padded
+    assert np.abs(inputs[0].numpy() - ((picture - mean) / std).transpose(2, 0, 1)).max() < 1e-5
+    kernels = contmix_kernels(model, inputs, 'focus3.0', (139, 99))
     assert kernels.token == tuple(size - 1 for size in kernels.mixed_size)
 
 

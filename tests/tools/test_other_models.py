@@ -50,15 +50,15 @@ def test_wrapped_names_with_an_average_and_metrics_per_class(untrained, classes,
         "items=['precision', 'recall'], average=None), dict(type='ConfusionMatrix')]\n"
         'test_evaluator = val_evaluator\n'
     )
-    found = []
+    results = []
     for name, seed in (weights, 1), (str(tmp_path / 'module.pth'), 2):
         work = tmp_path / f'work{seed}'
         options = [f'data_root={classes}', f'randomness.seed={seed}']
         test_tool.main([str(config), name, '--work-dir', str(work), '--cfg-options', *options])
-        found.append(json.loads((work / 'metrics.json').read_text()))
-    assert found[0] == found[1]
-    assert len(found[0]['single-label/precision_classwise']) == 5
-    matrix = np.array(found[0]['confusion_matrix/result'])
+        results.append(json.loads((work / 'metrics.json').read_text()))
+    assert results[0] == results[1]
+    assert len(results[0]['single-label/precision_classwise']) == 5
+    matrix = np.array(results[0]['confusion_matrix/result'])
     assert matrix.shape == (5, 5)
     assert matrix.sum() == 10
 

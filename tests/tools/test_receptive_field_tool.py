@@ -55,8 +55,8 @@ def test_networks_outputs_and_sizes_side_by_side(untrained, config, pictures, tm
     content = tool.main([*arguments, '--images', str(pictures), '--out', str(out)])
     assert content == json.loads(out.with_suffix('.json').read_text())
     assert content['num_images'] == 2
-    found = [(f['network'], f['trained'], f['output'], f['size']) for f in content['fields']]
-    assert found == [
+    entries = [(f['network'], f['trained'], f['output'], f['size']) for f in content['fields']]
+    assert entries == [
         ('upernet_small', True, 'focus4', 64),
         ('upernet_small', True, 'focus4', 96),
         ('other', False, 'out1', 64),

@@ -13,10 +13,10 @@ def sample():
     mask[0, 2:6, 3:7] = 1
     box, label = torch.tensor([[3.0, 2.0, 7.0, 6.0]]), torch.tensor([0])
     truth = InstanceData(bboxes=box, labels=label, masks=BitmapMasks(mask, 8, 10))
-    found = InstanceData(
+    predicted = InstanceData(
         bboxes=box, labels=label, masks=torch.from_numpy(mask).bool(), scores=torch.tensor([0.9])
     )
-    return DetDataSample(gt_instances=truth, pred_instances=found)
+    return DetDataSample(gt_instances=truth, pred_instances=predicted)
 
 
 def test_picture_boxes_and_masks_grow_together():

@@ -184,8 +184,8 @@ class _Split:
                     self.sets.warn(file.check_classes(names, measured))
                 if file.annotations is not None:  # as in the files of COCO's test server
                     with self.problems.gathered():
-                        found, odd = check_annotations(file, names, measured)
-                        objects += found
+                        count, odd = check_annotations(file, names, measured)
+                        objects += count
                         self.sets.warn(odd)
             elif (
                 'CustomDataset' in _families(lazy)
@@ -298,10 +298,10 @@ class _Split:
     def _file(self, path: str, where: str) -> CocoFile:
         """An annotation file, parsed once."""
         known = (file for other, file in self.files.items() if same_file(other, path))
-        found = next(known, None)
-        if found is None:
-            found = self.files[path] = CocoFile(path, where)
-        return found
+        file = next(known, None)
+        if file is None:
+            file = self.files[path] = CocoFile(path, where)
+        return file
 
     def _is_measured(self, path: str) -> bool:
         metrics = coco_metrics(self.evaluators)
