@@ -14,7 +14,8 @@ from mmengine.logging import print_log
 
 from overlock_mm.datasets.checks import DataError, DataSets, check_data_sets
 from overlock_mm.datasets.checks.agreement import check_same_classes
-from overlock_mm.datasets.checks.report import SAMPLE, is_local, leaf_configs
+from overlock_mm.datasets.checks.kinds import is_local, leaf_configs
+from overlock_mm.datasets.checks.report import SAMPLE
 from overlock_mm.engine.checkpoint_hook import INTERRUPTED
 from overlock_mm.models.arch import OverLoCKArch
 

@@ -150,3 +150,12 @@ def test_pictures_whose_ending_is_written_in_capitals(ade):
     warning, line = check('mmseg', maps(ade))
     assert 'leaves out 1 pictures' in warning and '000000000001.PNG' in warning
     assert 'with 3 images' in line
+
+
+def test_label_maps_as_jpeg(ade):
+    for file in list(ade.glob('annotations/training/*.png')):
+        # Of one value, which JPEG keeps.
+        Image.new('L', (160, 128), 1).save(file.with_suffix('.jpg'))
+        file.unlink()
+    warning, _ = check('mmseg', maps(ade, seg_map_suffix='.jpg'))
+    assert 'are JPEG files, which change values' in warning

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
-
-from overlock_mm.utils.config import innermost_dataset
 
 from .agreement import (
     check_class_weights,
@@ -24,17 +22,17 @@ from .agreement import (
     check_same_classes,
     check_top_k,
     coco_metrics,
-    name_of,
     same_file,
 )
 from .classification import check_class_folders
 from .coco_file import CocoFile
 from .detection import Objects, check_annotations, check_image_size, count_objects, short
 from .errors import DataError, Problems
+from .kinds import families_of, is_local, is_plain_coco, lazily_built, leaf_configs, leaves
 from .left_out import pictures_left_out
 from .loading import load_sample
 from .queries import check_kept_results
-from .segmentation import check_label_maps, named_pixels
+from .segmentation import check_format, check_label_maps, named_pixels
 
 #: How many files of a data set are decoded before a run.
 SAMPLE = 20
@@ -128,10 +126,10 @@ class _Split:
             self._check_before_building()
             built = self._build()
             self.sets.add(self.config, built)
-            leaves = list(_leaves(built))
-            for leaf in leaves:
+            parts = list(leaves(built))
+            for part in parts:
                 with self.problems.gathered():
-                    self._check_leaf(leaf, is_only=len(leaves) == 1)
+                    self._check_leaf(part, is_only=len(parts) == 1)
             self._check_alike(built)
         metainfo = getattr(built, 'metainfo', None)
         names = metainfo.get('classes') if isinstance(metainfo, dict) else None
@@ -148,7 +146,7 @@ class _Split:
 
     def _check_alike(self, built: Any) -> None:
         """Compare what a first sample has with one of other parts and of later pipelines."""
-        first, *others = _leaves(built)
+        first, *others = leaves(built)
         if not others and (not self.later or first is not built):
             return
         with self.problems.gathered():
@@ -171,10 +169,10 @@ class _Split:
         """Ask what would end the building without a readable message."""
         objects = Objects()
         for config in leaf_configs(self.config):
-            lazy = _lazy(config)
+            lazy = lazily_built(config)
             if lazy is None or not is_local(config):
                 continue
-            if _is_plain_coco(lazy):
+            if is_plain_coco(lazy):
                 file = self._file(lazy.ann_file, f'{self.where}.ann_file')
                 measured = self._is_measured(lazy.ann_file)
                 names = list(lazy.metainfo['classes'])
@@ -188,7 +186,7 @@ class _Split:
                         objects += count
                         self.sets.warn(odd)
             elif (
-                'CustomDataset' in _families(lazy)
+                'CustomDataset' in families_of(lazy)
                 and not lazy.ann_file
                 and lazy.with_label
                 and Path(lazy.img_prefix).is_dir()
@@ -223,7 +221,7 @@ class _Split:
         """Why a data set is empty, as far as its config tells."""
         (leaf, *_) = leaf_configs(self.config)
         lazy = DATASETS.build(dict(leaf, lazy_init=True, pipeline=[]))
-        if 'BaseSegDataset' in _families(lazy):
+        if 'BaseSegDataset' in families_of(lazy):
             return (
                 f'{lazy.data_prefix.get("img_path")} ({self.where}.data_prefix.img_path) has no '
                 f'file that ends in {lazy.img_suffix}. Give the right folder, or the ending with '
@@ -240,13 +238,14 @@ class _Split:
         step = 1 if self.sample is None else max(1, -(-count // self.sample))
         indices = range(0, count, step)
         text = f'{self.where}: {type(dataset).__name__} with {count} images'
-        families = _families(dataset)
+        families = families_of(dataset)
         if 'BaseSegDataset' in families:
             folder = dataset.data_prefix.get('img_path')
             self.sets.warn(pictures_left_out(dataset, folder, self.where))
             pixels = check_label_maps(dataset, self.where, indices)
             if pixels is not None:
                 check_ignored(self.model, self.evaluators, dataset, pixels)
+                self.sets.warn(check_format(dataset, self.where))
                 named = named_pixels(pixels, dataset.metainfo.get('classes') or ())
                 text += f'; pixels in {len(indices)} label maps: {short(named)}'
         elif 'BaseDetDataset' in families and 'CocoPanopticDataset' not in families:
@@ -327,7 +326,7 @@ def _run_later(dataset: Any, pipeline: Any, setting: str, where: str) -> Any:
     """
     try:
         transforms = Compose(pipeline).transforms
-        if 'CocoDataset' in _families(dataset):
+        if 'CocoDataset' in families_of(dataset):
             count_objects(dataset, where, transforms)
         sample = dataset.get_data_info(0)
         for transform in transforms:
@@ -340,73 +339,6 @@ def _run_later(dataset: Any, pipeline: Any, setting: str, where: str) -> Any:
             f'training: {type(error).__name__}: {error}.'
         ) from error
     return sample
-
-
-def leaf_configs(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """The configs of data sets inside wrappers."""
-    inner = innermost_dataset(dataset)
-    if 'datasets' in inner:
-        for part in inner.datasets:
-            yield from leaf_configs(part)
-    else:
-        yield inner
-
-
-def is_local(config: Any) -> bool:
-    """Whether all files of a data set's config are on a disk of this machine."""
-    if isinstance(config, dict):
-        for key in ('backend_args', 'file_client_args'):
-            if (config.get(key) or {}).get('backend', 'local') not in ('local', 'disk'):
-                return False
-        config = list(config.values())
-    if isinstance(config, (list, tuple)):
-        return all(is_local(value) for value in config)
-    return not (isinstance(config, str) and '://' in config)
-
-
-def _leaves(dataset: Any) -> Iterator[Any]:
-    while hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    if hasattr(dataset, 'datasets'):
-        for part in dataset.datasets:
-            yield from _leaves(part)
-    else:
-        yield dataset
-
-
-def _lazy(config: ConfigDict) -> Any | None:
-    """A data set with its paths and classes as the library joins and reads them, without data.
-
-    Raises:
-        DataError: The data set of a benchmark is given other classes.
-    """
-    try:
-        return DATASETS.build(dict(config, lazy_init=True, pipeline=[]))
-    except TypeError:
-        return None  # of an unknown kind
-    except ValueError as error:
-        if 'is not a subset of classes' not in str(error):
-            raise
-        raise DataError(
-            f'{name_of(config)} has classes of its own, and metainfo.classes are others. For data '
-            "of your own set the data set's type to 'BaseSegDataset', with img_suffix, "
-            'seg_map_suffix and reduce_zero_label as they are in your files.'
-        ) from error
-
-
-def _families(dataset: Any) -> set[str]:
-    return {base.__name__ for base in type(dataset).__mro__}
-
-
-def _is_plain_coco(dataset: Any) -> bool:
-    """Whether mmdet's own ``CocoDataset`` reads the file, or a subclass that leaves this to it."""
-    methods = ('load_data_list', 'parse_data_info')
-    owners = {
-        next(base.__name__ for base in type(dataset).__mro__ if method in vars(base))
-        for method in methods
-        if hasattr(dataset, method)
-    }
-    return owners == {'CocoDataset'}
 
 
 def log_report(sets: DataSets, work_dir: str | Path | None = None) -> None:

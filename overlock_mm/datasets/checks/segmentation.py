@@ -122,6 +122,16 @@ def _check_depth(path: Any) -> None:
         )
 
 
+def check_format(dataset: Any, where: str) -> list[str]:
+    """Return a warning about label maps in a format that changes labels."""
+    if not dataset.seg_map_suffix.lower().endswith(('.jpg', '.jpeg')):
+        return []
+    return [
+        f'The label maps of {where} are JPEG files, which change values where classes meet, so '
+        'that labels become those of other classes. Write PNG files.'
+    ]
+
+
 def named_pixels(pixels: Counter[int], classes: Iterable[str]) -> dict[str, int]:
     """Pixels by the names of their classes, as far as these occur."""
     return {name: pixels[label] for label, name in enumerate(classes) if pixels[label]}
