@@ -67,6 +67,7 @@ class Shell:
             (r'pip install ', self.look_up),
             (r'python tools/dataset_tools/generate_shapes\.py ', self.draw),
             (r'python tools/train\.py .*--amp ', self.needs_gpu),
+            (r'python tools/reproduce\.py ', self.lacks_weights),
             (r'python tools/\w+(/\w+)?\.py ', self.run_tool),
             (r'python -m overlock_mm\.doctor$', self.run_python),
             (r'NNODES=2 NODE_RANK=0 .*tools/dist_train\.sh ', self.start_first_node),
@@ -120,6 +121,11 @@ class Shell:
         with pytest.raises(SystemExit):
             self.run_tool(command)
         assert '--amp needs a GPU' in self.capsys.readouterr().err
+
+    def lacks_weights(self, command):
+        with pytest.raises(SystemExit):
+            self.run_tool(command)
+        assert '.pth is missing; it is to be had at https://' in self.capsys.readouterr().out
 
     def run_processes(self, command):
         self.bash(re.sub(r'(\.py|\.pth) 8 ', r'\1 2 ', command))
