@@ -104,6 +104,13 @@ def test_rounding_of_half_precision(dtype):
 
 
 @needs_extension
+@pytest.mark.parametrize(('op', 'options'), OPTIONS[3:], ids=str)
+def test_a_map_beyond_the_caches(op, options):
+    """Its rows are packed where those of smaller maps are read in place."""
+    assert_right(Shape(1, 256, 46, 47, 3), op, options, 'cpu')
+
+
+@needs_extension
 def test_gelu_within_its_bound():
     """Off by 2e-7 |x| at most, for all magnitudes."""
     x = torch.cat([torch.linspace(-12, 12, 200_000), torch.logspace(-30, 38, 2_000)])

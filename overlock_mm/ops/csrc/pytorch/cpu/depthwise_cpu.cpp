@@ -65,23 +65,21 @@ constexpr int64_t kGrain = 32768;
 constexpr int64_t kVectorCost = 32;
 // Rows per thread from which on threads share rows only.
 constexpr int64_t kFewRows = 7;
-// Channels of a panel, by measurement, for small and large kernels. All that a thread reads
-// again, rows and weights, should stay in the second-level cache of a core.
-constexpr int64_t kPanelOfSmall = 64;
+// Channels of a panel of large kernels, by measurement: rows and weights, which are read again,
+// should stay in the second-level cache of a core. Small kernels take all channels at once, as
+// reading a part of each column of a map beyond the caches costs as much as reading all of it.
 constexpr int64_t kPanelOfLarge = 32;
+// Bytes of the maps up to which small kernels read rows where they are. Packing reads a larger map
+// in the order of memory, as the processor expects, and takes less time than it saves.
+constexpr int64_t kInPlaceBytes = 2 << 20;
 // Columns that are computed row by row before their neighbours, by large kernels. Blocks of 7
 // and of 8 columns divide it.
 constexpr int64_t kStrip = 56;
 
 template <typename S>
-int64_t panel_size(const Convolution<S>& call, bool in_place) {
-  if (call.normed != nullptr) {
-    return call.channels;  // LayerNorm needs all of a column
-  }
-  if (call.kernel_size > 3) {
-    return kPanelOfLarge;
-  }
-  return in_place ? call.channels : kPanelOfSmall;
+int64_t panel_size(const Convolution<S>& call) {
+  // LayerNorm needs all of a column.
+  return call.normed != nullptr || call.kernel_size == 3 ? call.channels : kPanelOfLarge;
 }
 
 float wide(float value) { return value; }
@@ -115,10 +113,12 @@ void run(const Convolution<S>& call) {
   const DepthwiseKernels<S>& kernels = depthwise_kernels<S>();
   const DepthwiseKernels<T>& wide_kernels = depthwise_kernels<T>();
   const int64_t k = call.kernel_size, height = call.height, width = call.width;
+  const int64_t bytes =
+      call.batch * height * width * call.channels * static_cast<int64_t>(sizeof(S));
   // Whole vectors of channels can be read where they are.
   const bool in_place = std::is_same_v<S, T> && !call.gelu_input && call.input_bias == nullptr &&
-                        call.channels % kernels.lanes == 0;
-  const Panels panels(call.channels, kernels.lanes, panel_size(call, in_place));
+                        call.channels % kernels.lanes == 0 && (k > 3 || bytes <= kInPlaceBytes);
+  const Panels panels(call.channels, kernels.lanes, panel_size(call));
   // Threads share the rows, so that none writes next to what another reads, unless there are
   // too few rows for that: then they share the panels too.
   const bool few_rows = call.batch * height < kFewRows * at::get_num_threads();
