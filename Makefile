@@ -71,7 +71,7 @@ bench: env ## Measure the operators on the CPU; writes benchmarks/results and do
 bench-gpu: env ## The same on a GPU
 	$(PY) -m benchmarks run --device cuda
 
-bench-networks: env ## Measure whole networks beside others on the CPU: 30 min (2 cores); docs/networks.md
+bench-networks: env ## Measure whole networks beside others in all runtimes on the CPU; docs/networks.md
 	$(CPU) $(PY) -m benchmarks networks --device cpu
 
 docs: env ## Build the documentation site into build/site

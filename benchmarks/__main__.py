@@ -25,6 +25,15 @@ def main() -> int:
     )
     whole.add_argument('--cases', default='', help='regular expression for names of cases')
     whole.add_argument('--networks', default='', help='regular expression for their names')
+    whole.add_argument(
+        '--runtimes', default='', help='regular expression for runtimes beside eager mode, CPU only'
+    )
+    whole.add_argument(
+        '--clock',
+        default='wall',
+        choices=('wall', 'cpu'),
+        help='cpu: time of the processor, where it does other work meanwhile; for one thread',
+    )
     whole.add_argument('--budget', type=float, default=40.0, help='seconds per case')
     commands.add_parser(
         'report',
@@ -37,7 +46,8 @@ def main() -> int:
     if arguments.command != 'report':
         if arguments.device == 'cuda' and not torch.cuda.is_available():
             parser.error('torch finds no CUDA device; measure with --device cpu.')
-        logging.getLogger('mmengine').setLevel(logging.ERROR)
+        for name in ('mmengine', 'onnxscript', 'onnx_ir', 'overlock_mm'):
+            logging.getLogger(name).setLevel(logging.ERROR)
     if arguments.command == 'networks':
         path = network_run.run(
             torch.device(arguments.device),
@@ -45,6 +55,8 @@ def main() -> int:
             arguments.cases,
             arguments.networks,
             arguments.budget,
+            runtimes=arguments.runtimes,
+            clock=arguments.clock,
         )
         logging.info('Results in %s', path)
     if arguments.command == 'run':

@@ -93,7 +93,7 @@ def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
         'torch': torch.__version__,
         'overlock_mm': overlock_mm.__version__,
     }
-    for name in ('triton', 'natten'):
+    for name in ('triton', 'natten', 'onnxruntime', 'openvino'):
         try:
             versions[name] = __import__(name).__version__
         except ImportError:

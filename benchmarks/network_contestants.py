@@ -6,13 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.networks import NetworkCase
-from overlock_mm.export import export_onnx, exportable
 
 LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
 
@@ -28,6 +26,8 @@ class Contestant:
             another case may have changed them.
         seconds: Wall times.
         traceable: Whether the memory of a single call can be measured.
+        runtime: What runs it.
+        precision: Dtype of the network, or that of autocast.
     """
 
     call: Callable[[], object]
@@ -35,41 +35,27 @@ class Contestant:
     prepare: Callable[[], object]
     seconds: list[float] = field(default_factory=list)
     traceable: bool = True
+    runtime: str = 'eager'
+    precision: str = 'float32'
 
 
-def contestant(model: nn.Module, case: NetworkCase, device: torch.device) -> Contestant:
-    """The network on the case's images, in the memory layout in which it is faster."""
+def contestant(
+    model: nn.Module, case: NetworkCase, device: torch.device, image: Tensor | None = None
+) -> Contestant:
+    """The network on the case's images, in the memory layout in which it is faster.
+
+    Args:
+        model: The network.
+        case: What it does.
+        device: Where.
+        image: The case's images in another precision, or None.
+    """
     make = _training_step if case.mode == 'training' else _inference
-    candidates = [make(model, case.image(device), layout) for layout in LAYOUTS]
+    image = case.image(device) if image is None else image
+    candidates = [make(model, image, layout) for layout in LAYOUTS]
     best = min(candidates, key=lambda candidate: _seconds(candidate, device))
     best.prepare()
     return best
-
-
-def onnx_contestant(model: nn.Module, case: NetworkCase, folder: Path) -> Contestant:
-    """The exported network in ONNX Runtime, with as many threads as torch has.
-
-    Args:
-        model: An OverLoCK in fused form.
-        case: Its size is the file's.
-        folder: Where the file is written; it is kept for further batch sizes.
-    """
-    import onnxruntime
-
-    shape = (case.height, case.width)
-    path = folder / f'{id(model)}-{case.height}x{case.width}.onnx'
-    if not path.is_file():
-        export_onnx(exportable(model), path, shape, compare=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Its threads would wait for work at full speed while the next contestant runs.
-    options.add_session_config_entry('session.force_spinning_stop', '1')
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    image = case.image(torch.device('cpu')).numpy()
-    # ONNX Runtime keeps the memory of a call for the next.
-    return Contestant(
-        lambda: session.run(None, {'image': image}), 'its own', lambda: None, traceable=False
-    )
 
 
 def _seconds(candidate: Contestant, device: torch.device) -> float:

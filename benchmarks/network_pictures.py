@@ -12,6 +12,12 @@ matplotlib.use('Agg')  # needs no display
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator  # noqa: E402
 
+from benchmarks.network_results import (  # noqa: E402
+    fastest,
+    forms_for_inference,
+    precisions,
+)
+
 #: Text as text and no date, so that the same results give the same small file.
 STYLE = {'svg.fonttype': 'none', 'svg.hashsalt': 'overlock_mm', 'font.size': 9}
 COLOURS = {
@@ -28,34 +34,32 @@ def _colour(name: str) -> str:
     return next(colour for family, colour in COLOURS.items() if name.startswith(family))
 
 
-def _fastest_forms(contestants: dict[str, Any]) -> dict[str, Any]:
-    """The form for inference where there is one; the exported file is not another network."""
-    return {
-        name: measured
-        for name, measured in contestants.items()
-        if name.endswith(('fused form', 'reparameterized form')) or ',' not in name
-    }
-
-
 def draw_accuracy(content: dict[str, Any], path: Path) -> str:
     """Published accuracy against measured latency at 224 x 224; the title, empty if not drawn."""
-    results = {r['case']['name']: r['contestants'] for r in content['results']}
-    measured = _fastest_forms(results.get('inference-b1-224x224', {}))
-    if not measured:
+    cases = {r['case']['name']: r for r in content['results']}
+    result = cases.get('inference-b1-224x224')
+    if result is None:
         return ''
-    families: dict[str, list[tuple[float, float, str]]] = {}
-    for name, values in measured.items():
-        bare = name.split(',')[0]
-        point = (values['median_ms'], content['networks'][bare]['top1'], bare)
-        families.setdefault(bare.split('-')[0], []).append(point)
+    lines: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
+    for precision in precisions([result]):
+        for name in forms_for_inference(result):
+            measured = fastest(result, name, precision)
+            if measured is not None:
+                bare = name.split(',')[0]
+                point = (measured['median_ms'], content['networks'][bare]['top1'], bare)
+                lines.setdefault((bare.split('-')[0], precision), []).append(point)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(5.6, 3.6), layout='constrained')
-        for family, points in families.items():
+        for (family, precision), points in lines.items():
             times, accuracies, _ = zip(*sorted(points), strict=True)
-            axes.plot(times, accuracies, 'o-', color=_colour(family), label=family)
+            style = 'o--' if precision == 'bfloat16' else 'o-'
+            axes.plot(
+                times, accuracies, style, color=_colour(family), label=f'{family}, {precision}'
+            )
             for time, accuracy, name in points:
                 axes.annotate(name, (time, accuracy), (4, -10), textcoords='offset points')
-        axes.set_xlabel('latency in ms, 224 x 224, batch 1 (measured)')
+        axes.legend(fontsize=7)
+        axes.set_xlabel('latency in ms in the fastest runtime, 224 x 224, batch 1 (measured)')
         axes.set_ylabel('ImageNet-1K top-1 in % (published)')
         axes.grid(alpha=0.3)
         axes.margins(x=0.25, y=0.12)  # room for the names
@@ -80,9 +84,9 @@ def draw_resolution(content: dict[str, Any], path: Path) -> str:
         ):
             for name in FOLLOWED:
                 points = [
-                    (r['case']['height'] * r['case']['width'] / 1e6, values[key] / unit)
+                    (r['case']['height'] * r['case']['width'] / 1e6, value / unit)
                     for r in results
-                    if (values := r['contestants'].get(name)) and values.get(key)
+                    if (value := _value(r, name, key))
                 ]
                 if points:
                     style = '--' if name.endswith('-T') else '-'
@@ -105,6 +109,20 @@ def draw_resolution(content: dict[str, Any], path: Path) -> str:
         panels[0].legend(fontsize=8)
         _save(figure, path)
     return 'Time and memory against resolution'
+
+
+def _value(result: dict[str, Any], name: str, key: str) -> float | None:
+    """The time of the fastest runtime in the first precision; the memory of eager mode in it."""
+    precision = precisions([result])[0]
+    if key == 'median_ms':
+        measured = fastest(result, name, precision)
+        return None if measured is None else measured[key]
+    values = (
+        measured.get(key)
+        for measured in result['contestants'].values()
+        if (measured['of'], measured['precision']) == (name, precision)
+    )
+    return next((value for value in values if value), None)
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -7,41 +7,51 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.network_pictures import draw_accuracy, draw_resolution
+from benchmarks.network_results import (
+    fastest,
+    forms_for_inference,
+    precisions,
+    runtimes,
+    setting,
+    version,
+)
 from benchmarks.report import plain
 from benchmarks.run import RESULTS
+from benchmarks.runtimes import RUNTIMES
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'networks.md'
 
+NOT_MEASURED = 'not measured'
 HEAD = """\
 # Speed and memory of whole networks
 
 <!-- Written by `python -m benchmarks report` from benchmarks/results. Do not edit. -->
 
-`make bench-networks` measures the CPU in about half an hour (two cores),
-`python -m benchmarks networks --device cuda` a GPU; both rewrite this page. Further cases, with
-larger batches, come with `--select all`.
+`make bench-networks` measures the CPU, `python -m benchmarks networks --device cuda` a GPU; both
+rewrite this page. `--cases`, `--networks` and `--runtimes` choose, and cases measured on one day
+add up, so that a long run can be done in parts.
 
 - The networks are backbones with four outputs, as dense prediction uses them, with random
   weights; the rivals are those of mmpretrain. OverLoCK is measured in training form and in fused
   form, RepLKNet in training form and in reparameterized form.
-- Within a case the networks run in turns, one call each per round, so that whatever else happens
+- On a CPU every network runs in each runtime that a user can pick without changing it: PyTorch's
+  eager mode, with its own matrix products and with those of oneDNN (`F.linear` replaced;
+  OverLoCK's fused form always has them in float32), `torch.compile` with constant weights, ONNX
+  Runtime and OpenVINO. In bfloat16 the weights and images are bfloat16; OpenVINO converts them.
+  A network is compared in the runtime in which it is fastest.
+- Within a case all of them run in turns, one call each per round, so that whatever else happens
   on the machine hits all alike. Given are the median and, in parentheses, the distance of the
   quartiles.
-- Each network runs in the memory layout, NCHW or channels_last, in which it is faster.
-- *ONNX Runtime* runs the exported file (docs/export.md), with as many threads.
-- *Memory* is the peak of a call beyond weights and images.
+- In PyTorch each network runs in the memory layout, NCHW or channels_last, in which it is faster.
+- *Memory* is the peak of a call in eager mode beyond weights and images.
 - *Training* is forward, backward and a step of AdamW.
 - Top-1 is the published accuracy on ImageNet-1K at 224 x 224, not measured here.
 """
-#: (ours, rival, words): the ratios that the project watches.
+#: (ours, rival): the ratios that the project watches.
 RATIOS = (
     ('OverLoCK-T, fused form', 'ConvNeXt-B'),
     ('OverLoCK-XT, fused form', 'ConvNeXt-T'),
-    ('OverLoCK-T, ONNX Runtime', 'OverLoCK-T, fused form'),
-    ('OverLoCK-T, training form', 'ConvNeXt-B'),
 )
-#: The two cases between which growth is reported.
-SMALL, LARGE = 'inference-b1-224x224', 'inference-b1-800x1280'
 
 
 def write(results: Path = RESULTS, page: Path = PAGE) -> Path:
@@ -67,93 +77,96 @@ def write(results: Path = RESULTS, page: Path = PAGE) -> Path:
 
 def _device(content: dict[str, Any]) -> list[str]:
     machine, results = content['machine'], content['results']
-    versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
-    sections = [
+    versions = ', '.join(f'{name} {version(machine, name)}' for name in machine['versions'])
+    inference, training = (
+        [r for r in results if r['case']['mode'] == mode] for mode in ('inference', 'training')
+    )
+    return [
         f'### {machine["device"]}\n',
-        f'{machine["date"]}; {machine["threads"]} threads; {content["precision"]}; {versions}.\n',
+        f'{machine["date"]}; {setting(machine)}; {versions}.\n',
+        *_missing(inference),
+        *_section('Time over that of a rival, fastest runtime over fastest', _ratios(inference)),
+        *_section('The fastest runtime, milliseconds per batch', _fastest(content, inference)),
+        *_section('All runtimes, milliseconds per batch', _all(inference)),
+        *_section('Training, milliseconds per batch', _all(training)),
+        *_section('Memory in MiB', _memory(results)),
     ]
-    for mode, title in (('inference', 'Inference'), ('training', 'Training')):
-        cases = [r for r in results if r['case']['mode'] == mode]
-        if cases:
-            sections += [f'#### {title}: milliseconds per batch\n', _table(content, cases, _time)]
-            sections += [f'#### {title}: images per second\n', _table(content, cases, _rate)]
-            sections += [f'#### {title}: memory in MiB\n', _table(content, cases, _memory)]
-    ratios = _ratios(results)
-    if ratios:
-        sections += ['#### Ratios of the medians\n', ratios]
-    growth = _growth(results)
-    if growth:
-        sections += ['#### From 224 x 224 to 800 x 1280: 20.4 times the pixels\n', growth]
-    return sections
 
 
-def _lines(rows: list[list[str]]) -> str:
+def _missing(results: list[dict[str, Any]]) -> list[str]:
+    """A sentence about runtimes that were left out, where several were measured."""
+    found = runtimes(results)
+    missing = [runtime.name for runtime in RUNTIMES if runtime.name not in found]
+    return [f'Not measured: {", ".join(missing)}.\n'] if missing and len(found) > 1 else []
+
+
+def _section(title: str, rows: list[list[str]]) -> list[str]:
+    """A table, or nothing where it would be empty."""
+    if len(rows) < 2:
+        return []
     rows.insert(1, ['---'] * len(rows[0]))
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows) + '\n'
+    lines = ('| ' + ' | '.join(row) + ' |' for row in rows)
+    return [f'#### {title}\n', '\n'.join(lines) + '\n']
 
 
-def _case_title(case: dict[str, Any]) -> str:
-    return f'{case["height"]} x {case["width"]}, batch {case["batch"]}'
+def _titles(results: list[dict[str, Any]]) -> list[str]:
+    cases = (r['case'] for r in results)
+    return [f'{case["height"]} x {case["width"]}, batch {case["batch"]}' for case in cases]
+
+
+def _ratios(results: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [['time of', 'over that of', 'precision', *_titles(results)]]
+    for precision in precisions(results):
+        for pair in RATIOS:
+            row = [*pair, precision]
+            for result in results:
+                ours, rival = (fastest(result, name, precision) for name in pair)
+                known = ours is not None and rival is not None
+                row.append(f'{ours["median_ms"] / rival["median_ms"]:.2f}' if known else '-')
+            if set(row[3:]) != {'-'}:
+                rows.append(row)
+    return rows
+
+
+def _fastest(content: dict[str, Any], results: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [['network', 'top-1', 'parameters (M)', 'precision', *_titles(results)]]
+    for precision in precisions(results):
+        for name in dict.fromkeys(n for r in results for n in forms_for_inference(r)):
+            facts = content['networks'][name.split(',')[0]]
+            row = [name, f'{facts["top1"]:.1f}', f'{facts["parameters"] / 1e6:.1f}', precision]
+            for result in results:
+                entry = fastest(result, name, precision)
+                row.append(NOT_MEASURED if entry is None else f'{_time(entry)} {entry["runtime"]}')
+            rows.append(row)
+    return rows
+
+
+def _all(results: list[dict[str, Any]]) -> list[list[str]]:
+    rows = [['network', 'runtime', 'precision', *_titles(results)]]
+    for name in _names(results):
+        entries = [r['contestants'].get(name) for r in results]
+        known = next(entry for entry in entries if entry is not None)
+        times = [NOT_MEASURED if entry is None else _time(entry) for entry in entries]
+        rows.append([known['of'], known['runtime'], known['precision'], *times])
+    return rows
+
+
+def _memory(results: list[dict[str, Any]]) -> list[list[str]]:
+    titles = [f'{r["case"]["mode"]}, {t}' for r, t in zip(results, _titles(results), strict=True)]
+    rows = [['network', 'precision', *titles]]
+    for name in _names(results):
+        entries = [r['contestants'].get(name, {}) for r in results]
+        peaks = [entry.get('peak_extra_bytes') for entry in entries]
+        if any(peaks):
+            known = next(entry for entry in entries if entry)
+            cells = ['-' if peak is None else f'{peak / 2**20:.0f}' for peak in peaks]
+            rows.append([known['of'], known['precision'], *cells])
+    return rows
 
 
 def _names(results: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for r in results for name in r['contestants']))
 
 
-def _table(content: dict[str, Any], cases: list[dict[str, Any]], cell: Any) -> str:
-    rows = [['network', 'top-1', 'parameters (M)', *(_case_title(r['case']) for r in cases)]]
-    for name in _names(cases):
-        facts = content['networks'][name.split(',')[0]]
-        row = [name, f'{facts["top1"]:.1f}', f'{facts["parameters"] / 1e6:.1f}']
-        for result in cases:
-            measured = result['contestants'].get(name)
-            row.append('not measured' if measured is None else cell(measured))
-        rows.append(row)
-    return _lines(rows)
-
-
 def _time(measured: dict[str, Any]) -> str:
     return f'{plain(measured["median_ms"], 4)} ({plain(measured["spread_ms"], 2)})'
-
-
-def _rate(measured: dict[str, Any]) -> str:
-    return f'{measured["images_per_s"]:.3g}'
-
-
-def _memory(measured: dict[str, Any]) -> str:
-    peak = measured.get('peak_extra_bytes')
-    return 'not measured' if peak is None else f'{peak / 2**20:.0f}'
-
-
-def _ratios(results: list[dict[str, Any]]) -> str:
-    rows = [['time of', 'over that of', *(_ratio_title(r['case']) for r in results)]]
-    for ours, rival in RATIOS:
-        row = [ours, rival]
-        for result in results:
-            pair = [result['contestants'].get(name) for name in (ours, rival)]
-            if None in pair:
-                row.append('-')
-            else:
-                row.append(f'{pair[0]["median_ms"] / pair[1]["median_ms"]:.2f}')
-        if set(row[2:]) != {'-'}:
-            rows.append(row)
-    return _lines(rows) if len(rows) > 1 else ''
-
-
-def _ratio_title(case: dict[str, Any]) -> str:
-    return f'{case["mode"]}, {_case_title(case)}'
-
-
-def _growth(results: list[dict[str, Any]]) -> str:
-    by_name = {r['case']['name']: r['contestants'] for r in results}
-    if SMALL not in by_name or LARGE not in by_name:
-        return ''
-    rows = [['network', 'time', 'memory']]
-    for name, small in by_name[SMALL].items():
-        large = by_name[LARGE].get(name)
-        if large is not None:
-            row = [name, f'x {large["median_ms"] / small["median_ms"]:.1f}']
-            memory = [x.get('peak_extra_bytes') for x in (small, large)]
-            row.append(f'x {memory[1] / memory[0]:.1f}' if all(memory) else 'not measured')
-            rows.append(row)
-    return _lines(rows)

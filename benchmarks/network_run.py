@@ -8,7 +8,9 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks import measure
-from benchmarks.network_contestants import (
-    Contestant,
-    contestant,
-    onnx_contestant,
-    synchronize,
-)
+from benchmarks.network_contestants import Contestant, contestant, synchronize
 from benchmarks.networks import (
     MAIN,
     NETWORKS,
@@ -32,14 +29,17 @@ from benchmarks.networks import (
     forms,
 )
 from benchmarks.run import RESULTS
+from benchmarks.runtimes import EAGER, PRECISIONS, RUNTIMES, Work
 from overlock_mm.utils.files import write_json
 
 logger = logging.getLogger('benchmarks')
 
 #: Fewest and most rounds of a case, regardless of the budget.
 ROUNDS = (3, 20)
-#: The network whose exported file is measured beside it.
-EXPORTED = 'OverLoCK-T'
+#: Wall time; or time of the processor, for machines that do other work meanwhile.
+CLOCKS: dict[str, Callable[[], float]] = {'wall': time.perf_counter, 'cpu': time.process_time}
+#: How networks run on a GPU.
+AUTOCAST = 'autocast to bfloat16'
 
 
 class Models:
@@ -47,12 +47,14 @@ class Models:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._built: dict[tuple[str, str], nn.Module] = {}
+        self._built: dict[tuple[str, ...], nn.Module] = {}
 
-    def get(self, network: Network, form: str) -> nn.Module:
-        """The network in a form, on the device."""
-        key = (network.name, form)
-        if key not in self._built:
+    def get(self, network: Network, form: str, precision: str = 'float32') -> nn.Module:
+        """The network in a form and a precision, on the device."""
+        key = (network.name, form, precision)
+        if key not in self._built and precision != 'float32':
+            self._built[key] = deepcopy(self.get(network, form)).to(PRECISIONS[precision])
+        elif key not in self._built:
             torch.manual_seed(0)
             model = network.build()
             if form != 'training':
@@ -63,25 +65,69 @@ class Models:
 
 
 def contestants_of(
-    case: NetworkCase, networks: Sequence[Network], models: Models, folder: Path
+    case: NetworkCase, networks: Sequence[Network], models: Models, folder: Path, pattern: str
 ) -> dict[str, Contestant]:
-    """All that can run the case; what does not fit into memory is left out, and logged."""
-    found = {}
+    """All that can run the case; what cannot is left out, and logged."""
+    found: dict[str, Contestant] = {}
+    in_runtimes = case.mode == 'inference' and models.device.type == 'cpu'
     for network in networks:
-        for form in forms(network, case.mode):
-            name = contestant_name(network, form)
-            model = models.get(network, form)
-            try:
-                found[name] = contestant(model, case, models.device)
-            except torch.OutOfMemoryError:
-                logger.warning('  %s: not measured, out of memory', name)
-                continue
-            if network.name == EXPORTED and form == 'fused' and models.device.type == 'cpu':
-                found[f'{network.name}, ONNX Runtime'] = onnx_contestant(model, case, folder)
+        *others, last = forms(network, case.mode)
+        for form in others if in_runtimes else (*others, last):
+            entry = _tried(
+                contestant_name(network, form),
+                partial(contestant, models.get(network, form), case, models.device),
+            )
+            if entry is not None:
+                entry.precision = 'float32' if models.device.type == 'cpu' else AUTOCAST
+                found[contestant_name(network, form)] = entry
+        if in_runtimes:
+            found |= _in_runtimes(case, network, last, models, folder, pattern)
     return found
 
 
-def time_in_turns(contestants: dict[str, Contestant], device: torch.device, budget: float) -> None:
+def _in_runtimes(
+    case: NetworkCase, network: Network, form: str, models: Models, folder: Path, pattern: str
+) -> dict[str, Contestant]:
+    """The network in every runtime and precision."""
+    found = {}
+    for precision in PRECISIONS:
+        layout = None
+        for runtime in RUNTIMES:
+            wanted = runtime is EAGER or re.search(pattern, runtime.name)
+            sensible = precision in runtime.precisions and (runtime.for_ours or not network.ours)
+            if not (wanted and sensible):
+                continue
+            name = ', '.join((contestant_name(network, form), runtime.name, precision))
+            models_of = (models.get(network, form, precision), models.get(network, form))
+            entry = _tried(
+                name, partial(runtime.make, Work(*models_of, case, precision, layout, folder))
+            )
+            if entry is not None:
+                entry.runtime, entry.precision = runtime.name, precision
+                found[name] = entry
+                layout = entry.layout if runtime is EAGER else layout
+    return found
+
+
+def _tried(name: str, make: Callable[[], Contestant]) -> Contestant | None:
+    """The contestant after a first call, or None where that fails."""
+    logger.info('  %s', name)
+    try:
+        entry = make()
+        entry.call()
+    # Whatever a runtime that cannot run the network may raise.
+    except Exception as error:
+        logger.warning('  not measured: %s: %s', type(error).__name__, error)
+        return None
+    return entry
+
+
+def time_in_turns(
+    contestants: dict[str, Contestant],
+    device: torch.device,
+    budget: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
     """Run each once per round, until the budget in seconds is spent.
 
     Other activity on the machine then affects all of them equally.
@@ -92,16 +138,19 @@ def time_in_turns(contestants: dict[str, Contestant], device: torch.device, budg
             return
         for entry in contestants.values():
             synchronize(device)
-            before = time.perf_counter()
+            before = clock()
             entry.call()
             synchronize(device)
-            entry.seconds.append(time.perf_counter() - before)
+            entry.seconds.append(clock() - before)
 
 
-def summary(entry: Contestant, case: NetworkCase) -> dict[str, Any]:
-    """Median, distance of the quartiles and throughput."""
+def summary(name: str, entry: Contestant, case: NetworkCase) -> dict[str, Any]:
+    """What ran, its median and the distance of the quartiles."""
     low, median, high = statistics.quantiles(entry.seconds, n=4, method='inclusive')
     return {
+        'of': name.removesuffix(f', {entry.runtime}, {entry.precision}'),
+        'runtime': entry.runtime,
+        'precision': entry.precision,
         'median_ms': median * 1e3,
         'spread_ms': (high - low) * 1e3,
         'runs': len(entry.seconds),
@@ -117,6 +166,8 @@ def run(
     network_pattern: str,
     budget: float,
     results: Path = RESULTS,
+    runtimes: str = '',
+    clock: str = 'wall',
 ) -> Path:
     """Measure the selected cases; the path of the results file.
 
@@ -127,10 +178,17 @@ def run(
         network_pattern: Regular expression for names of networks.
         budget: Seconds per case for the rounds beyond the third.
         results: Folder for the file.
+        runtimes: Regular expression for names of runtimes beside eager mode.
+        clock: A key of :data:`CLOCKS`.
 
     Raises:
-        RuntimeError: Nothing was selected.
+        RuntimeError: Nothing was selected, or the clock does not suit the threads.
     """
+    if clock == 'cpu' and (device.type != 'cpu' or torch.get_num_threads() > 1):
+        raise RuntimeError(
+            'The clock cpu is for one thread, because threads that wait for each other count too. '
+            'Remedy: OMP_NUM_THREADS=1 and --device cpu, or --clock wall.'
+        )
     wanted = [
         case
         for case in all_cases(device.type)
@@ -141,7 +199,7 @@ def run(
         raise RuntimeError(
             f'Nothing to measure: cases {pattern!r} among {select}, networks {network_pattern!r}.'
         )
-    machine = measure.machine(device, (torch.float32,))
+    machine = {**measure.machine(device, (torch.float32,)), 'clock': clock}
     slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
     path = results / f'networks-{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
     models, done = Models(device), []
@@ -156,7 +214,6 @@ def run(
         facts = {network.name: _facts(network, models) for network in networks}
         content = {
             'machine': machine,
-            'precision': 'float32' if device.type == 'cpu' else 'autocast to bfloat16',
             'networks': {**earlier.get('networks', {}), **facts},
             'results': [
                 results[case.name] for case in all_cases(device.type) if case.name in results
@@ -167,11 +224,11 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         for case in wanted:
             logger.info('%s', case.name)
-            entries = contestants_of(case, networks, models, Path(folder))
-            time_in_turns(entries, device, budget)
-            measured = {name: summary(entry, case) for name, entry in entries.items()}
+            entries = contestants_of(case, networks, models, Path(folder), runtimes)
+            time_in_turns(entries, device, budget, CLOCKS[clock])
+            measured = {name: summary(name, entry, case) for name, entry in entries.items()}
             for name, values in measured.items():
-                logger.info('  %-28s %9.1f ms', name, values['median_ms'])
+                logger.info('  %-60s %9.1f ms', name, values['median_ms'])
             done.append((case, entries, measured))
             store()
         measure.return_freed_memory()  # slows allocation: after the last time
@@ -195,8 +252,8 @@ def _of_the_same_day(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     content = json.loads(path.read_text(encoding='utf-8'))
-    same = ('date', 'device', 'threads', 'versions')
-    return content if all(content['machine'][key] == machine[key] for key in same) else {}
+    same = ('date', 'device', 'threads', 'versions', 'clock')
+    return content if all(content['machine'].get(key) == machine[key] for key in same) else {}
 
 
 def _facts(network: Network, models: Models) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.network_results import fastest, precisions, runtimes, setting, version
 from benchmarks.run import RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,12 +31,7 @@ RECIPES = (
     ),
     ('UperNet, mIoU', 'segmentation/upernet_overlock_{}.py', ('mIoU',)),
 )
-CONTESTANTS = (
-    'OverLoCK-T, training form',
-    'OverLoCK-T, fused form',
-    'OverLoCK-T, ONNX Runtime',
-    'ConvNeXt-B',
-)
+CONTESTANTS = ('OverLoCK-T, fused form', 'ConvNeXt-B', 'OverLoCK-XT, fused form', 'ConvNeXt-T')
 CASES = ('inference-b1-224x224', 'inference-b1-512x512', 'inference-b1-800x1280')
 
 
@@ -95,28 +91,39 @@ def _published(model: dict[str, Any], metrics: Iterable[str]) -> str:
 
 
 def speed() -> str:
-    """Milliseconds per image on the processor that was measured last."""
+    """The fastest runtimes on the processor that was measured last."""
     files = RESULTS.glob('networks-cpu-*.json')
     content = max(
         (json.loads(path.read_text(encoding='utf-8')) for path in files),
         key=lambda content: content['machine']['date'],
     )
     machine, cases = content['machine'], {r['case']['name']: r for r in content['results']}
-    sizes = [cases[name]['case'] for name in CASES]
-    titles = ['network', 'top-1', *(f'{c["height"]} x {c["width"]}' for c in sizes)]
+    measured = [cases[name] for name in CASES if name in cases]
+    sizes = [result['case'] for result in measured]
+    titles = ['network', 'top-1', 'precision', *(f'{c["height"]} x {c["width"]}' for c in sizes)]
     rows = [
         [
             name,
             str(content['networks'][name.partition(',')[0]]['top1']),
-            *(f'{cases[case]["contestants"][name]["median_ms"]:.0f} ms' for case in CASES),
+            precision,
+            *(_fastest(result, name, precision) for result in measured),
         ]
+        for precision in precisions(cases.values())
         for name in CONTESTANTS
     ]
-    torch = machine['versions']['torch'].partition('+')[0]
+    packages = ', '.join(
+        f'{name} {version(machine, name)}' for name in ('torch', 'onnxruntime', 'openvino')
+    )
     return (
-        f'{machine["device"]}, {machine["threads"]} threads, {content["precision"]}, '
-        f'torch {torch}, {machine["date"]}; backbones with four outputs, one image, median:\n\n'
+        f'{machine["device"]}, {setting(machine)}, {packages}, {machine["date"]}; backbones with '
+        'four outputs, one image. Each time is the median in the fastest of these runtimes: '
+        f'{", ".join(runtimes(measured))}.\n\n'
     ) + _table(titles, rows)
+
+
+def _fastest(result: dict[str, Any], name: str, precision: str) -> str:
+    measured = fastest(result, name, precision)
+    return f'{measured["median_ms"]:.0f} ms, {measured["runtime"]}' if measured else 'not measured'
 
 
 def _table(titles: list[str], rows: list[list[str]]) -> str:
