@@ -80,6 +80,9 @@ def project(preloaded_python, tmp_path, monkeypatch):
         link = configs / source.relative_to(ROOT / 'configs')
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(source)
+    for source in (ROOT / 'configs/demo').glob('*.py'):
+        # Not a link, from which the parents would be the stand-ins.
+        put_config(folder, f'demo/{source.name}', f'_base_ = {str(source)!r}\n')
     for name, content in STAND_INS.items():
         put_config(folder, name, content)
     srun = tmp_path / 'bin/srun'
