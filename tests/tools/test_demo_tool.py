@@ -127,7 +127,7 @@ def test_bad_input(fails, untrained, pictures, tmp_path):
     config, weights = untrained('classification')
     out = ['--out-dir', tmp_path / 'out']
     assert 'not a BMP' in fails(demo.main, pictures / 'notes.txt', config, weights, *out)
-    assert "'/no/where'" in fails(demo.main, '/no/where', config, weights, *out)
+    assert '/no/where' in fails(demo.main, '/no/where', config, weights, *out)
     (tmp_path / 'clip.mp4').write_text('no video')
     message = fails(demo.main, tmp_path / 'clip.mp4', config, weights, *out)
     assert 'cannot be read as a video' in message

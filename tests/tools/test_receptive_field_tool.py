@@ -113,7 +113,7 @@ def test_weights_that_are_not_finite(fails, untrained, tmp_path):
         (['--num', '0'], '--num must be positive, got 0'),
         (['--sizes', '16'], '--sizes must be at least 32, got 16'),
         (['--compare', 'a', 'b', 'c'], "got ['a', 'b', 'c']"),
-        (['--images', '/no/where'], "'/no/where'"),
+        (['--images', '/no/where'], '/no/where'),
     ],
 )
 def test_options_without_sense(fails, untrained, tmp_path, options, expected):
