@@ -67,7 +67,7 @@ def test_a_command_that_fails_is_told(work_dir, preloaded_python, monkeypatch, t
         'no', 'No', '', 'visualization/demo.py /no/where {classification}', ('{out}/*.png',)
     )
     words = gallery.fillings(work_dir, gallery.trained_models(work_dir, [entry]))
-    with pytest.raises(RuntimeError, match="(?s)demo.py /no/where .*failed:.*/no/where"):
+    with pytest.raises(RuntimeError, match='(?s)demo.py /no/where .*failed:.*/no/where'):
         gallery.make(entry, words, tmp_path)
 
 
