@@ -119,7 +119,7 @@ def _value(result: dict[str, Any], name: str, key: str) -> float | None:
         return None if measured is None else measured[key]
     values = (
         measured.get(key)
-        for measured in result['contestants'].values()
+        for measured in result['candidates'].values()
         if (measured['of'], measured['precision']) == (name, precision)
     )
     return next((value for value in values if value), None)

@@ -32,7 +32,7 @@ rewrite this page. `--cases`, `--networks` and `--runtimes` choose, and cases me
 add up, so that a long run can be done in parts.
 
 - The networks are backbones with four outputs, as dense prediction uses them, with random
-  weights; the rivals are those of mmpretrain. OverLoCK is measured in training form and in fused
+  weights; the baselines are those of mmpretrain. OverLoCK is measured in training form and in fused
   form, RepLKNet in training form and in reparameterized form.
 - On a CPU every network runs in each runtime that a user can pick without changing it: PyTorch's
   eager mode, with its own matrix products and with those of oneDNN (`F.linear` replaced;
@@ -47,7 +47,7 @@ add up, so that a long run can be done in parts.
 - *Training* is forward, backward and a step of AdamW.
 - Top-1 is the published accuracy on ImageNet-1K at 224 x 224, not measured here.
 """
-#: (ours, rival): the ratios that the project watches.
+#: (ours, baseline): the ratios that the project watches.
 RATIOS = (
     ('OverLoCK-T, fused form', 'ConvNeXt-B'),
     ('OverLoCK-XT, fused form', 'ConvNeXt-T'),
@@ -85,7 +85,7 @@ def _device(content: dict[str, Any]) -> list[str]:
         f'### {machine["device"]}\n',
         f'{machine["date"]}; {setting(machine)}; {versions}.\n',
         *_missing(inference),
-        *_section('Time over that of a rival, fastest runtime over fastest', _ratios(inference)),
+        *_section('Time over that of a baseline, fastest runtime over fastest', _ratios(inference)),
         *_section('The fastest runtime, milliseconds per batch', _fastest(content, inference)),
         *_section('All runtimes, milliseconds per batch', _all(inference)),
         *_section('Training, milliseconds per batch', _all(training)),
@@ -120,9 +120,9 @@ def _ratios(results: list[dict[str, Any]]) -> list[list[str]]:
         for pair in RATIOS:
             row = [*pair, precision]
             for result in results:
-                ours, rival = (fastest(result, name, precision) for name in pair)
-                known = ours is not None and rival is not None
-                row.append(f'{ours["median_ms"] / rival["median_ms"]:.2f}' if known else '-')
+                ours, baseline = (fastest(result, name, precision) for name in pair)
+                known = ours is not None and baseline is not None
+                row.append(f'{ours["median_ms"] / baseline["median_ms"]:.2f}' if known else '-')
             if set(row[3:]) != {'-'}:
                 rows.append(row)
     return rows
@@ -144,7 +144,7 @@ def _fastest(content: dict[str, Any], results: list[dict[str, Any]]) -> list[lis
 def _all(results: list[dict[str, Any]]) -> list[list[str]]:
     rows = [['network', 'runtime', 'precision', *_titles(results)]]
     for name in _names(results):
-        entries = [r['contestants'].get(name) for r in results]
+        entries = [r['candidates'].get(name) for r in results]
         known = next(entry for entry in entries if entry is not None)
         times = [NOT_MEASURED if entry is None else _time(entry) for entry in entries]
         rows.append([known['of'], known['runtime'], known['precision'], *times])
@@ -155,7 +155,7 @@ def _memory(results: list[dict[str, Any]]) -> list[list[str]]:
     titles = [f'{r["case"]["mode"]}, {t}' for r, t in zip(results, _titles(results), strict=True)]
     rows = [['network', 'precision', *titles]]
     for name in _names(results):
-        entries = [r['contestants'].get(name, {}) for r in results]
+        entries = [r['candidates'].get(name, {}) for r in results]
         peaks = [entry.get('peak_extra_bytes') for entry in entries]
         if any(peaks):
             known = next(entry for entry in entries if entry)
@@ -165,7 +165,7 @@ def _memory(results: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _names(results: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for r in results for name in r['contestants']))
+    return list(dict.fromkeys(name for r in results for name in r['candidates']))
 
 
 def _time(measured: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ Measured = dict[str, Any]
 
 def forms_for_inference(result: dict[str, Any]) -> list[str]:
     """Networks of a case, in the form in which a user would run them."""
-    names = dict.fromkeys(measured['of'] for measured in result['contestants'].values())
+    names = dict.fromkeys(measured['of'] for measured in result['candidates'].values())
     return [name for name in names if not name.endswith('training form')]
 
 
@@ -19,7 +19,7 @@ def fastest(result: dict[str, Any], name: str, precision: str) -> Measured | Non
     return min(
         (
             measured
-            for measured in result['contestants'].values()
+            for measured in result['candidates'].values()
             if (measured['of'], measured['precision']) == (name, precision)
         ),
         key=lambda measured: measured['median_ms'],
@@ -31,7 +31,7 @@ def precisions(results: Iterable[dict[str, Any]]) -> list[str]:
     """All that were measured, in the order of the results."""
     return list(
         dict.fromkeys(
-            measured['precision'] for r in results for measured in r['contestants'].values()
+            measured['precision'] for r in results for measured in r['candidates'].values()
         )
     )
 
@@ -46,9 +46,7 @@ def setting(machine: dict[str, Any]) -> str:
 def runtimes(results: Iterable[dict[str, Any]]) -> list[str]:
     """All that were measured, in the order of the results."""
     return list(
-        dict.fromkeys(
-            measured['runtime'] for r in results for measured in r['contestants'].values()
-        )
+        dict.fromkeys(measured['runtime'] for r in results for measured in r['candidates'].values())
     )
 
 

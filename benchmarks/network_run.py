@@ -18,15 +18,15 @@ import torch
 from torch import nn
 
 from benchmarks import measure
-from benchmarks.network_contestants import Contestant, contestant, synchronize
+from benchmarks.network_candidates import Candidate, candidate, synchronize
 from benchmarks.networks import (
     MAIN,
     NETWORKS,
     Network,
     NetworkCase,
     all_cases,
-    contestant_name,
     forms,
+    name_in_form,
 )
 from benchmarks.run import RESULTS
 from benchmarks.runtimes import EAGER, PRECISIONS, RUNTIMES, Work
@@ -64,32 +64,32 @@ class Models:
         return self._built[key]
 
 
-def contestants_of(
+def candidates_of(
     case: NetworkCase, networks: Sequence[Network], models: Models, folder: Path, pattern: str
-) -> dict[str, Contestant]:
+) -> dict[str, Candidate]:
     """All that can run the case; what cannot is left out, and logged."""
-    found: dict[str, Contestant] = {}
+    candidates: dict[str, Candidate] = {}
     in_runtimes = case.mode == 'inference' and models.device.type == 'cpu'
     for network in networks:
         *others, last = forms(network, case.mode)
         for form in others if in_runtimes else (*others, last):
             entry = _tried(
-                contestant_name(network, form),
-                partial(contestant, models.get(network, form), case, models.device),
+                name_in_form(network, form),
+                partial(candidate, models.get(network, form), case, models.device),
             )
             if entry is not None:
                 entry.precision = 'float32' if models.device.type == 'cpu' else AUTOCAST
-                found[contestant_name(network, form)] = entry
+                candidates[name_in_form(network, form)] = entry
         if in_runtimes:
-            found |= _in_runtimes(case, network, last, models, folder, pattern)
-    return found
+            candidates |= _in_runtimes(case, network, last, models, folder, pattern)
+    return candidates
 
 
 def _in_runtimes(
     case: NetworkCase, network: Network, form: str, models: Models, folder: Path, pattern: str
-) -> dict[str, Contestant]:
+) -> dict[str, Candidate]:
     """The network in every runtime and precision."""
-    found = {}
+    candidates = {}
     for precision in PRECISIONS:
         layout = None
         for runtime in RUNTIMES:
@@ -97,20 +97,20 @@ def _in_runtimes(
             sensible = precision in runtime.precisions and (runtime.for_ours or not network.ours)
             if not (wanted and sensible):
                 continue
-            name = ', '.join((contestant_name(network, form), runtime.name, precision))
+            name = ', '.join((name_in_form(network, form), runtime.name, precision))
             models_of = (models.get(network, form, precision), models.get(network, form))
             entry = _tried(
                 name, partial(runtime.make, Work(*models_of, case, precision, layout, folder))
             )
             if entry is not None:
                 entry.runtime, entry.precision = runtime.name, precision
-                found[name] = entry
+                candidates[name] = entry
                 layout = entry.layout if runtime is EAGER else layout
-    return found
+    return candidates
 
 
-def _tried(name: str, make: Callable[[], Contestant]) -> Contestant | None:
-    """The contestant after a first call, or None where that fails."""
+def _tried(name: str, make: Callable[[], Candidate]) -> Candidate | None:
+    """The candidate after a first call, or None where that fails."""
     logger.info('  %s', name)
     try:
         entry = make()
@@ -123,7 +123,7 @@ def _tried(name: str, make: Callable[[], Contestant]) -> Contestant | None:
 
 
 def time_in_turns(
-    contestants: dict[str, Contestant],
+    candidates: dict[str, Candidate],
     device: torch.device,
     budget: float,
     clock: Callable[[], float] = time.perf_counter,
@@ -136,7 +136,7 @@ def time_in_turns(
     for round_index in range(ROUNDS[1]):
         if round_index >= ROUNDS[0] and time.perf_counter() - started > budget:
             return
-        for entry in contestants.values():
+        for entry in candidates.values():
             synchronize(device)
             before = clock()
             entry.call()
@@ -144,7 +144,7 @@ def time_in_turns(
             entry.seconds.append(clock() - before)
 
 
-def summary(name: str, entry: Contestant, case: NetworkCase) -> dict[str, Any]:
+def summary(name: str, entry: Candidate, case: NetworkCase) -> dict[str, Any]:
     """What ran, its median and the distance of the quartiles."""
     low, median, high = statistics.quantiles(entry.seconds, n=4, method='inclusive')
     return {
@@ -209,7 +209,7 @@ def run(
         """What there is so far: a run that is stopped loses one case."""
         results = {entry['case']['name']: entry for entry in earlier.get('results', [])}
         for case, _, measured in done:
-            entry = {'case': {**case.as_dict(), 'name': case.name}, 'contestants': measured}
+            entry = {'case': {**case.as_dict(), 'name': case.name}, 'candidates': measured}
             results[case.name] = entry
         facts = {network.name: _facts(network, models) for network in networks}
         content = {
@@ -224,7 +224,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         for case in wanted:
             logger.info('%s', case.name)
-            entries = contestants_of(case, networks, models, Path(folder), runtimes)
+            entries = candidates_of(case, networks, models, Path(folder), runtimes)
             time_in_turns(entries, device, budget, CLOCKS[clock])
             measured = {name: summary(name, entry, case) for name, entry in entries.items()}
             for name, values in measured.items():

@@ -107,7 +107,7 @@ def _mmpretrain(name: str, kind: str, top1: float, source: str, **arguments: Any
     return Network(name, build, top1, source)
 
 
-#: Ours, and the rivals in the implementations of mmpretrain.
+#: Ours, and the baselines in the implementations of mmpretrain.
 NETWORKS = (
     _overlock('xt', 82.7),
     _overlock('t', 84.2),
@@ -138,6 +138,6 @@ def forms(network: Network, mode: str) -> tuple[str, ...]:
     return ('training', 'reparameterized') if 'RepLKNet' in network.name else ('training',)
 
 
-def contestant_name(network: Network, form: str) -> str:
+def name_in_form(network: Network, form: str) -> str:
     """How results call a network in a form; a network with one form has its bare name."""
     return f'{network.name}, {form} form' if len(forms(network, 'inference')) > 1 else network.name

@@ -31,7 +31,7 @@ RECIPES = (
     ),
     ('UperNet, mIoU', 'segmentation/upernet_overlock_{}.py', ('mIoU',)),
 )
-CONTESTANTS = ('OverLoCK-T, fused form', 'ConvNeXt-B', 'OverLoCK-XT, fused form', 'ConvNeXt-T')
+ROWS = ('OverLoCK-T, fused form', 'ConvNeXt-B', 'OverLoCK-XT, fused form', 'ConvNeXt-T')
 CASES = ('inference-b1-224x224', 'inference-b1-512x512', 'inference-b1-800x1280')
 
 
@@ -49,7 +49,7 @@ def filled(text: str) -> str:
     """
     for name, table in (('model zoo', model_zoo()), ('speed', speed())):
         pattern = re.compile(f'(<!-- {name}: .*? -->\n).*?(<!-- /{name} -->)', re.DOTALL)
-        text, places = pattern.subn(lambda found, table=table: found[1] + table + found[2], text)
+        text, places = pattern.subn(lambda match, table=table: match[1] + table + match[2], text)
         if places != 1:
             raise ValueError(f'README.md has {places} places for the part {name!r}; it needs one.')
     return text
@@ -109,7 +109,7 @@ def speed() -> str:
             *(_fastest(result, name, precision) for result in measured),
         ]
         for precision in precisions(cases.values())
-        for name in CONTESTANTS
+        for name in ROWS
     ]
     packages = ', '.join(
         f'{name} {version(machine, name)}' for name in ('torch', 'onnxruntime', 'openvino')

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.network_contestants import LAYOUTS, Contestant, contestant
+from benchmarks.network_candidates import LAYOUTS, Candidate, candidate
 from benchmarks.networks import NetworkCase
 from overlock_mm import OverLoCK
 from overlock_mm.export import export_onnx, exportable
@@ -51,22 +51,22 @@ class Runtime:
 
     Attributes:
         name: As the tables call it.
-        make: Makes a contestant; raises what the runtime raises if it cannot run the network.
+        make: Makes a candidate; raises what the runtime raises if it cannot run the network.
         precisions: Those that it runs in.
         for_ours: Whether it makes a difference to OverLoCK.
     """
 
     name: str
-    make: Callable[[Work], Contestant]
+    make: Callable[[Work], Candidate]
     precisions: tuple[str, ...] = tuple(PRECISIONS)
     for_ours: bool = True
 
 
-def _eager(work: Work) -> Contestant:
-    return contestant(work.model, work.case, torch.device('cpu'), work.image())
+def _eager(work: Work) -> Candidate:
+    return candidate(work.model, work.case, torch.device('cpu'), work.image())
 
 
-def _onednn(work: Work) -> Contestant:
+def _onednn(work: Work) -> Candidate:
     """Eager mode with oneDNN's matrix products, as OverLoCK's fused form has them."""
     entry = _eager(work)
     call = entry.call
@@ -84,7 +84,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, 'none', [], '')
 
 
-def _compiled(work: Work) -> Contestant:
+def _compiled(work: Work) -> Candidate:
     layout = work.layout or 'channels_last'
     model = deepcopy(work.model).to(memory_format=LAYOUTS[layout])
     image = work.image().to(memory_format=LAYOUTS[layout])
@@ -95,7 +95,7 @@ def _compiled(work: Work) -> Contestant:
         with torch._dynamo.config.patch(recompile_limit=64), torch.no_grad():
             return compiled(image)
 
-    return Contestant(call, layout, lambda: None, traceable=False)
+    return Candidate(call, layout, lambda: None, traceable=False)
 
 
 def _onnx_file(work: Work) -> Path:
@@ -113,22 +113,22 @@ def _onnx_file(work: Work) -> Path:
     return path
 
 
-def _onnx_runtime(work: Work) -> Contestant:
+def _onnx_runtime(work: Work) -> Candidate:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Its threads would wait for work at full speed while the next contestant runs.
+    # Its threads would wait for work at full speed while the next candidate runs.
     options.add_session_config_entry('session.force_spinning_stop', '1')
     session = onnxruntime.InferenceSession(
         str(_onnx_file(work)), options, providers=['CPUExecutionProvider']
     )
     feed = {session.get_inputs()[0].name: work.image().numpy()}
     # Both ONNX Runtime and OpenVINO keep the memory of a call for the next.
-    return Contestant(lambda: session.run(None, feed), 'its own', lambda: None, traceable=False)
+    return Candidate(lambda: session.run(None, feed), 'its own', lambda: None, traceable=False)
 
 
-def _openvino(work: Work) -> Contestant:
+def _openvino(work: Work) -> Candidate:
     import openvino
 
     model = openvino.Core().read_model(_onnx_file(work))
@@ -141,7 +141,7 @@ def _openvino(work: Work) -> Contestant:
     }
     request = openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
     inputs = [image.numpy()]
-    return Contestant(
+    return Candidate(
         lambda: request.infer(inputs, share_inputs=True, share_outputs=True),
         'its own',
         lambda: None,

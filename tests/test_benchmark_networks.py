@@ -59,7 +59,7 @@ def test_results_become_a_page(tiny, tmp_path):
     content = json.loads(path.read_text())
     assert path.name == 'networks-cpu-some-cpu.json'
     assert [r['case']['name'] for r in content['results']] == [case.name for case in CASES]
-    inference, _, training = (r['contestants'] for r in content['results'])
+    inference, _, training = (r['candidates'] for r in content['results'])
     assert set(inference) == {
         'OverLoCK-T, training form',
         'OverLoCK-T, fused form, eager, float32',
@@ -155,12 +155,12 @@ def test_the_registry():
     }
 
 
-def rivals_of_each_kind():
+def baselines_of_each_kind():
     return [network for network in NETWORKS if network.name.endswith('T') and not network.ours]
 
 
-@pytest.mark.parametrize('network', rivals_of_each_kind(), ids=lambda network: network.name)
-def test_rivals_have_four_outputs(network):
+@pytest.mark.parametrize('network', baselines_of_each_kind(), ids=lambda network: network.name)
+def test_baselines_have_four_outputs(network):
     model = network.build().to('meta')
     model.eval()
     outputs = model(torch.empty(1, 3, 224, 224, device='meta'))

@@ -16,7 +16,7 @@ LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last
 
 
 @dataclass
-class Contestant:
+class Candidate:
     """A call and what was measured of it.
 
     Attributes:
@@ -39,9 +39,9 @@ class Contestant:
     precision: str = 'float32'
 
 
-def contestant(
+def candidate(
     model: nn.Module, case: NetworkCase, device: torch.device, image: Tensor | None = None
-) -> Contestant:
+) -> Candidate:
     """The network on the case's images, in the memory layout in which it is faster.
 
     Args:
@@ -58,7 +58,7 @@ def contestant(
     return best
 
 
-def _seconds(candidate: Contestant, device: torch.device) -> float:
+def _seconds(candidate: Candidate, device: torch.device) -> float:
     """The shortest of four calls, or of as many as begin within a second."""
     candidate.prepare()
     taken: list[float] = []
@@ -71,7 +71,7 @@ def _seconds(candidate: Contestant, device: torch.device) -> float:
     return min(taken)
 
 
-def _inference(model: nn.Module, image: Tensor, layout: str) -> Contestant:
+def _inference(model: nn.Module, image: Tensor, layout: str) -> Candidate:
     image = image.to(memory_format=LAYOUTS[layout])
 
     def call() -> object:
@@ -82,10 +82,10 @@ def _inference(model: nn.Module, image: Tensor, layout: str) -> Contestant:
         model.eval()  # mmpretrain's backbones do not return themselves
         model.to(memory_format=LAYOUTS[layout])
 
-    return Contestant(call, layout, prepare)
+    return Candidate(call, layout, prepare)
 
 
-def _training_step(model: nn.Module, image: Tensor, layout: str) -> Contestant:
+def _training_step(model: nn.Module, image: Tensor, layout: str) -> Candidate:
     image = image.to(memory_format=LAYOUTS[layout])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
@@ -100,7 +100,7 @@ def _training_step(model: nn.Module, image: Tensor, layout: str) -> Contestant:
         model.train()
         model.to(memory_format=LAYOUTS[layout])
 
-    return Contestant(call, layout, prepare)
+    return Candidate(call, layout, prepare)
 
 
 @contextmanager
