@@ -38,6 +38,7 @@ from overlock_mm.export import (
 )
 from overlock_mm.export.description import crop_of, describe
 from overlock_mm.export.precision import feeds_of, half_precision, int8
+from overlock_mm.export.torch_program import export_program
 from overlock_mm.runtime.description import KEY, ModelDescription
 from overlock_mm.utils.config import load_config
 from overlock_mm.utils.files import replacing
@@ -55,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Export a model to ONNX.')
     parser.add_argument('config', help='config file, for example one below configs/')
     parser.add_argument('checkpoint', help='checkpoint file with the weights')
-    parser.add_argument('out', metavar='OUT.onnx')
+    parser.add_argument('out', metavar='OUT', help='.onnx, or .pt2 for torch.export')
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         '--shape',
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     with readable_errors():
         shape = None if args.dynamic or args.shape is None else tuple(args.shape)
         check_request(args.opset, shape)
-        check_output_file(args.out, ('.onnx',))
+        check_output_file(args.out, ('.onnx', '.pt2'))
         pictures = check_precision(args)
         cfg = load_config(args.config)
         if shape is None and not args.dynamic:
@@ -213,6 +214,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
         preprocessor = cfg.model.data_preprocessor
         part = Normalised(part, preprocessor['mean'], preprocessor['std'])
     target = Path(args.out)
+    if target.suffix == '.pt2':
+        with readable_errors((ExportError, ValueError)):
+            if args.precision != 'fp32':
+                raise ValueError(f'--precision {args.precision} is for .onnx files.')
+            metadata = {KEY: description.to_json()}
+            difference = export_program(part, target, shape, metadata=metadata)
+        print(f'Wrote {target}: {part.task}, differs from PyTorch by {difference:.1e}.')
+        return target
     with TemporaryDirectory() as folder, readable_errors((ExportError, ValueError)):
         # Of every precision it is the float32 file that is compared with PyTorch.
         single = Path(folder, target.name) if pictures else target
