@@ -58,11 +58,11 @@ class Row:
     """A published result.
 
     Attributes:
-        name: Of the model in the metafile.
+        name: Name of the model in the metafile.
         config: Path of its config.
         address: Where the authors' file is.
         published: Metric -> value in percent.
-        sha256: Of the authors' file, where it is known.
+        sha256: Hash of the authors' file, where it is known.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Row:
 
     @property
     def file_name(self) -> str:
-        """Of the authors' file."""
+        """The name of the authors' file."""
         return self.address.rsplit('/', 1)[-1]
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-#: Of pictures.
+#: Suffixes of pictures.
 _ENDINGS = ('jpg', 'jpeg', 'jfif', 'png', 'bmp', 'tif', 'tiff', 'webp', 'jp2', 'ppm', 'pgm')
 #: Files that are looked at, at most: folders with millions of them take minutes on some disks.
 _MOST = 50_000
@@ -18,7 +18,7 @@ def pictures_left_out(dataset: Any, folder: str | None, where: str) -> list[str]
     """Count the pictures that a built data set does not take from the folder that it lists.
 
     Args:
-        dataset: Of mmseg, or of mmpretrain's folders; fully initialised.
+        dataset: A fully initialised data set of mmseg, or of mmpretrain with folders.
         folder: Where its images are.
         where: The setting that holds it.
 
