@@ -38,7 +38,10 @@ add up, so that a long run can be done in parts.
   eager mode, with its own matrix products and with those of oneDNN (`F.linear` replaced;
   OverLoCK's fused form always has them in float32), `torch.compile` with constant weights, ONNX
   Runtime and OpenVINO. In bfloat16 the weights and images are bfloat16; OpenVINO converts them.
-  A network is compared in the runtime in which it is fastest.
+  A network is compared in the runtime in which it is fastest. A runtime that is not installed
+  (`pip install onnxruntime openvino`), or cannot run a network, is left out.
+- *Time of the processor* (`--clock cpu`) is that of one thread. It suits a machine that does other
+  work meanwhile, although that work still takes a share of the caches.
 - Within a case all of them run in turns, one call each per round, so that whatever else happens
   on the machine hits all alike. Given are the median and, in parentheses, the distance of the
   quartiles.
