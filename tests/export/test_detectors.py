@@ -124,7 +124,7 @@ def test_boxes_of_mmdet(name, detector):
     with torch.no_grad():
         outputs = part(image, sizes)
     expected = predicted(model, image, sizes)
-    assert min(len(instances) for instances in expected) > 3
+    assert min(len(instances) for instances in expected) > 1
     assert_same(outputs, expected)
 
 

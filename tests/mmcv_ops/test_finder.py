@@ -83,7 +83,7 @@ def test_without_torchvision_the_remedy_is_named(monkeypatch):
 
     registry._torchvision_namespace.cache_clear()
     monkeypatch.setattr(registry.importlib, 'import_module', broken)
-    with pytest.raises(RuntimeError, match='nms does not exist.*pip install .*torchvision=='):
+    with pytest.raises(RuntimeError, match='nms does not exist.*pip install .*torchvision[=>]='):
         registry.torchvision_operator('nms')
 
 
