@@ -46,8 +46,15 @@ def forget_globals_of_mmengine():
     A run's logger is named by the second in which it starts: two tests within one second would
     share it, and the second would write to the captured streams of the first.
     """
-    for owner in (DefaultScope, MMLogger, Visualizer):
+    for owner in (DefaultScope, MMLogger, *_with_subclasses(Visualizer)):
         owner._instance_dict.clear()
+
+
+def _with_subclasses(owner):
+    """Each has instances of its own, which would write to the folder of an earlier run."""
+    yield owner
+    for subclass in owner.__subclasses__():
+        yield from _with_subclasses(subclass)
 
 
 def maintained_stack():

@@ -6,8 +6,9 @@ the CPU, in one precision, without gradients, hooks, autocast, tracers, modes or
 Compiled graphs hold them as one operator each.
 """
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,18 @@ from overlock_mm.ops.dispatch import bypasses_dispatcher
 from overlock_mm.ops.pointwise import onednn_backend
 from overlock_mm.ops.precision import in_autocast
 
+P = ParamSpec('P')
 #: What the kernels compute.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _constant_when_traced(function: Callable[P, bool]) -> Callable[P, bool]:
+    """Mark a function as ``torch.compiler.assume_constant_result`` does.
+
+    That one imports the compiler, which takes two seconds, for everyone who imports this package.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def serves(block: nn.Module, x: Tensor, *others: Tensor) -> bool:
@@ -77,14 +88,14 @@ def fused_dynamic_block(
     )
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_traced
 def _with_onednn(dtype: torch.dtype) -> bool:
     """Whether products are oneDNN's: see :mod:`overlock_mm.ops.pointwise.onednn_backend`."""
     there = torch._C._get_mkldnn_enabled() and onednn_backend.why_not_there() is None
     return there and dtype == torch.float32
 
 
-@torch.compiler.assume_constant_result
+@_constant_when_traced
 def _in_compiled_graphs() -> bool:
     """Whether the graph that is traced may hold the blocks: it is for this process, no export."""
     # torch before 2.7 does not say what the graph is for.
