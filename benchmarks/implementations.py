@@ -22,8 +22,8 @@ def backends(case: Case, tensors: list[Tensor]) -> dict[str, Implementation]:
         call = Call.contmix(*tensors, case.kernel_size, SCALE)
     else:
         call = Call.neighborhood_aggregate(*tensors, case.kernel_size)
-    able = [name for name, reasons in available_backends(call).items() if not reasons]
-    return {name: _backend(case, name) for name in BACKENDS if name in able[:-1]}
+    able = {name for name, reasons in available_backends(call).items() if not reasons}
+    return {name: _backend(case, name) for name in BACKENDS if name in able - {'reference'}}
 
 
 def _backend(case: Case, name: str) -> Implementation:
@@ -55,7 +55,7 @@ def baselines(case: Case, device: torch.device) -> dict[str, Implementation]:
     plain = {
         'chain, tap loop': lambda *x: reference.contmix(*x, k, SCALE),
         'chain, unfold': unfolded,
-        'chain, unfold, compiled': torch.compile(unfolded, dynamic=False),
+        'chain, unfold, compiled': torch.compile(unfolded, fullgraph=True, dynamic=False),
     }
     if device.type == 'cuda':
         plain['FlexAttention'] = _flex_attention(case, device)
@@ -90,7 +90,8 @@ def _flex_attention(case: Case, device: torch.device) -> Implementation:
 
     mask = create_block_mask(in_window, None, None, h * w, h * w, device=str(device))
 
-    @torch.compile(dynamic=False)
+    # In eager mode FlexAttention would compute the dense form; fullgraph makes that an error.
+    @torch.compile(fullgraph=True, dynamic=False)
     def attend(*x: Tensor) -> Tensor:
         logits = reference.contmix_logits(x[0], x[1], *x[3:], SCALE).flatten(2, 3)
 

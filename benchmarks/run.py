@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops.contmix import reference, reference_backend
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.depthwise.backends import BACKENDS
+from overlock_mm.utils.files import write_json
 
 logger = logging.getLogger('benchmarks')
 
@@ -59,6 +62,24 @@ def expected_results(case: Case, tensors: list[Tensor], cotangent: Tensor) -> li
     return [out, *reference_backend.contmix_backward(cotangent, arguments, out, logsumexp)]
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Products in float32 as such, not in TF32: for expected values."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
+
+
 def check(name: str, actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
     """Raise a Mismatch unless output and all gradients are those of the reference."""
     for index, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
@@ -74,12 +95,17 @@ def run_case(
 ) -> dict:
     """Check and time our backends and the baselines whose name matches on one case.
 
+    A baseline that is wrong, runs out of memory or is not compiled costs its own cell only.
+
     Raises:
         Mismatch: One of our backends gives another result than the reference.
     """
+    # Compile each case for itself: after some shapes Dynamo falls back to eager mode in silence.
+    torch.compiler.reset()
     tensors = case.arguments(device, dtype)
     cotangent = cotangent_of(tensors)
-    expected = expected_results(case, tensors, cotangent)
+    with full_precision():
+        expected = expected_results(case, tensors, cotangent)
     ours = implementations.backends(case, tensors)
     timed: dict[str, dict] = {}
     for name, function in {**ours, **implementations.baselines(case, device)}.items():
@@ -89,8 +115,15 @@ def run_case(
         if name not in ours and implementations.needed_bytes(case, name) > free:
             timed[name] = {'not_measured': f'needs more memory than the {free >> 20} MiB free'}
             continue
-        check(name, results_of(function, tensors, cotangent), expected, dtype)
-        timed[name] = _times(function, tensors, cotangent, device, budget)
+        try:
+            check(name, results_of(function, tensors, cotangent), expected, dtype)
+            timed[name] = _times(function, tensors, cotangent, device, budget)
+        except RuntimeError as error:  # Mismatch and torch.OutOfMemoryError too
+            if name in ours and isinstance(error, Mismatch):
+                raise
+            timed[name] = {'not_measured': _one_line(error)}
+            logger.error('  %-26s not measured: %s', name, timed[name]['not_measured'])
+            continue
         logger.info(
             '  %-26s forward %9.3f ms, with backward %9.3f ms',
             name,
@@ -119,13 +152,21 @@ def run_depthwise_case(
         Mismatch: An implementation gives another result than the definition.
     """
     tensors = case.arguments(device, dtype)
-    expected = list(depthwise.expected_results(case, tensors))
+    with full_precision():
+        expected = list(depthwise.expected_results(case, tensors))
     timed: dict[str, dict] = {}
     for name, function in depthwise.functions(case, tensors).items():
         if name not in BACKENDS and not re.search(baselines, name):
             continue
-        check(name, list(function()), expected, dtype)
-        timed[name] = depthwise.times(case, function, device, budget)
+        try:
+            check(name, list(function()), expected, dtype)
+            timed[name] = depthwise.times(case, function, device, budget)
+        except RuntimeError as error:  # Mismatch and torch.OutOfMemoryError too
+            if name in BACKENDS and isinstance(error, Mismatch):
+                raise
+            timed[name] = {'not_measured': _one_line(error)}
+            logger.error('  %-26s not measured: %s', name, timed[name]['not_measured'])
+            continue
         logger.info('  %-26s forward %9.3f ms', name, timed[name]['forward']['median_ms'])
     return {
         'case': case.as_dict(),
@@ -199,8 +240,15 @@ def run(
     dtypes = DTYPES[device.type]
     machine = measure.machine(device, dtypes)
     logger.info('%s', json.dumps(machine))
-    done = []
-    refused = []
+    slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
+    path = results / f'{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
+    done: list[tuple[dict, Case | DepthwiseCase, torch.dtype]] = []
+    refused: list[str] = []
+
+    def store() -> None:
+        content = {'machine': machine, 'results': [r for r, _, _ in done], 'refused': refused}
+        write_json(path, content)
+
     for case in cases.all_cases():
         if not re.search(pattern, case.name):
             continue
@@ -215,15 +263,12 @@ def run(
                 continue
             add_fractions(result, machine)
             done.append((result, case, dtype))
+            store()
     if not done:
         raise RuntimeError(f'No case was measured; pattern {pattern!r}, refused: {refused}.')
     measure.return_freed_memory()
     for result, case, dtype in done:
         if isinstance(case, Case):
             add_memory(result, case, device, dtype)
-    slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
-    path = results / f'{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
-    content = {'machine': machine, 'results': [r for r, _, _ in done], 'refused': refused}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    store()
     return path

@@ -82,6 +82,43 @@ def test_a_wrong_result_is_not_reported(tiny_cases, tmp_path, monkeypatch):
     assert 'cpu: the output is off by' in content['refused'][0]
 
 
+def test_a_baseline_that_fails_costs_its_own_cell(tiny_cases, tmp_path, monkeypatch):
+    right = implementations.baselines
+
+    def some_wrong(case, device):
+        def broken(*tensors):
+            raise torch.OutOfMemoryError('CUDA out of memory.')
+
+        functions = right(case, device)
+        loop = next(f for name, f in functions.items() if 'loop' in name)
+        return {'wrong': lambda *x: 1.01 * loop(*x), 'broken': broken, **functions}
+
+    monkeypatch.setattr(implementations, 'baselines', some_wrong)
+    path = run.run(CPU, TINY.name, budget=0, baselines='wrong|broken|loop', results=tmp_path)
+    (result,) = json.loads(path.read_text())['results']
+    measured = result['implementations']
+    assert 'Mismatch: wrong: the output is off by' in measured['wrong']['not_measured']
+    assert measured['broken'] == {'not_measured': 'OutOfMemoryError: CUDA out of memory.'}
+    assert measured['chain, tap loop']['forward']['median_ms'] > 0
+    report.write(tmp_path, tmp_path / 'page.md')
+
+
+def test_each_case_is_stored_when_it_is_done(tiny_cases, tmp_path, monkeypatch):
+    run_case = run.run_case
+
+    def stopped_at_the_second(case, *arguments):
+        if case is TINY_AGGREGATE:
+            raise KeyboardInterrupt
+        return run_case(case, *arguments)
+
+    monkeypatch.setattr(run, 'run_case', stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(CPU, '', budget=0, baselines='loop', results=tmp_path)
+    (path,) = tmp_path.glob('*.json')
+    (result,) = json.loads(path.read_text())['results']
+    assert result['case']['name'] == TINY.name
+
+
 @pytest.mark.parametrize('case', [TINY, TINY_AGGREGATE], ids=lambda case: case.op)
 def test_baselines_are_the_same_operator(case):
     tensors = case.arguments(CPU, torch.float32)
