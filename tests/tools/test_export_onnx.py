@@ -137,3 +137,14 @@ def test_weights_of_another_model(trained, tmp_path, capsys):
     with pytest.raises(SystemExit):
         export_onnx.main([str(CONFIGS['segmentor']), str(weights), str(tmp_path / 'x.onnx')])
     assert 'does not fit the model' in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(trained, tmp_path, monkeypatch, fails):
+    def full(*args, **kwargs):
+        raise OSError(28, 'No space left on device', str(tmp_path / 'out.onnx'))
+
+    monkeypatch.setattr(export_onnx, 'export_onnx', full)
+    _, weights = trained('classifier')
+    message = fails(export_onnx.main, CONFIGS['classifier'], weights, tmp_path / 'out.onnx')
+    assert 'No space left on device' in message and 'out.onnx' in message
+    assert list(tmp_path.iterdir()) == []

@@ -215,14 +215,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
         part = Normalised(part, preprocessor['mean'], preprocessor['std'])
     target = Path(args.out)
     if target.suffix == '.pt2':
-        with readable_errors((ExportError, ValueError)):
+        with readable_errors((ExportError, ValueError, OSError)):
             if args.precision != 'fp32':
                 raise ValueError(f'--precision {args.precision} is for .onnx files.')
             metadata = {KEY: description.to_json()}
             difference = export_program(part, target, shape, metadata=metadata)
         print(f'Wrote {target}: {part.task}, differs from PyTorch by {difference:.1e}.')
         return target
-    with TemporaryDirectory() as folder, readable_errors((ExportError, ValueError)):
+    with TemporaryDirectory() as folder, readable_errors((ExportError, ValueError, OSError)):
         # Of every precision it is the float32 file that is compared with PyTorch.
         single = Path(folder, target.name) if pictures else target
         differences = export_onnx(
