@@ -183,7 +183,7 @@ def _find_weights(row: Row, args: argparse.Namespace) -> str:
         return address
     path = args.weights / address.rsplit('/', 1)[-1]
     if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing; it is to be had at {address}')
+        raise FileNotFoundError(f'{path} is missing; download it from {address}')
     return str(path)
 
 

@@ -203,7 +203,7 @@ def _figure(
     columns = 2 if len(keys) == 4 else min(_COLUMNS, len(keys))
     rows = math.ceil(len(keys) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.3), layout='constrained')
-    # One time axis, so that a metric that was measured once or twice is shown at its time.
+    # All plots share the time axis, so a metric with only one or two values appears in its place.
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
     for axes in grid.flat[len(keys) :]:
         axes.set_axis_off()

@@ -1,4 +1,4 @@
-"""The authors' stand-alone block, for networks of any kind (YOLO necks, U-Nets, depth heads).
+"""The authors' standalone block, for networks of any kind (YOLO necks, U-Nets, depth heads).
 
 It needs only torch: neither OpenMMLab nor the rest of the network.
 """

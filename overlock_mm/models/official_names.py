@@ -63,7 +63,7 @@ DYNAMIC_BLOCK = {
     'dyconv_proj.1': 'contmix.out_norm',
 }
 
-#: Names in the stand-alone block.
+#: Parameter names of the standalone block.
 CONTMIX_BLOCK = {
     **_SHARED_BY_DYNAMIC_BLOCKS,
     'weight_value.0': 'value.conv',

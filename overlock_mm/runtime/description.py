@@ -35,7 +35,7 @@ class ModelDescription:
         order: ``'RGB'`` or ``'BGR'`` of three channels, else ``'as given'``.
         size: (H, W) of the input; None takes all sizes.
         size_divisor: Divisor of both sides of the input.
-        mean: By channel, in 0 to 255; nothing where the graph subtracts it itself, or nobody does.
+        mean: Per channel, from 0 to 255; empty if the graph subtracts it or the model needs none.
         std: By channel.
         exif: Whether pictures are turned as their EXIF data say.
         steps: What is done to a picture, in this order; :mod:`overlock_mm.runtime.preprocessing`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ Palette = tuple[tuple[int, ...], ...]
 
 
 @dataclass
-class Result:
+class Result(ABC):
     """What all results have.
 
     Attributes:
@@ -34,13 +35,13 @@ class Result:
         """The name of a class; its number where names are not known."""
         return self.classes[label] if 0 <= label < len(self.classes) else str(label)
 
+    @abstractmethod
     def draw(self) -> Image.Image:
         """The picture with what was seen in it; small ones are enlarged."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_dict(self) -> Any:
         """Plain data for JSON."""
-        raise NotImplementedError
 
 
 @dataclass

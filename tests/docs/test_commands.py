@@ -125,7 +125,7 @@ class Shell:
     def lacks_weights(self, command):
         with pytest.raises(SystemExit):
             self.run_tool(command)
-        assert '.pth is missing; it is to be had at https://' in self.capsys.readouterr().out
+        assert '.pth is missing; download it from https://' in self.capsys.readouterr().out
 
     def run_processes(self, command):
         self.bash(re.sub(r'(\.py|\.pth) 8 ', r'\1 2 ', command))

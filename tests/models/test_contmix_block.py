@@ -1,4 +1,4 @@
-"""The authors' stand-alone block against their outputs, gradients and state dicts."""
+"""The authors' standalone block against their outputs, gradients and state dicts."""
 
 import gzip
 import json
