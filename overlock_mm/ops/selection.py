@@ -38,7 +38,7 @@ class Backend:
 
 
 class Backends(Mapping[str, Backend]):
-    """The backends of a family of operators, in the order of automatic choice.
+    """The backends of a family of operators, in the usual order of automatic choice.
 
     Args:
         family: Name of the family.
@@ -47,6 +47,8 @@ class Backends(Mapping[str, Backend]):
         call_type: Describes a call to one of the operators.
         reference_is_slow: Whether it deserves a warning that 'reference' runs a call.
         problem: What a GPU backend must solve before it is used.
+        order: Names of all backends in the order of automatic choice for a call; None is the order
+            of their registration.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Backends(Mapping[str, Backend]):
         call_type: type[Call] = Call,
         reference_is_slow: bool = False,
         problem: Problem | None = None,
+        order: Callable[[Any], Iterable[str]] | None = None,
     ) -> None:
         self.family = family
+        self._order = order
         self.problem = problem
         self.functions = tuple(functions)
         self.call_type = call_type
@@ -149,7 +153,7 @@ class Backends(Mapping[str, Backend]):
             return self._backends[name]
 
         refusals: dict[str, list[str]] = {}
-        for name in self._in_order(call):
+        for name in self.in_order(call):
             reasons = self.why_not(name, call)
             if not reasons:
                 self._log_choice(call, name, refusals)
@@ -157,12 +161,11 @@ class Backends(Mapping[str, Backend]):
             refusals[name] = reasons
         raise RuntimeError(f'No backend can run {call}: {refusals}')  # the reference always can
 
-    def _in_order(self, call: Call) -> Iterable[str]:
+    def in_order(self, call: Call) -> list[str]:
         """Names in the order of automatic choice: first what was measured to be the fastest."""
+        names = list(self if self._order is None else self._order(call))
         first = preferred(call)
-        if first not in self._backends:
-            return self._backends
-        return (first, *(name for name in self._backends if name != first))
+        return sorted(names, key=lambda name: name != first)
 
     def _log_choice(self, call: Call, name: str, refusals: dict[str, list[str]]) -> None:
         """Log a choice once per operator, kind of device and backend, and what is faster."""
@@ -220,7 +223,7 @@ def available_backends(call: Call | str = 'contmix') -> dict[str, list[str]]:
         raise ValueError(f'The operator must be one of: {", ".join(_FAMILY_OF)}; got {op!r}.')
     family = _FAMILY_OF[op]
     call = family.call_type.typical(call) if isinstance(call, str) else call
-    return {name: family.why_not(name, call) for name in family}
+    return {name: family.why_not(name, call) for name in family.in_order(call)}
 
 
 @contextmanager

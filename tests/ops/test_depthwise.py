@@ -303,7 +303,7 @@ def test_channels_innermost_survives_loading():
         (dict(addend=normal(1, 4, 5, 1)), ValueError, 'addend must have the shape of x'),
         (dict(addend=normal(1, 4, 5, 5).double()), TypeError, 'addend must have the dtype of x'),
         (dict(addend=normal(1, 4, 5, 5).to('meta')), ValueError, 'addend on meta'),
-        (dict(backend='gpu'), ValueError, "one of: cpu, reference, cuda, triton; got 'gpu'"),
+        (dict(backend='gpu'), ValueError, "one of: cpu, cuda, triton, reference; got 'gpu'"),
         (dict(stat='max'), ValueError, "one of: mean, norm; got 'max'"),
     ],
 )

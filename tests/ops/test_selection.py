@@ -20,7 +20,7 @@ from overlock_mm.ops import (
 from overlock_mm.ops import use_backend as use
 from overlock_mm.ops.contmix import cuda_backend
 from overlock_mm.ops.contmix.backends import BACKENDS, Call
-from overlock_mm.ops.depthwise.backends import BACKENDS as DEPTHWISE
+from overlock_mm.ops.depthwise import backends as depthwise
 from tests.ops import helpers
 from tests.ops.helpers import Shape
 from tests.ops.test_cpu_backends import needs_extension
@@ -44,9 +44,11 @@ def no_extension(monkeypatch):
 
 def test_the_order_is_that_of_the_documentation():
     assert list(BACKENDS) == ['cpu', 'triton', 'cuda', 'reference']
-    assert list(DEPTHWISE) == ['cpu', 'reference', 'cuda', 'triton']
+    assert list(depthwise.BACKENDS) == ['cpu', 'cuda', 'triton', 'reference']
     assert list(available_backends()) == list(BACKENDS)
-    assert list(available_backends('depthwise_conv2d')) == list(DEPTHWISE)
+    assert list(available_backends('depthwise_conv2d')) == list(depthwise.BACKENDS)
+    small = depthwise.Call('depthwise_conv2d', CPU, torch.float32, kernel_size=3)
+    assert list(available_backends(small)) == ['cpu', 'reference', 'cuda', 'triton']
 
 
 def test_every_backend_explains_itself(no_extension):
