@@ -13,7 +13,7 @@ PYTEST := $(ONE_THREAD) $(PY) -m pytest --numprocesses=auto --dist=worksteal --d
 CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-gpu-sanitizers test-asan lint format docs bench bench-gpu bench-networks clean clean-env
+.PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-gpu-sanitizers test-asan lint format docs bench bench-gpu gpu-report bench-networks clean clean-env
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench: env ## Measure the operators on the CPU; writes benchmarks/results and do
 
 bench-gpu: env ## The same on a GPU
 	$(PY) -m benchmarks run --device cuda
+
+gpu-report: env ## Compile the GPU kernels and describe their code, without a GPU; docs/gpu_kernels.md
+	$(CPU) $(PY) -m benchmarks gpu-code
 
 bench-networks: env ## Measure whole networks beside others in all runtimes on the CPU; docs/networks.md
 	$(CPU) $(PY) -m benchmarks networks --device cpu

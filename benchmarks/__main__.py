@@ -7,6 +7,7 @@ import sys
 import torch
 
 from benchmarks import network_report, network_run, readme, report, run
+from benchmarks.gpu_code import report as gpu_code_report
 
 
 def main() -> int:
@@ -35,6 +36,19 @@ def main() -> int:
         help='cpu: time of the processor, where it does other work meanwhile; for one thread',
     )
     whole.add_argument('--budget', type=float, default=40.0, help='seconds per case')
+    compiled = commands.add_parser(
+        'gpu-code', help='compile the GPU kernels and describe their code; needs no GPU'
+    )
+    compiled.add_argument('--calls', default='', help='regular expression for names of calls')
+    compiled.add_argument(
+        '--architectures', type=int, nargs='+', default=[80, 90, 100, 120], help='90 is sm_90'
+    )
+    compiled.add_argument('--backends', nargs='+', default=['triton'])
+    compiled.add_argument(
+        '--print',
+        action='store_true',
+        help='print the tables and leave the stored ones as they are',
+    )
     commands.add_parser(
         'report',
         help='write docs/benchmarks.md, docs/networks.md and the tables of README.md from the '
@@ -43,7 +57,15 @@ def main() -> int:
     arguments = parser.parse_args()
 
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout)
-    if arguments.command != 'report':
+    if arguments.command == 'gpu-code':
+        from benchmarks.gpu_code import run as gpu_code  # only this command needs Triton
+
+        kernels = gpu_code.run(arguments.architectures, arguments.backends, arguments.calls)
+        if arguments.print:
+            print(gpu_code_report.tables(kernels))
+            return 0
+        gpu_code.store(kernels)
+    if arguments.command in ('run', 'networks'):
         if arguments.device == 'cuda' and not torch.cuda.is_available():
             parser.error('torch finds no CUDA device; measure with --device cpu.')
         for name in ('mmengine', 'onnxscript', 'onnx_ir', 'overlock_mm'):
@@ -64,7 +86,12 @@ def main() -> int:
             torch.device(arguments.device), arguments.cases, arguments.budget, arguments.baselines
         )
         logging.info('Results in %s', path)
-    pages = (report.write(), network_report.write(), readme.write())
+    pages = (
+        report.write(),
+        network_report.write(),
+        gpu_code_report.write(),
+        readme.write(),
+    )
     logging.info('Tables in %s', ', '.join(map(str, pages)))
     return 0
 

@@ -1,0 +1,1 @@
+"""What the compilers make of the GPU kernels, and what that predicts. No GPU is needed."""
