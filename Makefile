@@ -68,8 +68,11 @@ test-asan: env ## Tests of the CPU extension under address and undefined-behavio
 bench: env ## Measure the operators on the CPU; writes benchmarks/results and docs/benchmarks.md
 	$(CPU) $(PY) -m benchmarks run --device cpu
 
-bench-gpu: env ## The same on a GPU
-	$(PY) -m benchmarks run --device cuda
+# Each command takes its share of the minutes; started again, it resumes where it ended.
+TIER ?= 8
+bench-gpu: env ## Operators and networks on a GPU in TIER=3, 8 or 30 minutes (8 if not given)
+	$(PY) -m benchmarks run --device cuda --tier $(TIER)
+	$(PY) -m benchmarks networks --device cuda --tier $(TIER)
 
 gpu-report: env ## Compile the GPU kernels and describe their code, without a GPU; docs/gpu_kernels.md
 	$(CPU) $(PY) -m benchmarks gpu-code

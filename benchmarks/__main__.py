@@ -1,30 +1,43 @@
 """``run`` measures operators, ``networks`` whole networks, ``report`` writes the pages."""
 
+from __future__ import annotations
+
 import argparse
+import importlib.util
 import logging
+import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from benchmarks import network_report, network_run, readme, report, run
-from benchmarks.gpu_code import report as gpu_code_report
+from benchmarks import run, tiers
+from benchmarks.cells import Deadline, DeviceLostError
+
+#: What the pages need beyond torch; a machine for measuring may lack it.
+FOR_PAGES = ('matplotlib', 'yaml')
 
 
-def main() -> int:
-    """Entry point; 1 where a result did not match the reference."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog='python -m benchmarks', description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    measuring = commands.add_parser('run', help='measure and store benchmarks/results/*.json')
-    measuring.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
-    measuring.add_argument('--cases', default='', help='regular expression for names of cases')
-    measuring.add_argument('--baselines', default='', help='regular expression for their names')
-    measuring.add_argument('--budget', type=float, default=1.0, help='seconds per time taken')
-    whole = commands.add_parser('networks', help='measure whole networks')
-    whole.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
-    whole.add_argument(
-        '--select', default='main', choices=('main', 'all'), help='all adds larger batches'
+    measuring = commands.add_parser(
+        'run',
+        help='measure the operators and store benchmarks/results/*.json; needs only torch',
+        epilog=tiers.description(),
     )
-    whole.add_argument('--cases', default='', help='regular expression for names of cases')
+    measuring.add_argument('--baselines', default='', help='regular expression for their names')
+    whole = commands.add_parser(
+        'networks', help='measure whole networks', epilog=tiers.description()
+    )
+    whole.add_argument(
+        '--select',
+        default='main',
+        choices=('main', 'all'),
+        help='all adds larger batches; CPU only',
+    )
     whole.add_argument('--networks', default='', help='regular expression for their names')
     whole.add_argument(
         '--runtimes', default='', help='regular expression for runtimes beside eager mode, CPU only'
@@ -35,7 +48,25 @@ def main() -> int:
         choices=('wall', 'cpu'),
         help='cpu: time of the processor, where it does other work meanwhile; for one thread',
     )
-    whole.add_argument('--budget', type=float, default=40.0, help='seconds per case')
+    for command, budget in (
+        (measuring, 'time taken; 1, and less in a tier'),
+        (whole, 'case on a CPU (40), or time taken on a GPU (2, and less in a tier)'),
+    ):
+        command.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
+        command.add_argument('--cases', default='', help='regular expression for names of cases')
+        command.add_argument('--budget', type=float, help=f'seconds per {budget}')
+        gpu = command.add_argument_group(
+            'on a GPU',
+            'Each cell is stored when it is done. A second start resumes where the first one '
+            'stopped, as long as device, versions and code are the same.',
+        )
+        gpu.add_argument(
+            '--tier', type=int, choices=tuple(tiers.TIERS), help='a selection; see below'
+        )
+        gpu.add_argument(
+            '--limit', type=float, help="seconds for all; else the command's share of the tier's"
+        )
+        gpu.add_argument('--fresh', action='store_true', help='measure everything again')
     compiled = commands.add_parser(
         'gpu-code', help='compile the GPU kernels and describe their code; needs no GPU'
     )
@@ -54,38 +85,124 @@ def main() -> int:
         help='write docs/benchmarks.md, docs/networks.md and the tables of README.md from the '
         'stored results',
     )
-    arguments = parser.parse_args()
+    return parser
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 1 where the pages could not be written."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = parser()
+    arguments = commands.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout)
-    if arguments.command == 'gpu-code':
-        from benchmarks.gpu_code import run as gpu_code  # only this command needs Triton
+    if arguments.command == 'gpu-code' and not _describe_code(arguments):
+        return 0
+    if arguments.command in ('gpu-code', 'report'):
+        return _write_pages(required=True)
+    device = torch.device(arguments.device)
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        commands.error('torch finds no CUDA device; measure with --device cpu.')
+    if device.type == 'cpu' and (arguments.tier or arguments.limit or arguments.fresh):
+        commands.error('--tier, --limit and --fresh are for --device cuda.')
+    for name in ('mmengine', 'onnxscript', 'onnx_ir', 'overlock_mm'):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    deadline = _deadline(arguments)
+    measure = _measure_operators if arguments.command == 'run' else _measure_networks
+    try:
+        path = measure(arguments, device, deadline)
+    except DeviceLostError as error:
+        _start_again(argv, deadline, error)
+    logging.info('Results in %s', path)
+    return _write_pages(required=device.type == 'cpu')
 
-        kernels = gpu_code.run(arguments.architectures, arguments.backends, arguments.calls)
-        if arguments.print:
-            print(gpu_code_report.tables(kernels))
-            return 0
-        gpu_code.store(kernels)
-    if arguments.command in ('run', 'networks'):
-        if arguments.device == 'cuda' and not torch.cuda.is_available():
-            parser.error('torch finds no CUDA device; measure with --device cpu.')
-        for name in ('mmengine', 'onnxscript', 'onnx_ir', 'overlock_mm'):
-            logging.getLogger(name).setLevel(logging.ERROR)
-    if arguments.command == 'networks':
-        path = network_run.run(
-            torch.device(arguments.device),
-            arguments.select if arguments.device == 'cpu' else 'all',
+
+def _describe_code(arguments: argparse.Namespace) -> bool:
+    """Compile the kernels; whether the result was stored and not only printed."""
+    from benchmarks.gpu_code import report as gpu_code_report
+    from benchmarks.gpu_code import run as gpu_code  # only this command needs Triton
+
+    kernels = gpu_code.run(arguments.architectures, arguments.backends, arguments.calls)
+    if arguments.print:
+        print(gpu_code_report.tables(kernels))
+        return False
+    gpu_code.store(kernels)
+    return True
+
+
+def _deadline(arguments: argparse.Namespace) -> Deadline:
+    if arguments.device == 'cpu':
+        return Deadline()
+    share = tiers.OPERATORS if arguments.command == 'run' else tiers.NETWORKS
+    tier = tiers.TIERS.get(arguments.tier)
+    return Deadline(arguments.limit or (tier and tier.seconds(share)), tiers.CELL)
+
+
+def _measure_operators(
+    arguments: argparse.Namespace, device: torch.device, deadline: Deadline
+) -> Path:
+    plan = run.gpu_plan(deadline, arguments.fresh) if device.type == 'cuda' else None
+    budget = _budget(arguments, 'operator_budget', 1.0)
+    return run.run(
+        device, arguments.cases, budget, arguments.baselines, plan=plan, tier=arguments.tier
+    )
+
+
+def _budget(arguments: argparse.Namespace, of_a_tier: str, otherwise: float) -> float:
+    if arguments.budget is not None:
+        return arguments.budget
+    tier = tiers.TIERS.get(arguments.tier)
+    return getattr(tier, of_a_tier) if tier else otherwise
+
+
+def _measure_networks(
+    arguments: argparse.Namespace, device: torch.device, deadline: Deadline
+) -> Path:
+    if device.type == 'cuda':
+        from benchmarks import network_gpu
+
+        return network_gpu.run(
+            device,
             arguments.cases,
             arguments.networks,
-            arguments.budget,
-            runtimes=arguments.runtimes,
-            clock=arguments.clock,
+            _budget(arguments, 'network_budget', 2.0),
+            deadline,
+            tier=arguments.tier,
+            fresh=arguments.fresh,
         )
-        logging.info('Results in %s', path)
-    if arguments.command == 'run':
-        path = run.run(
-            torch.device(arguments.device), arguments.cases, arguments.budget, arguments.baselines
+    from benchmarks import network_run
+
+    return network_run.run(
+        arguments.select,
+        arguments.cases,
+        arguments.networks,
+        _budget(arguments, '', 40.0),
+        runtimes=arguments.runtimes,
+        clock=arguments.clock,
+    )
+
+
+def _start_again(argv: list[str], deadline: Deadline, error: Exception) -> None:
+    """Replace this process by one that resumes; the cell that broke it is stored."""
+    logging.error('The card no longer answers this process (%s); a new one resumes.', error)
+    argv = [argument for argument in argv if argument != '--fresh']
+    left = deadline.left()
+    if left is not None:
+        argv += ['--limit', f'{left:.0f}']
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, '-m', 'benchmarks', *argv])
+
+
+def _write_pages(required: bool) -> int:
+    missing = [name for name in FOR_PAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        logging.log(
+            logging.ERROR if required else logging.INFO,
+            'Pages need %s. To write them: python -m benchmarks report.',
+            ' and '.join(missing),
         )
-        logging.info('Results in %s', path)
+        return int(required)
+    from benchmarks import network_report, readme, report
+    from benchmarks.gpu_code import report as gpu_code_report
+
     pages = (
         report.write(),
         network_report.write(),

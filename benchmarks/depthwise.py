@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from benchmarks import measure
 from overlock_mm import ops
 from overlock_mm.models.arch import ARCHS, OverLoCKArch
 from overlock_mm.ops.depthwise import reference
@@ -83,8 +82,10 @@ class DepthwiseCase:
         return {**asdict(self), 'name': self.name}
 
 
-def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Implementation]:
-    """Our backends that can run the case, then the definition by the library's functions."""
+def functions(
+    case: DepthwiseCase, tensors: list[Tensor]
+) -> tuple[dict[str, Implementation], dict[str, Implementation]]:
+    """Our backends that can run the case, and the definition by the library's functions."""
     x, weight, bias, *norm = tensors
     op = 'depthwise_conv2d_norm' if case.op == 'depthwise_norm' else 'depthwise_conv2d_stats'
     call = Call(op, x.device, x.dtype)
@@ -101,15 +102,34 @@ def functions(case: DepthwiseCase, tensors: list[Tensor]) -> dict[str, Implement
             x, innermost, bias, gelu_input=gelu, stat=stat, backend=backend
         )
 
-    def chain(x: Tensor) -> tuple[Tensor, ...]:
-        if case.op == 'depthwise_norm':
-            return reference.depthwise_conv2d_norm(x, weight, bias, *norm, EPS, None, None)
-        gelu = case.op == 'depthwise_mlp'
-        return reference.depthwise_conv2d_stats(x, weight, bias, None, None, gelu, _stat(case))
-
-    planes = x.contiguous()
     backends = {name: ours(name) for name in BACKENDS if name in able - {'reference'}}
-    return {**backends, 'chain': lambda: chain(x), 'chain, NCHW': lambda: chain(planes)}
+    planes = x.contiguous()
+    library = {'chain': lambda: _chain(case, x, *tensors[1:])}
+    library['chain, NCHW'] = lambda: _chain(case, planes, *tensors[1:])
+    if x.device.type == 'cuda':
+        library |= {f'{name}, without cuDNN': _without_cudnn(f) for name, f in library.items()}
+        compiled = torch.compile(_chain, fullgraph=True, dynamic=False)
+        library['chain, compiled'] = lambda: compiled(case, x, *tensors[1:])
+    return backends, library
+
+
+def _chain(
+    case: DepthwiseCase, x: Tensor, weight: Tensor, bias: Tensor, *norm: Tensor
+) -> tuple[Tensor, ...]:
+    if case.op == 'depthwise_norm':
+        return reference.depthwise_conv2d_norm(x, weight, bias, *norm, EPS, None, None)
+    gelu = case.op == 'depthwise_mlp'
+    return reference.depthwise_conv2d_stats(x, weight, bias, None, None, gelu, _stat(case))
+
+
+def _without_cudnn(function: Implementation) -> Implementation:
+    """With torch's own depthwise kernels, which it does not always choose."""
+
+    def call() -> tuple[Tensor, ...]:
+        with torch.backends.cudnn.flags(enabled=False):
+            return function()
+
+    return call
 
 
 def _stat(case: DepthwiseCase) -> str:
@@ -118,15 +138,7 @@ def _stat(case: DepthwiseCase) -> str:
 
 def expected_results(case: DepthwiseCase, tensors: list[Tensor]) -> tuple[Tensor, ...]:
     """All results of the definition, in float32 from the same values."""
-    return functions(case, [x.float() for x in tensors])['chain']()
-
-
-def times(
-    case: DepthwiseCase, function: Implementation, device: torch.device, budget: float
-) -> dict:
-    """Median and spread of the forward pass."""
-    with torch.inference_mode():
-        return {'forward': measure.time_of(function, device, budget)}
+    return _chain(case, *(x.float() for x in tensors))
 
 
 def all_cases(arch: OverLoCKArch = ARCHS['t']) -> Iterator[DepthwiseCase]:

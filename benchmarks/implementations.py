@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -41,11 +42,7 @@ def baselines(case: Case, device: torch.device) -> dict[str, Implementation]:
             'unfold': lambda w, v: _aggregate_unfolded(w, v, k),
         }
         if importlib.util.find_spec('natten') is not None:
-            from natten import functional
-
-            # Removed in NATTEN 0.20.
-            if hasattr(functional, 'na2d_av'):
-                plain['NATTEN na2d_av'] = lambda w, v: functional.na2d_av(w, v, k, 1)
+            plain['NATTEN na2d_av'] = lambda w, v: _natten()(w, v, k, 1)
         return plain
 
     def unfolded(*x: Tensor) -> Tensor:
@@ -58,8 +55,22 @@ def baselines(case: Case, device: torch.device) -> dict[str, Implementation]:
         'chain, unfold, compiled': torch.compile(unfolded, fullgraph=True, dynamic=False),
     }
     if device.type == 'cuda':
-        plain['FlexAttention'] = _flex_attention(case, device)
+        attention = cache(partial(_flex_attention, case, device))  # made in its own cell
+        plain['FlexAttention'] = lambda *x: attention()(*x)
     return plain
+
+
+def is_compiled(name: str) -> bool:
+    """Whether an implementation needs torch.compile, and so many seconds before its first call."""
+    return 'compiled' in name or name == 'FlexAttention'
+
+
+def _natten() -> Implementation:
+    from natten import functional
+
+    if not hasattr(functional, 'na2d_av'):
+        raise RuntimeError('This NATTEN has no na2d_av; it was removed in 0.20.')
+    return functional.na2d_av
 
 
 def _aggregate_unfolded(weight: Tensor, value: Tensor, kernel_size: int) -> Tensor:

@@ -3,49 +3,51 @@
 import ctypes
 import platform
 import statistics
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import overlock_mm
 from overlock_mm.ops.preferences import device_name
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
+from overlock_mm.utils.timing import time_runs
 
 
 def time_of(
-    function: Callable[[], object], device: torch.device, budget: float, most_runs: int = 50
-) -> dict[str, float]:
-    """Median and spread of a call's wall time.
+    function: Callable[[], object],
+    device: torch.device,
+    budget: float,
+    most_runs: int = 50,
+    capture: bool = True,
+) -> dict[str, Any]:
+    """Median and spread of a call's time.
 
     Args:
         function: The call.
-        device: Where it runs; its queue is drained before the clock is read.
+        device: Where it runs.
         budget: Seconds to spend; one run for warming up and three that count are made
             whatever they take.
         most_runs: Number of runs at which to stop before the budget is spent.
+        capture: On a GPU: time the replay of a captured graph where that is possible.
 
     Returns:
-        ``median_ms``, ``spread_ms`` (distance of the quartiles) and ``runs``.
+        ``median_ms``, ``spread_ms`` (distance of the quartiles) and ``runs``; on a GPU also
+        ``launch_ms`` (see :class:`overlock_mm.utils.timing.Times`), ``captured``, and
+        ``not_captured`` where there is a reason.
     """
-    function()
-    times: list[float] = []
-    started = time.perf_counter()
-    while len(times) < 3 or (time.perf_counter() - started < budget and len(times) < most_runs):
-        _synchronize(device)
-        before = time.perf_counter()
-        function()
-        _synchronize(device)
-        times.append(time.perf_counter() - before)
-    low, median, high = statistics.quantiles(times, n=4, method='inclusive')
-    return {'median_ms': median * 1e3, 'spread_ms': (high - low) * 1e3, 'runs': len(times)}
+    times = time_runs(function, device, (3, most_runs), budget, capture)
+    low, median, high = statistics.quantiles(times.seconds, n=4, method='inclusive')
+    result: dict[str, Any] = {
+        'median_ms': median * 1e3,
+        'spread_ms': (high - low) * 1e3,
+        'runs': len(times.seconds),
+    }
+    if times.launch is not None:
+        result |= {'launch_ms': times.launch * 1e3, 'captured': times.captured}
+    return result | ({'not_captured': times.not_captured} if times.not_captured else {})
 
 
 def return_freed_memory() -> None:
@@ -86,8 +88,13 @@ def _status_bytes(field: str) -> int:
     raise RuntimeError(f'/proc/self/status has no field {field}.')
 
 
-def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
+def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict[str, Any]:
     """Date, names, versions, copy bandwidth (read and written bytes) and matrix rates."""
+    return {**identity(device), **rates(device, dtypes)}
+
+
+def identity(device: torch.device) -> dict[str, Any]:
+    """Date, name of the device, threads and versions."""
     versions = {
         'python': platform.python_version(),
         'torch': torch.__version__,
@@ -98,6 +105,16 @@ def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
             versions[name] = __import__(name).__version__
         except ImportError:
             versions[name] = 'not installed'
+    return {
+        'date': date.today().isoformat(),
+        'device': device_name(device),
+        'threads': torch.get_num_threads(),
+        'versions': versions,
+    }
+
+
+def rates(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict[str, Any]:
+    """Copy bandwidth (read and written bytes) and, for each dtype, that of matrix products."""
     side, megabytes = (8192, 1024) if device.type == 'cuda' else (1536, 128)
     source = torch.randn(megabytes << 18, device=device)
     target = torch.empty_like(source)
@@ -109,10 +126,6 @@ def machine(device: torch.device, dtypes: tuple[torch.dtype, ...]) -> dict:
         product = time_of(lambda a=a: a @ a, device, budget=1)
         rates[str(dtype).removeprefix('torch.')] = 2 * side**3 / product['median_ms'] * 1e3
     return {
-        'date': date.today().isoformat(),
-        'device': device_name(device),
-        'threads': torch.get_num_threads(),
-        'versions': versions,
         'copy_bytes_per_s': 2 * source.numel() * 4 / copy['median_ms'] * 1e3,
         'matmul_flops_per_s': rates,
     }

@@ -1,18 +1,15 @@
-"""Networks as calls that can be timed."""
+"""Networks as calls that can be timed on a CPU."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks import NetworkCase
-
-LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
+from benchmarks.networks import LAYOUTS, NetworkCase
 
 
 @dataclass
@@ -27,7 +24,7 @@ class Candidate:
         seconds: Wall times.
         traceable: Whether the memory of a single call can be measured.
         runtime: What runs it.
-        precision: Dtype of the network, or that of autocast.
+        precision: Dtype of the network.
     """
 
     call: Callable[[], object]
@@ -39,34 +36,29 @@ class Candidate:
     precision: str = 'float32'
 
 
-def candidate(
-    model: nn.Module, case: NetworkCase, device: torch.device, image: Tensor | None = None
-) -> Candidate:
+def candidate(model: nn.Module, case: NetworkCase, image: Tensor | None = None) -> Candidate:
     """The network on the case's images, in the memory layout in which it is faster.
 
     Args:
         model: The network.
         case: What it does.
-        device: Where.
         image: The case's images in another precision, or None.
     """
     make = _training_step if case.mode == 'training' else _inference
-    image = case.image(device) if image is None else image
+    image = case.image(torch.device('cpu')) if image is None else image
     candidates = [make(model, image, layout) for layout in LAYOUTS]
-    best = min(candidates, key=lambda candidate: _seconds(candidate, device))
+    best = min(candidates, key=_seconds)
     best.prepare()
     return best
 
 
-def _seconds(candidate: Candidate, device: torch.device) -> float:
+def _seconds(candidate: Candidate) -> float:
     """The shortest of four calls, or of as many as begin within a second."""
     candidate.prepare()
     taken: list[float] = []
     while len(taken) < 4 and sum(taken) < 1:
-        synchronize(device)
         before = time.perf_counter()
         candidate.call()
-        synchronize(device)
         taken.append(time.perf_counter() - before)
     return min(taken)
 
@@ -75,7 +67,7 @@ def _inference(model: nn.Module, image: Tensor, layout: str) -> Candidate:
     image = image.to(memory_format=LAYOUTS[layout])
 
     def call() -> object:
-        with torch.inference_mode(), _precision(image.device):
+        with torch.inference_mode():
             return model(image)
 
     def prepare() -> None:
@@ -90,8 +82,7 @@ def _training_step(model: nn.Module, image: Tensor, layout: str) -> Candidate:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
     def call() -> object:
-        with _precision(image.device):
-            loss = sum(x.float().square().mean() for x in model(image))
+        loss = sum(x.float().square().mean() for x in model(image))
         loss.backward()
         optimizer.step()
         return optimizer.zero_grad()
@@ -101,16 +92,3 @@ def _training_step(model: nn.Module, image: Tensor, layout: str) -> Candidate:
         model.to(memory_format=LAYOUTS[layout])
 
     return Candidate(call, layout, prepare)
-
-
-@contextmanager
-def _precision(device: torch.device) -> Iterator[None]:
-    """float32 on the CPU, autocast to bfloat16 on a GPU."""
-    with torch.autocast('cuda', torch.bfloat16) if device.type == 'cuda' else nullcontext():
-        yield
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)

@@ -15,9 +15,9 @@ from benchmarks.network_results import (
     setting,
     version,
 )
-from benchmarks.report import plain
-from benchmarks.run import RESULTS
+from benchmarks.report import code, plain
 from benchmarks.runtimes import RUNTIMES
+from benchmarks.stored import RESULTS
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'networks.md'
 
@@ -27,9 +27,10 @@ HEAD = """\
 
 <!-- Written by `python -m benchmarks report` from benchmarks/results. Do not edit. -->
 
-`make bench-networks` measures the CPU, `python -m benchmarks networks --device cuda` a GPU; both
-rewrite this page. `--cases`, `--networks` and `--runtimes` choose, and cases measured on one day
-add up, so that a long run can be done in parts.
+`make bench-networks` measures the CPU, `make bench-gpu` or `python -m benchmarks networks --device
+cuda` a GPU; all rewrite this page. `--cases`, `--networks` and, on a CPU, `--runtimes` choose; what
+was measured on a CPU on one day, or on a GPU with the same code, adds up, so that a long run can be
+done in parts.
 
 - The networks are backbones with four outputs, as dense prediction uses them, with random
   weights; the baselines are those of mmpretrain. OverLoCK is measured in training form and in fused
@@ -42,12 +43,17 @@ add up, so that a long run can be done in parts.
   (`pip install onnxruntime openvino`), or cannot run a network, is left out.
 - *Time of the processor* (`--clock cpu`) is that of one thread. It suits a machine that does other
   work meanwhile, although that work still takes a share of the caches.
-- Within a case all of them run in turns, one call each per round, so that whatever else happens
-  on the machine hits all alike. Given are the median and, in parentheses, the distance of the
-  quartiles.
+- Within a case on a CPU all of them run in turns, one call each per round, so that whatever else
+  happens on the machine hits all alike. Given are the median and, in parentheses, the distance of
+  the quartiles.
+- On a GPU inference has bfloat16 weights and images, and training autocast to bfloat16. Caches are
+  flushed before each run. *Eager* and *torch.compile* are called from Python, and the card waits
+  while Python launches; *CUDA graph* is the replay of a graph that was captured from that call.
+  *Launch* is how long Python takes to launch the call. OverLoCK trains with each setting of
+  `recompute` ([memory of training](training_memory.md)), the baselines with and without `with_cp`.
 - In PyTorch each network runs in the memory layout, NCHW or channels_last, in which it is faster.
-- *Memory* is the peak of a call in eager mode beyond weights and images.
-- *Training* is forward, backward and a step of AdamW.
+- *Memory* is the peak of a call beyond weights and images, on a CPU in eager mode.
+- *Training* is forward and backward, on a CPU with a step of AdamW.
 - Top-1 is the published accuracy on ImageNet-1K at 224 x 224, not measured here.
 """
 #: (ours, baseline): the ratios that the project watches.
@@ -68,7 +74,7 @@ def write(results: Path = RESULTS, page: Path = PAGE) -> Path:
             sections.append('not measured\n')
         for path in files:
             content = json.loads(path.read_text(encoding='utf-8'))
-            sections += _device(content)
+            sections += _device(content, kind)
             for draw, what in ((draw_accuracy, 'accuracy'), (draw_resolution, 'resolution')):
                 picture = page.with_name(f'{path.stem}-{what}.svg')
                 title = draw(content, picture)
@@ -78,7 +84,7 @@ def write(results: Path = RESULTS, page: Path = PAGE) -> Path:
     return page
 
 
-def _device(content: dict[str, Any]) -> list[str]:
+def _device(content: dict[str, Any], kind: str) -> list[str]:
     machine, results = content['machine'], content['results']
     versions = ', '.join(f'{name} {version(machine, name)}' for name in machine['versions'])
     inference, training = (
@@ -87,12 +93,14 @@ def _device(content: dict[str, Any]) -> list[str]:
     return [
         f'### {machine["device"]}\n',
         f'{machine["date"]}; {setting(machine)}; {versions}.\n',
-        *_missing(inference),
+        *(_missing(inference) if kind == 'cpu' else ()),
         *_section('Time over that of a baseline, fastest runtime over fastest', _ratios(inference)),
         *_section('The fastest runtime, milliseconds per batch', _fastest(content, inference)),
         *_section('All runtimes, milliseconds per batch', _all(inference)),
         *_section('Training, milliseconds per batch', _all(training)),
-        *_section('Memory in MiB', _memory(results)),
+        *_section('Launch in milliseconds', _cells(results, 'launch_ms', 1, 2)),
+        *_section('Memory in MiB', _cells(results, 'peak_extra_bytes', 2**20, 0)),
+        *_reasons(results),
     ]
 
 
@@ -136,7 +144,8 @@ def _fastest(content: dict[str, Any], results: list[dict[str, Any]]) -> list[lis
     for precision in precisions(results):
         for name in dict.fromkeys(n for r in results for n in forms_for_inference(r)):
             facts = content['networks'][name.split(',')[0]]
-            row = [name, f'{facts["top1"]:.1f}', f'{facts["parameters"] / 1e6:.1f}', precision]
+            parameters = f'{facts["parameters"] / 1e6:.1f}' if 'parameters' in facts else '-'
+            row = [name, f'{facts["top1"]:.1f}', parameters, precision]
             for result in results:
                 entry = fastest(result, name, precision)
                 row.append(NOT_MEASURED if entry is None else f'{_time(entry)} {entry["runtime"]}')
@@ -149,22 +158,38 @@ def _all(results: list[dict[str, Any]]) -> list[list[str]]:
     for name in _names(results):
         entries = [r['candidates'].get(name) for r in results]
         known = next(entry for entry in entries if entry is not None)
-        times = [NOT_MEASURED if entry is None else _time(entry) for entry in entries]
+        times = [
+            _time(entry) if 'median_ms' in (entry or {}) else NOT_MEASURED for entry in entries
+        ]
         rows.append([known['of'], known['runtime'], known['precision'], *times])
     return rows
 
 
-def _memory(results: list[dict[str, Any]]) -> list[list[str]]:
+def _cells(results: list[dict[str, Any]], key: str, unit: float, decimals: int) -> list[list[str]]:
+    """The networks of which a figure is known."""
     titles = [f'{r["case"]["mode"]}, {t}' for r, t in zip(results, _titles(results), strict=True)]
-    rows = [['network', 'precision', *titles]]
+    on_gpu = any('launch_ms' in e for r in results for e in r['candidates'].values())
+    rows = [['network', *(['runtime'] if on_gpu else []), 'precision', *titles]]
     for name in _names(results):
         entries = [r['candidates'].get(name, {}) for r in results]
-        peaks = [entry.get('peak_extra_bytes') for entry in entries]
-        if any(peaks):
+        figures = [entry.get(key) for entry in entries]
+        if any(figures):
             known = next(entry for entry in entries if entry)
-            cells = ['-' if peak is None else f'{peak / 2**20:.0f}' for peak in peaks]
-            rows.append([known['of'], known['precision'], *cells])
+            cells = ['-' if x is None else f'{x / unit:.{decimals}f}' for x in figures]
+            runtime = [known['runtime']] if on_gpu else []
+            rows.append([known['of'], *runtime, known['precision'], *cells])
     return rows
+
+
+def _reasons(results: list[dict[str, Any]]) -> list[str]:
+    """Why cells are empty."""
+    lines = [
+        f'- {result["case"]["name"]}, {name}: {code(entry["not_measured"])}'
+        for result in results
+        for name, entry in result['candidates'].items()
+        if 'not_measured' in entry
+    ]
+    return ['Not measured:\n', *lines, ''] if lines else []
 
 
 def _names(results: list[dict[str, Any]]) -> list[str]:

@@ -21,6 +21,7 @@ def fastest(result: dict[str, Any], name: str, precision: str) -> Measured | Non
             measured
             for measured in result['candidates'].values()
             if (measured['of'], measured['precision']) == (name, precision)
+            and 'median_ms' in measured
         ),
         key=lambda measured: measured['median_ms'],
         default=None,

@@ -1,8 +1,7 @@
-"""Measures whole networks, all of a case in turns, and stores the result as JSON."""
+"""Measures whole networks on the CPU, all of a case in turns, and stores the result as JSON."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import statistics
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks import measure
-from benchmarks.network_candidates import Candidate, candidate, synchronize
+from benchmarks.network_candidates import Candidate, candidate
 from benchmarks.networks import (
     MAIN,
     NETWORKS,
@@ -28,8 +27,8 @@ from benchmarks.networks import (
     forms,
     name_in_form,
 )
-from benchmarks.run import RESULTS
 from benchmarks.runtimes import EAGER, PRECISIONS, RUNTIMES, Work
+from benchmarks.stored import RESULTS, earlier, path_of
 from overlock_mm.utils.files import write_json
 
 logger = logging.getLogger('benchmarks')
@@ -38,19 +37,17 @@ logger = logging.getLogger('benchmarks')
 ROUNDS = (3, 20)
 #: Wall time; or time of the processor, for machines that do other work meanwhile.
 CLOCKS: dict[str, Callable[[], float]] = {'wall': time.perf_counter, 'cpu': time.process_time}
-#: How networks run on a GPU.
-AUTOCAST = 'autocast to bfloat16'
+CPU = torch.device('cpu')
 
 
 class Models:
     """Networks by name and form, built at first use."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self._built: dict[tuple[str, ...], nn.Module] = {}
 
     def get(self, network: Network, form: str, precision: str = 'float32') -> nn.Module:
-        """The network in a form and a precision, on the device."""
+        """The network in a form and a precision."""
         key = (network.name, form, precision)
         if key not in self._built and precision != 'float32':
             self._built[key] = deepcopy(self.get(network, form)).to(PRECISIONS[precision])
@@ -60,7 +57,7 @@ class Models:
             if form != 'training':
                 model.eval()
                 model.switch_to_deploy()
-            self._built[key] = model.to(self.device)
+            self._built[key] = model
         return self._built[key]
 
 
@@ -69,16 +66,15 @@ def candidates_of(
 ) -> dict[str, Candidate]:
     """All that can run the case; what cannot is left out, and logged."""
     candidates: dict[str, Candidate] = {}
-    in_runtimes = case.mode == 'inference' and models.device.type == 'cpu'
+    in_runtimes = case.mode == 'inference'
     for network in networks:
         *others, last = forms(network, case.mode)
         for form in others if in_runtimes else (*others, last):
             entry = _tried(
                 name_in_form(network, form),
-                partial(candidate, models.get(network, form), case, models.device),
+                partial(candidate, models.get(network, form), case),
             )
             if entry is not None:
-                entry.precision = 'float32' if models.device.type == 'cpu' else AUTOCAST
                 candidates[name_in_form(network, form)] = entry
         if in_runtimes:
             candidates |= _in_runtimes(case, network, last, models, folder, pattern)
@@ -124,7 +120,6 @@ def _tried(name: str, make: Callable[[], Candidate]) -> Candidate | None:
 
 def time_in_turns(
     candidates: dict[str, Candidate],
-    device: torch.device,
     budget: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
@@ -137,10 +132,8 @@ def time_in_turns(
         if round_index >= ROUNDS[0] and time.perf_counter() - started > budget:
             return
         for entry in candidates.values():
-            synchronize(device)
             before = clock()
             entry.call()
-            synchronize(device)
             entry.seconds.append(clock() - before)
 
 
@@ -160,7 +153,6 @@ def summary(name: str, entry: Candidate, case: NetworkCase) -> dict[str, Any]:
 
 
 def run(
-    device: torch.device,
     select: str,
     pattern: str,
     network_pattern: str,
@@ -172,7 +164,6 @@ def run(
     """Measure the selected cases; the path of the results file.
 
     Args:
-        device: Where.
         select: 'main' for the cases of :data:`MAIN`, 'all' for the whole registry.
         pattern: Regular expression for names of cases.
         network_pattern: Regular expression for names of networks.
@@ -184,14 +175,14 @@ def run(
     Raises:
         RuntimeError: Nothing was selected, or the clock does not suit the threads.
     """
-    if clock == 'cpu' and (device.type != 'cpu' or torch.get_num_threads() > 1):
+    if clock == 'cpu' and torch.get_num_threads() > 1:
         raise RuntimeError(
             'The clock cpu is for one thread, because threads that wait for each other count too. '
-            'Remedy: OMP_NUM_THREADS=1 and --device cpu, or --clock wall.'
+            'Remedy: OMP_NUM_THREADS=1, or --clock wall.'
         )
     wanted = [
         case
-        for case in all_cases(device.type)
+        for case in all_cases('cpu')
         if (select == 'all' or case.name in MAIN) and re.search(pattern, case.name)
     ]
     networks = [network for network in NETWORKS if re.search(network_pattern, network.name)]
@@ -199,25 +190,23 @@ def run(
         raise RuntimeError(
             f'Nothing to measure: cases {pattern!r} among {select}, networks {network_pattern!r}.'
         )
-    machine = {**measure.machine(device, (torch.float32,)), 'clock': clock}
-    slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
-    path = results / f'networks-{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
-    models, done = Models(device), []
-    earlier = _of_the_same_day(path, machine)
+    machine = {**measure.machine(CPU, (torch.float32,)), 'clock': clock}
+    path = path_of(results, machine, 'networks-cpu')
+    models, done = Models(), []
+    # Cases may be measured in several runs; the networks of a case are measured in one.
+    before = earlier(path, machine, ('date', 'device', 'threads', 'versions', 'clock'))
 
     def store() -> None:
         """What there is so far: a run that is stopped loses one case."""
-        results = {entry['case']['name']: entry for entry in earlier.get('results', [])}
+        results = {entry['case']['name']: entry for entry in before.get('results', [])}
         for case, _, measured in done:
             entry = {'case': {**case.as_dict(), 'name': case.name}, 'candidates': measured}
             results[case.name] = entry
         facts = {network.name: _facts(network, models) for network in networks}
         content = {
             'machine': machine,
-            'networks': {**earlier.get('networks', {}), **facts},
-            'results': [
-                results[case.name] for case in all_cases(device.type) if case.name in results
-            ],
+            'networks': {**before.get('networks', {}), **facts},
+            'results': [results[case.name] for case in all_cases('cpu') if case.name in results],
         }
         write_json(path, content)
 
@@ -225,7 +214,7 @@ def run(
         for case in wanted:
             logger.info('%s', case.name)
             entries = candidates_of(case, networks, models, Path(folder), runtimes)
-            time_in_turns(entries, device, budget, CLOCKS[clock])
+            time_in_turns(entries, budget, CLOCKS[clock])
             measured = {name: summary(name, entry, case) for name, entry in entries.items()}
             for name, values in measured.items():
                 logger.info('  %-60s %9.1f ms', name, values['median_ms'])
@@ -236,24 +225,10 @@ def run(
             for name, entry in entries.items():
                 if entry.traceable:
                     entry.prepare()
-                    measured[name]['peak_extra_bytes'] = measure.peak_extra_memory(
-                        entry.call, device
-                    )
+                    measured[name]['peak_extra_bytes'] = measure.peak_extra_memory(entry.call, CPU)
             logger.info('%s: memory', case.name)
             store()
     return path
-
-
-def _of_the_same_day(path: Path, machine: dict[str, Any]) -> dict[str, Any]:
-    """What an earlier run measured on this machine, today and with these versions, if anything.
-
-    Cases may be measured in several runs; the networks of a case are measured in one.
-    """
-    if not path.is_file():
-        return {}
-    content = json.loads(path.read_text(encoding='utf-8'))
-    same = ('date', 'device', 'threads', 'versions', 'clock')
-    return content if all(content['machine'].get(key) == machine[key] for key in same) else {}
 
 
 def _facts(network: Network, models: Models) -> dict[str, Any]:

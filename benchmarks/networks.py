@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from overlock_mm import OverLoCK
+from overlock_mm.layers.recompute import RECOMPUTE
 
 #: Batches of the cases by device: image size to batch sizes.
 INFERENCE: dict[str, dict[tuple[int, int], tuple[int, ...]]] = {
     'cpu': {(224, 224): (1, 8), (512, 512): (1, 8), (800, 1280): (1, 8)},
-    'cuda': {(224, 224): (1, 8, 128), (512, 512): (1, 8, 32), (800, 1280): (1, 8)},
+    'cuda': {(224, 224): (1, 64), (800, 1280): (1,)},
 }
 TRAINING: dict[str, dict[tuple[int, int], tuple[int, ...]]] = {
     'cpu': {(224, 224): (8,), (512, 512): (2,)},
-    'cuda': {(224, 224): (128,), (512, 512): (16,), (800, 1280): (2,)},
+    'cuda': {(224, 224): (64,)},
+}
+LAYOUTS = {'NCHW': torch.contiguous_format, 'channels_last': torch.channels_last}
+#: How a training step saves memory on a GPU, ours and others, as arguments of the network.
+SAVINGS: dict[str, dict[str, Any]] = {
+    **{f'recompute {choice}': {'recompute': choice} for choice in RECOMPUTE},
+    'with_cp off': {'with_cp': False},
+    'with_cp on': {'with_cp': True},
 }
 #: What a CPU measures unless all cases are selected: about half an hour on two cores.
 MAIN = (
@@ -35,7 +44,7 @@ class NetworkCase:
     """One batch of images.
 
     Attributes:
-        mode: 'inference', or 'training' for forward, backward and a step of AdamW.
+        mode: 'inference', or 'training' for forward and backward, on a CPU with a step of AdamW.
         batch: B.
         height: H in pixels.
         width: W in pixels.
@@ -76,13 +85,13 @@ class Network:
 
     Attributes:
         name: Its name in its paper.
-        build: Makes it, without drop path.
+        build: Makes it, without drop path, from further arguments.
         top1: Published ImageNet-1K accuracy at 224 x 224 in percent, without further data.
         source: Where that was published.
     """
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Callable[..., nn.Module]
     top1: float
     source: str
 
@@ -94,15 +103,16 @@ class Network:
 
 def _overlock(arch: str, top1: float) -> Network:
     return Network(
-        f'OverLoCK-{arch.upper()}', lambda: OverLoCK(arch), top1, "the authors' release table"
+        f'OverLoCK-{arch.upper()}', partial(OverLoCK, arch), top1, "the authors' release table"
     )
 
 
 def _mmpretrain(name: str, kind: str, top1: float, source: str, **arguments: Any) -> Network:
-    def build() -> nn.Module:
+    def build(**further: Any) -> nn.Module:
         from mmpretrain.models import backbones
 
-        return getattr(backbones, kind)(out_indices=(0, 1, 2, 3), drop_path_rate=0.0, **arguments)
+        make = getattr(backbones, kind)
+        return make(out_indices=(0, 1, 2, 3), drop_path_rate=0.0, **arguments, **further)
 
     return Network(name, build, top1, source)
 
@@ -126,6 +136,13 @@ NETWORKS = (
         for arch, top1 in (('tiny', 82.1), ('small', 83.1), ('base', 83.8))
     ),
     _mmpretrain('RepLKNet-31B', 'RepLKNet', 83.5, 'arXiv 2203.06717, table 5', arch='31B'),
+)
+
+
+#: On a GPU more of them, as it is faster.
+GPU_NETWORKS = (
+    *NETWORKS,
+    _mmpretrain('Swin-B', 'SwinTransformer', 83.5, 'arXiv 2103.14030, table 1', arch='base'),
 )
 
 

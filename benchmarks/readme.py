@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from benchmarks.network_results import fastest, precisions, runtimes, setting, version
-from benchmarks.run import RESULTS
+from benchmarks.stored import RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'

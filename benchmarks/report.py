@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks.run import RESULTS
+from benchmarks.stored import RESULTS
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'benchmarks.md'
 
@@ -13,11 +13,21 @@ HEAD = """\
 <!-- Written by `python -m benchmarks report` from benchmarks/results. Do not edit. -->
 
 `make bench` measures the CPU, `make bench-gpu` a GPU; both rewrite this page. A case is one
-call as the network makes it; all times of a case are taken in one run of one process, and
-a case whose output or gradients differ from the reference is not reported.
+call as the network makes it. What gives an output or gradients that differ from the reference is
+not timed; products of float32 numbers are not rounded to TF32.
 
-- *ours* is the backend that is chosen without being asked: median and, in parentheses, the
-  distance of the quartiles. The columns of the baselines give how many times longer they take.
+`make bench-gpu TIER=3` (or 8, or 30) takes about so many minutes; `python -m benchmarks run --help`
+lists what each tier holds. Started again, it measures what is missing, unless the code or a version
+has changed. `python -m benchmarks run --device cuda` needs only torch.
+
+On a CPU all times of a case are taken in one run of one process. On a GPU a time is that of a
+replayed CUDA graph, with flushed caches; where a call cannot be captured (marked *e*), that between
+two events around it. *Launch* is how long Python takes to launch the call, which the card's work
+can hide or not.
+
+- *ours* is the first of our backends in the order of automatic choice: median and, in
+  parentheses, the distance of the quartiles. The other columns give how many times longer the
+  others take.
 - *chain* is the definition in plain PyTorch: affinity, projection, bias, softmax, aggregation
   as a loop over the taps or from unfolded windows.
 - *bandwidth* is the fraction of the measured copy bandwidth at which the floor of bytes (every
@@ -62,7 +72,8 @@ def _device(content: dict) -> list[str]:
     ]
     groups: dict[tuple[str, str], list[dict]] = {}
     for result in content['results']:
-        groups.setdefault((result['case']['op'], result['dtype']), []).append(result)
+        if any('forward' in cell for cell in result['implementations'].values()):
+            groups.setdefault((result['case']['op'], result['dtype']), []).append(result)
     for (op, dtype), group in groups.items():
         for part, title in PARTS.items():
             if part not in group[0]:
@@ -71,43 +82,91 @@ def _device(content: dict) -> list[str]:
     if content['refused']:
         sections.append('Not reported, because the result was not that of the reference:\n')
         sections += [f'- {line}' for line in content['refused']] + ['']
-    return sections
+    return sections + _not_measured(content['results'])
+
+
+def _not_measured(results: list[dict]) -> list[str]:
+    """A line for each reason, with how many cases it kept from being measured."""
+    reasons: dict[tuple[str, str], int] = {}
+    for result in results:
+        for name, cell in result['implementations'].items():
+            if 'not_measured' in cell and name not in result['ours']:
+                key = (name, cell['not_measured'])
+                reasons[key] = reasons.get(key, 0) + 1
+    if not reasons:
+        return []
+    lines = [
+        f'- {name}, {count} case{"s" if count > 1 else ""}: {code(why)}'
+        for (name, why), count in reasons.items()
+    ]
+    return ['Not measured:\n', *lines, '']
+
+
+def code(text: str) -> str:
+    """A message as Markdown code."""
+    return '`' + text.replace('`', "'") + '`'
 
 
 def _table(group: list[dict], part: str) -> str:
-    measured = (name for r in group for name in r['implementations'] if name not in r['ours'])
-    baselines = list(dict.fromkeys(measured))
+    first = next((name for result in group for name in _timed(result, part)), '')
+    names = (name for r in group for name in r['implementations'] if name != first)
+    others = list(dict.fromkeys(names))
     with_memory = part == 'forward_backward'
-    head = ['origin', 'B', 'G', 'C', 'map', 'K', 'backend', 'ours (ms)', *baselines]
+    with_launch = any('launch_ms' in r['implementations'][_base(r, part)][part] for r in group)
+    head = ['origin', 'B', 'G', 'C', 'map', 'K', 'backend', 'ours (ms)', *others]
+    head += ['launch (ms)'] if with_launch else []
     head += ['bandwidth', 'matrix rate']
+    with_peak = [
+        name
+        for name in others
+        if any('peak_extra_bytes' in r['implementations'].get(name, {}) for r in group)
+    ]
     if with_memory:
-        head += [
-            'memory (MiB)',
-            *(f'memory, {name}' for name in baselines if 'compiled' not in name),
-        ]
+        head += ['memory (MiB)', *(f'memory, {name}' for name in with_peak)]
     lines = [head, ['---'] * len(head)]
     for result in group:
         case, implementations = result['case'], result['implementations']
-        backend = result['ours'][0] if result['ours'] else baselines[0]
+        backend = _base(result, part)
         ours = implementations[backend]
         measured = ours[part]
         line = [case['origin'], case['batch'], case.get('groups', ''), case['channels']]
         line += [f'{case["height"]} x {case["width"]}', case['kernel_size'], backend]
-        line.append(f'{plain(measured["median_ms"], 3)} ({plain(measured["spread_ms"], 2)})')
-        line += [_times(implementations.get(name), part) for name in baselines]
+        line.append(_milliseconds(measured))
+        line += [_times(implementations.get(name), part) for name in others]
+        if with_launch:
+            line.append(plain(measured['launch_ms'], 2))
         line.append(f'{measured["fraction_of_copy_bandwidth"]:.1%}')
         line.append(f'{measured["fraction_of_matmul_rate"]:.1%}')
         if with_memory:
             line.append(_mebibytes(ours))
-            line += [_ratio(implementations.get(n), ours) for n in baselines if 'compiled' not in n]
+            line += [_ratio(implementations.get(name), ours) for name in with_peak]
         lines.append(line)
     return '\n'.join('| ' + ' | '.join(str(x) for x in line) + ' |' for line in lines) + '\n'
+
+
+def _timed(result: dict, part: str) -> list[str]:
+    """Names of what was timed, our backends first."""
+    names = (*result['ours'], *result['implementations'])
+    timed = (name for name in names if part in result['implementations'].get(name, {}))
+    return list(dict.fromkeys(timed))
+
+
+def _base(result: dict, part: str) -> str:
+    """The implementation to which the others are compared."""
+    return _timed(result, part)[0]
+
+
+def _milliseconds(measured: dict) -> str:
+    mark = ' *e*' if measured.get('captured') is False else ''
+    return f'{plain(measured["median_ms"], 3)} ({plain(measured["spread_ms"], 2)}){mark}'
 
 
 def _times(implementation: dict | None, part: str) -> str:
     if implementation is None or part not in implementation:
         return 'not measured'
-    return f'x {implementation[part].get("times_ours", 1):.3g}'
+    measured = implementation[part]
+    mark = ' *e*' if measured.get('captured') is False else ''
+    return f'x {measured.get("times_ours", 1):.3g}{mark}'
 
 
 def _mebibytes(implementation: dict) -> str:

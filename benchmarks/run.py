@@ -1,274 +1,295 @@
 """Measures the cases of a device and stores the result as JSON."""
 
+from __future__ import annotations
+
 import json
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks import cases, depthwise, implementations, measure
+from benchmarks import cases, implementations, measure, problems, tiers
 from benchmarks.cases import Case
+from benchmarks.cells import Deadline, check_device, measured, one_line
 from benchmarks.depthwise import DepthwiseCase
-from overlock_mm.ops.contmix import reference, reference_backend
-from overlock_mm.ops.contmix.arguments import ContMixArguments
-from overlock_mm.ops.depthwise.backends import BACKENDS
+from benchmarks.problems import Function, Problem, full_precision
+from benchmarks.stored import RESULTS, earlier, path_of, sources
 from overlock_mm.utils.files import write_json
 
 logger = logging.getLogger('benchmarks')
 
-RESULTS = Path(__file__).parent / 'results'
-DTYPES = {'cpu': (torch.float32,), 'cuda': (torch.float32, torch.bfloat16)}
-#: Tolerance, as a share of the largest value of an output or gradient; all sums are in float32.
-TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 2 * torch.finfo(torch.bfloat16).eps}
+DTYPES = {'cpu': (torch.float32,), 'cuda': (torch.bfloat16, torch.float32)}
+
+Work = tuple[Case | DepthwiseCase, torch.dtype]
 
 
-class Mismatch(RuntimeError):
-    """The result of an implementation differs from the reference."""
+@dataclass
+class Plan:
+    """How a run goes through its cases.
 
-
-def results_of(
-    function: implementations.Implementation, tensors: list[Tensor], cotangent: Tensor
-) -> list[Tensor]:
-    """Output and gradients."""
-    out = function(*tensors)
-    return [out, *torch.autograd.grad(out, tensors, cotangent)]
-
-
-def cotangent_of(tensors: list[Tensor]) -> Tensor:
-    """Gradient of the output, which has the shape and dtype of the value."""
-    value = tensors[2] if len(tensors) == 6 else tensors[1]
-    steps = torch.arange(value.numel(), device=value.device)
-    return ((steps * 7 % 13 - 6) / 6).to(value.dtype).view(value.shape)
-
-
-def expected_results(case: Case, tensors: list[Tensor], cotangent: Tensor) -> list[Tensor]:
-    """Output and gradients of the reference, in float32 from the same values."""
-    tensors = [x.detach().float() for x in tensors]
-    cotangent = cotangent.float()
-    if case.op == 'neighborhood_aggregate':
-        out = reference.neighborhood_aggregate(*tensors, case.kernel_size)
-        return [
-            out,
-            *reference_backend.neighborhood_aggregate_backward(
-                cotangent, *tensors, case.kernel_size, 1
-            ),
-        ]
-    arguments = ContMixArguments(*tensors, case.kernel_size, implementations.SCALE)
-    out, logsumexp = reference_backend.contmix_forward(arguments)
-    return [out, *reference_backend.contmix_backward(cotangent, arguments, out, logsumexp)]
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Products in float32 as such, not in TF32: for expected values."""
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
-    try:
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]
-
-
-def check(name: str, actual: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
-    """Raise a Mismatch unless output and all gradients are those of the reference."""
-    for index, (got, wanted) in enumerate(zip(actual, expected, strict=True)):
-        bound = TOLERANCES[dtype] * wanted.abs().max().item()
-        error = (got.detach().float() - wanted).abs().max().item()
-        if not error <= bound:  # NaN too
-            what = 'the output' if index == 0 else f'gradient {index}'
-            raise Mismatch(f'{name}: {what} is off by {error:.3g}, may be off by {bound:.3g}.')
-
-
-def run_case(
-    case: Case, device: torch.device, dtype: torch.dtype, budget: float, baselines: str
-) -> dict:
-    """Check and time our backends and the baselines whose name matches on one case.
-
-    A baseline that is wrong, runs out of memory or is not compiled costs its own cell only.
-
-    Raises:
-        Mismatch: One of our backends gives another result than the reference.
+    Attributes:
+        kind: 'cpu' or 'gpu', with which the name of the results file begins.
+        passes: One after the other; each measures the implementations whose names it accepts.
+        resume: Keep what an earlier run has measured on this device with the same code and
+            versions. Otherwise everything is measured, and replaces the file.
+        deadline: Limits of time.
+        memory_at_once: Measure memory in the cell; on a CPU that would slow down later cells.
     """
-    # Compile each case for itself: after some shapes Dynamo falls back to eager mode in silence.
-    torch.compiler.reset()
-    tensors = case.arguments(device, dtype)
-    cotangent = cotangent_of(tensors)
-    with full_precision():
-        expected = expected_results(case, tensors, cotangent)
-    ours = implementations.backends(case, tensors)
-    timed: dict[str, dict] = {}
-    for name, function in {**ours, **implementations.baselines(case, device)}.items():
-        if name not in ours and not re.search(baselines, name):
-            continue
-        free = implementations.free_bytes(device)
-        if name not in ours and implementations.needed_bytes(case, name) > free:
-            timed[name] = {'not_measured': f'needs more memory than the {free >> 20} MiB free'}
-            continue
-        try:
-            check(name, results_of(function, tensors, cotangent), expected, dtype)
-            timed[name] = _times(function, tensors, cotangent, device, budget)
-        except RuntimeError as error:  # Mismatch and torch.OutOfMemoryError too
-            if name in ours and isinstance(error, Mismatch):
-                raise
-            timed[name] = {'not_measured': _one_line(error)}
-            logger.error('  %-26s not measured: %s', name, timed[name]['not_measured'])
-            continue
-        logger.info(
-            '  %-26s forward %9.3f ms, with backward %9.3f ms',
-            name,
-            timed[name]['forward']['median_ms'],
-            timed[name]['forward_backward']['median_ms'],
-        )
-    result = {
-        'case': {**case.as_dict(), 'name': case.name},
-        'dtype': str(dtype).removeprefix('torch.'),
-        'ours': list(ours),
-        'implementations': timed,
-    }
-    for part, backward in (('forward', False), ('forward_backward', True)):
-        # Two products for the gradients and one recomputation for the forward's one.
-        flops = case.forward_flops() * (4 if backward else 1)
-        result[part] = {'bytes': cases.floor_bytes(tensors, backward), 'flops': flops}
-    return result
+
+    kind: str = 'cpu'
+    passes: tuple[Callable[[str], bool], ...] = (lambda name: True,)
+    resume: bool = False
+    deadline: Deadline = field(default_factory=Deadline)
+    memory_at_once: bool = False
 
 
-def run_depthwise_case(
-    case: DepthwiseCase, device: torch.device, dtype: torch.dtype, budget: float, baselines: str
-) -> dict:
-    """Like :func:`run_case`, but only the forward pass.
-
-    Raises:
-        Mismatch: An implementation gives another result than the definition.
-    """
-    tensors = case.arguments(device, dtype)
-    with full_precision():
-        expected = list(depthwise.expected_results(case, tensors))
-    timed: dict[str, dict] = {}
-    for name, function in depthwise.functions(case, tensors).items():
-        if name not in BACKENDS and not re.search(baselines, name):
-            continue
-        try:
-            check(name, list(function()), expected, dtype)
-            timed[name] = depthwise.times(case, function, device, budget)
-        except RuntimeError as error:  # Mismatch and torch.OutOfMemoryError too
-            if name in BACKENDS and isinstance(error, Mismatch):
-                raise
-            timed[name] = {'not_measured': _one_line(error)}
-            logger.error('  %-26s not measured: %s', name, timed[name]['not_measured'])
-            continue
-        logger.info('  %-26s forward %9.3f ms', name, timed[name]['forward']['median_ms'])
-    return {
-        'case': case.as_dict(),
-        'dtype': str(dtype).removeprefix('torch.'),
-        'ours': [name for name in timed if name in BACKENDS],
-        'implementations': timed,
-        'forward': {'bytes': case.floor_bytes(tensors), 'flops': case.forward_flops()},
-    }
+def gpu_plan(deadline: Deadline, fresh: bool = False) -> Plan:
+    """First what needs no compilation, in all cases; then the rest."""
+    return Plan(
+        'gpu',
+        (lambda name: not implementations.is_compiled(name), implementations.is_compiled),
+        not fresh,
+        deadline,
+        memory_at_once=True,
+    )
 
 
-def _times(
-    function: implementations.Implementation,
-    tensors: list[Tensor],
-    cotangent: Tensor,
-    device: torch.device,
-    budget: float,
-) -> dict:
-    def forward() -> Tensor:
-        with torch.no_grad():
-            return function(*tensors)
-
-    def forward_backward() -> list[Tensor]:
-        return results_of(function, tensors, cotangent)
-
-    return {
-        'forward': measure.time_of(forward, device, budget),
-        'forward_backward': measure.time_of(forward_backward, device, budget),
-    }
+def all_work(dtypes: Sequence[torch.dtype]) -> list[Work]:
+    """Every case in every dtype."""
+    return [(case, dtype) for case in cases.all_cases() for dtype in dtypes]
 
 
-def add_fractions(result: dict, machine: dict) -> None:
-    """Each time as a fraction of what bandwidth and matrix units allow, and as a ratio."""
-    rate = machine['matmul_flops_per_s'][result['dtype']]
-    best = next((result['implementations'][name] for name in result['ours']), None)
-    for measured in result['implementations'].values():
-        for part in ('forward', 'forward_backward'):
-            if part not in measured:
-                continue
-            seconds = measured[part]['median_ms'] / 1e3
-            floor = result[part]
-            bandwidth = floor['bytes'] / seconds / machine['copy_bytes_per_s']
-            measured[part]['fraction_of_copy_bandwidth'] = bandwidth
-            measured[part]['fraction_of_matmul_rate'] = floor['flops'] / seconds / rate
-            if best is not None:
-                measured[part]['times_ours'] = measured[part]['median_ms'] / best[part]['median_ms']
+def label(work: Work) -> str:
+    """Name of a case in a dtype, as ``--cases`` and the tiers see it."""
+    return f'{work[0].name} {_name(work[1])}'
 
 
-def add_memory(result: dict, case: Case, device: torch.device, dtype: torch.dtype) -> None:
-    """Peak extra memory of forward and backward."""
-    tensors = case.arguments(device, dtype)
-    cotangent = cotangent_of(tensors)
-    functions = {
-        **implementations.backends(case, tensors),
-        **implementations.baselines(case, device),
-    }
-    for name, measured in result['implementations'].items():
-        if 'not_measured' not in measured and 'compiled' not in name:
-            measured['peak_extra_bytes'] = measure.peak_extra_memory(
-                lambda f=functions[name]: results_of(f, tensors, cotangent), device
-            )
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix('torch.')
 
 
 def run(
-    device: torch.device, pattern: str, budget: float, baselines: str, results: Path = RESULTS
+    device: torch.device,
+    pattern: str,
+    budget: float,
+    baselines: str,
+    results: Path = RESULTS,
+    plan: Plan | None = None,
+    tier: int | None = None,
 ) -> Path:
-    """Measure the cases whose name matches a pattern; the path of the results file.
+    """Measure the cases whose label matches a pattern; the path of the results file.
+
+    Args:
+        device: Where.
+        pattern: Regular expression for labels of cases.
+        budget: Seconds for each time.
+        baselines: Regular expression for the names of what our backends are compared with.
+        results: Folder for the file.
+        plan: None for that of a CPU.
+        tier: A key of :data:`tiers.TIERS`, or None for all cases.
 
     Raises:
         RuntimeError: Nothing was measured.
+        DeviceLostError: The process can no longer use the card; what was measured is stored.
     """
-    dtypes = DTYPES[device.type]
-    machine = measure.machine(device, dtypes)
-    logger.info('%s', json.dumps(machine))
-    slug = re.sub(r'[^a-z0-9]+', '-', machine['device'].lower()).strip('-')
-    path = results / f'{"gpu" if device.type == "cuda" else "cpu"}-{slug}.json'
-    done: list[tuple[dict, Case | DepthwiseCase, torch.dtype]] = []
-    refused: list[str] = []
+    plan = plan or Plan()
+    registry = all_work(DTYPES[device.type])
+    work = registry
+    if tier is not None:
+        work = tiers.selected(work, map(label, work), tier, 'operators')
+    work = [item for item in work if re.search(pattern, label(item))]
+    table = _Table(device, plan, results, [label(item) for item in registry])
+    with full_precision():
+        for wanted, (case, dtype) in product(plan.passes, work):
+            if plan.deadline.is_over():
+                logger.info('The time is over. The same command resumes where this one ended.')
+                break
+            _measure_case(table, case, device, dtype, budget, baselines, wanted)
+        if not any(result['implementations'] for result in table.results.values()):
+            raise RuntimeError(
+                f'No case was measured; pattern {pattern!r}, refused: {table.refused()}.'
+            )
+        if not plan.memory_at_once:
+            measure.return_freed_memory()  # slows allocation: after the last time
+            for case, dtype in work:
+                _add_memory(table.results.get(label((case, dtype))), case, device, dtype)
+            table.store()
+    return table.path
 
-    def store() -> None:
-        content = {'machine': machine, 'results': [r for r, _, _ in done], 'refused': refused}
-        write_json(path, content)
 
-    for case in cases.all_cases():
-        if not re.search(pattern, case.name):
+class _Table:
+    """The results file of a device, as it grows."""
+
+    def __init__(self, device: torch.device, plan: Plan, folder: Path, order: list[str]) -> None:
+        self.plan, self.order = plan, order
+        machine = measure.identity(device)
+        if plan.resume:
+            machine['sources'] = sources()
+        self.path = path_of(folder, machine, plan.kind)
+        kept = earlier(self.path, machine, ('device', 'versions', 'sources')) if plan.resume else {}
+        self.results: dict[str, dict[str, Any]] = {
+            f'{result["case"]["name"]} {result["dtype"]}': result
+            for result in kept.get('results', [])
+        }
+        self.machine = kept.get('machine') or {
+            **machine,
+            **measure.rates(device, DTYPES[device.type]),
+        }
+        logger.info('%s', json.dumps(self.machine))
+
+    def refused(self) -> list[str]:
+        """What our own backends got wrong, and cases that could not be set up."""
+        lines = [
+            f'{name}: {why}'
+            for name, result in self.results.items()
+            for backend, cell in result['implementations'].items()
+            if (why := cell.get('not_measured', '')).startswith('Mismatch')
+            and backend in result['ours']
+        ]
+        failed = ((n, r) for n, r in self.results.items() if 'not_measured' in r)
+        return lines + [f'{name}: {result["not_measured"]}' for name, result in failed]
+
+    def store(self) -> None:
+        """Write the file with what there is so far."""
+        known = [name for name in self.order if name in self.results]
+        self.results = {name: self.results[name] for name in known}
+        for result in self.results.values():
+            add_fractions(result, self.machine)
+        content = {
+            'machine': self.machine,
+            'results': list(self.results.values()),
+            'refused': self.refused(),
+        }
+        write_json(self.path, content)
+
+
+def _measure_case(
+    table: _Table,
+    case: Case | DepthwiseCase,
+    device: torch.device,
+    dtype: torch.dtype,
+    budget: float,
+    baselines: str,
+    wanted: Callable[[str], bool],
+) -> None:
+    """Fill the cells of a case that are wanted and missing, and store each."""
+    name = label((case, dtype))
+    if 'not_measured' in table.results.get(name, {}):
+        return
+    # Compile each case for itself: after some shapes Dynamo falls back to eager mode in silence.
+    torch.compiler.reset()
+    logger.info('%s', name)
+    try:
+        problem = problems.problem(case, device, dtype)
+    except Exception as error:  # out of memory, or whatever a kernel may raise
+        logger.error('  not measured: %s', one_line(error))
+        result = _result(case, dtype)
+        table.results[name] = {**result, 'not_measured': one_line(error)}
+        table.store()
+        check_device(device)
+        return
+    result = table.results.setdefault(name, _result(case, dtype))
+    result |= {'ours': list(problem.ours), **problem.floors}
+    for implementation, function in {**problem.ours, **problem.others}.items():
+        ours = implementation in problem.ours
+        matches = ours or re.search(baselines, implementation)
+        if implementation in result['implementations'] or not (matches and wanted(implementation)):
             continue
-        for dtype in dtypes:
-            logger.info('%s %s', case.name, dtype)
-            measure_case = run_depthwise_case if isinstance(case, DepthwiseCase) else run_case
-            try:
-                result = measure_case(case, device, dtype, budget, baselines)
-            except Mismatch as error:
-                logger.error('Not reported: %s', error)
-                refused.append(f'{case.name} {dtype}: {error}')
+        cell = measured(
+            implementation,
+            lambda n=implementation, f=function: _cell(
+                n, f, problem, device, budget, table.plan.memory_at_once
+            ),
+            table.plan.deadline,
+        )
+        if cell is None:
+            return
+        result['implementations'][implementation] = cell
+        table.store()
+        check_device(device)
+
+
+def _result(case: Case | DepthwiseCase, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        'case': {**case.as_dict(), 'name': case.name},
+        'dtype': _name(dtype),
+        'ours': [],
+        'implementations': {},
+    }
+
+
+def _cell(
+    name: str,
+    function: Function,
+    problem: Problem,
+    device: torch.device,
+    budget: float,
+    with_memory: bool,
+) -> dict[str, Any]:
+    """Check a function and time it.
+
+    Raises:
+        Mismatch: It gives another result than the definition.
+        MemoryError: It would need more memory than is free.
+    """
+    free = implementations.free_bytes(device)
+    if problem.needed_bytes(name) > free:
+        raise MemoryError(f'needs more than the {free >> 20} MiB that are free')
+    problem.check(name, function)
+    cell = {
+        part: measure.time_of(lambda call=call: call(function), device, budget)
+        for part, call in problem.parts.items()
+    }
+    times = (f'{part} {cell[part]["median_ms"]:.3f} ms' for part in problem.parts)
+    logger.info('  %-40s %s', name, ', '.join(times))
+    if with_memory and 'forward_backward' in problem.parts:
+        cell['peak_extra_bytes'] = measure.peak_extra_memory(
+            lambda: problem.results(function), device
+        )
+    return cell
+
+
+def add_fractions(result: dict[str, Any], machine: dict[str, Any]) -> None:
+    """Each time as a fraction of what bandwidth and matrix units allow, and as a ratio."""
+    rate = machine['matmul_flops_per_s'][result['dtype']]
+    best = best_of(result)
+    for cell in result['implementations'].values():
+        for part in ('forward', 'forward_backward'):
+            if part not in cell:
                 continue
-            add_fractions(result, machine)
-            done.append((result, case, dtype))
-            store()
-    if not done:
-        raise RuntimeError(f'No case was measured; pattern {pattern!r}, refused: {refused}.')
-    measure.return_freed_memory()
-    for result, case, dtype in done:
-        if isinstance(case, Case):
-            add_memory(result, case, device, dtype)
-    store()
-    return path
+            seconds = cell[part]['median_ms'] / 1e3
+            floor = result[part]
+            bandwidth = floor['bytes'] / seconds / machine['copy_bytes_per_s']
+            cell[part]['fraction_of_copy_bandwidth'] = bandwidth
+            cell[part]['fraction_of_matmul_rate'] = floor['flops'] / seconds / rate
+            if best is not None:
+                cell[part]['times_ours'] = cell[part]['median_ms'] / best[part]['median_ms']
+
+
+def best_of(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The cell of our first backend that was measured."""
+    cells = (result['implementations'].get(name, {}) for name in result['ours'])
+    return next((cell for cell in cells if 'forward' in cell), None)
+
+
+def _add_memory(
+    result: dict[str, Any] | None,
+    case: Case | DepthwiseCase,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Peak extra memory of forward and backward, of what needs no compilation."""
+    if result is None or isinstance(case, DepthwiseCase):
+        return
+    problem = problems.problem(case, device, dtype)
+    functions = {**problem.ours, **problem.others}
+    for name, cell in result['implementations'].items():
+        if 'not_measured' not in cell and not implementations.is_compiled(name):
+            cell['peak_extra_bytes'] = measure.peak_extra_memory(
+                lambda f=functions[name]: problem.results(f), device
+            )

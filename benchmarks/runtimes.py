@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.network_candidates import LAYOUTS, Candidate, candidate
-from benchmarks.networks import NetworkCase
+from benchmarks.network_candidates import Candidate, candidate
+from benchmarks.networks import LAYOUTS, NetworkCase
 from overlock_mm import OverLoCK
 from overlock_mm.export import export_onnx, exportable
 
@@ -63,7 +63,7 @@ class Runtime:
 
 
 def _eager(work: Work) -> Candidate:
-    return candidate(work.model, work.case, torch.device('cpu'), work.image())
+    return candidate(work.model, work.case, work.image())
 
 
 def _onednn(work: Work) -> Candidate:

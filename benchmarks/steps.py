@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure
-from benchmarks.run import RESULTS
+from benchmarks.stored import RESULTS
 from overlock_mm import OverLoCK
 from overlock_mm.ops import use_backend
 

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import (
 )
 
 from benchmarks import measure
-from benchmarks.run import RESULTS
+from benchmarks.stored import RESULTS
 from overlock_mm import OverLoCK, ops
 from overlock_mm.analysis import measure_activation_memory
 from overlock_mm.layers.recompute import RECOMPUTE, KeptConv2d, RecomputableBlock

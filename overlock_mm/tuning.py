@@ -8,7 +8,6 @@ remembered: see :mod:`overlock_mm.ops.preferences`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,11 +34,10 @@ from overlock_mm.ops.depthwise.backends import Call as DepthwiseCall
 from overlock_mm.ops.selection import Backends, Call
 from overlock_mm.ops.self_test import TOLERANCES
 from overlock_mm.utils.files import write_json
+from overlock_mm.utils.timing import time_runs
 
 OPERATORS = (contmix, depthwise_conv2d, depthwise_conv2d_norm, depthwise_conv2d_stats)
 RUNS = 15
-#: Larger than the caches of all cards, so that a run finds its tensors in memory, as in a network.
-FLUSH_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,36 +329,7 @@ def _time(problem: Problem, name: str, device: torch.device, dtype: torch.dtype)
     The shortest of some runs: other work on the machine only ever adds to a time.
     """
     arguments, options = _tensors(problem, device, dtype, dtype)
-
-    def step() -> None:
-        list(_step(problem, name, arguments, options))
-
-    step()
-    if device.type != 'cuda':
-        return min(_seconds(step) for _ in range(RUNS)) * 1e3
-    side = torch.cuda.Stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream(device).wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
-    times = []
-    for _ in range(RUNS):
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        flush.zero_()
-        before.record()
-        graph.replay()
-        after.record()
-        after.synchronize()
-        times.append(before.elapsed_time(after))
-    return min(times)
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    before = time.perf_counter()
-    step()
-    return time.perf_counter() - before
+    times = time_runs(
+        lambda: list(_step(problem, name, arguments, options)), device, runs=(RUNS, RUNS)
+    )
+    return min(times.seconds) * 1e3

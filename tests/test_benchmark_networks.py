@@ -10,7 +10,6 @@ from benchmarks import network_report, network_run, networks
 from benchmarks.networks import NETWORKS, Network, NetworkCase
 from overlock_mm import OverLoCK
 
-CPU = torch.device('cpu')
 ARCH = dict(channels=(16, 16, 64, 64), depths=(1, 1, 1, 1, 1, 1), groups=(2, 2))
 TINY = (
     Network('OverLoCK-T', partial(OverLoCK, ARCH), 84.2, 'a test'),
@@ -55,7 +54,7 @@ def tiny(monkeypatch):
 
 @pytest.mark.slow
 def test_results_become_a_page(tiny, tmp_path):
-    path = network_run.run(CPU, 'main', '', '', budget=0, results=tmp_path, runtimes='ONNX|oneDNN')
+    path = network_run.run('main', '', '', budget=0, results=tmp_path, runtimes='ONNX|oneDNN')
     content = json.loads(path.read_text())
     assert path.name == 'networks-cpu-some-cpu.json'
     assert [r['case']['name'] for r in content['results']] == [case.name for case in CASES]
@@ -107,7 +106,7 @@ def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(network_run.measure, 'peak_extra_memory', stop)
     with pytest.raises(KeyboardInterrupt):
-        network_run.run(CPU, 'main', '', '', 0, tmp_path, 'none')
+        network_run.run('main', '', '', 0, tmp_path, 'none')
     (path,) = tmp_path.iterdir()
     content = json.loads(path.read_text())
     assert [r['case']['name'] for r in content['results']] == [case.name for case in CASES]
@@ -118,7 +117,7 @@ def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_cases_of_several_runs_of_a_day(tiny, tmp_path, monkeypatch):
     def run(pattern):
-        path = network_run.run(CPU, 'main', pattern, '', 0, tmp_path, 'none')
+        path = network_run.run('main', pattern, '', 0, tmp_path, 'none')
         return [r['case']['name'] for r in json.loads(path.read_text())['results']]
 
     first, second, _ = (case.name for case in CASES)
@@ -141,7 +140,7 @@ def test_a_runtime_that_cannot_run_a_network_is_left_out(caplog):
 
 def test_nothing_selected(tiny, tmp_path):
     with pytest.raises(RuntimeError, match="networks 'ResNet'"):
-        network_run.run(CPU, 'main', '', 'ResNet', budget=0, results=tmp_path)
+        network_run.run('main', '', 'ResNet', budget=0, results=tmp_path)
 
 
 def test_the_registry():
@@ -149,7 +148,7 @@ def test_the_registry():
     for registered in cases.values():
         assert len({case.name for case in registered}) == len(registered)
     assert set(networks.MAIN) <= {case.name for case in cases['cpu']}
-    assert NetworkCase('inference', 128, 224, 224) in cases['cuda']
+    assert NetworkCase('inference', 64, 224, 224) in cases['cuda']
     assert {(c.height, c.width, c.batch) for c in cases['cpu'] if c.mode == 'inference'} == {
         (*size, batch) for size in ((224, 224), (512, 512), (800, 1280)) for batch in (1, 8)
     }

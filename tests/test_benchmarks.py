@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import cases, implementations, report, run, training_memory
+from benchmarks import cases, implementations, problems, report, run, training_memory
 from benchmarks.cases import Case
 from benchmarks.depthwise import DepthwiseCase
 from overlock_mm.ops import contmix
@@ -23,15 +23,18 @@ def tiny_cases(monkeypatch):
     monkeypatch.setattr(cases, 'all_cases', lambda: [TINY, TINY_AGGREGATE])
     monkeypatch.setattr(
         run.measure,
-        'machine',
-        lambda device, dtypes: {
+        'identity',
+        lambda device: {
             'date': '2026-01-31',
             'device': 'Some CPU',
             'threads': 1,
             'versions': {'torch': '2'},
-            'copy_bytes_per_s': 1e9,
-            'matmul_flops_per_s': {'float32': 1e9},
         },
+    )
+    monkeypatch.setattr(
+        run.measure,
+        'rates',
+        lambda *_: {'copy_bytes_per_s': 1e9, 'matmul_flops_per_s': {'float32': 1e9}},
     )
 
 
@@ -78,8 +81,14 @@ def test_a_wrong_result_is_not_reported(tiny_cases, tmp_path, monkeypatch):
     monkeypatch.setattr(implementations, 'backends', wrong)
     path = run.run(CPU, '', budget=0, baselines='loop', results=tmp_path)
     content = json.loads(path.read_text())
-    assert [r['case']['name'] for r in content['results']] == [TINY_AGGREGATE.name]
-    assert 'cpu: the output is off by' in content['refused'][0]
+    wrong, right = content['results']
+    assert wrong['implementations']['cpu'] == {
+        'not_measured': content['refused'][0].removeprefix(f'{TINY.name} float32: ')
+    }
+    assert 'Mismatch: cpu: the output is off by' in content['refused'][0]
+    assert right['implementations'][right['ours'][0]]['forward']['median_ms'] > 0
+    page = report.write(tmp_path, tmp_path / 'page.md').read_text()
+    assert f'- {content["refused"][0]}' in page
 
 
 def test_a_baseline_that_fails_costs_its_own_cell(tiny_cases, tmp_path, monkeypatch):
@@ -103,15 +112,15 @@ def test_a_baseline_that_fails_costs_its_own_cell(tiny_cases, tmp_path, monkeypa
     report.write(tmp_path, tmp_path / 'page.md')
 
 
-def test_each_case_is_stored_when_it_is_done(tiny_cases, tmp_path, monkeypatch):
-    run_case = run.run_case
+def test_each_cell_is_stored_when_it_is_done(tiny_cases, tmp_path, monkeypatch):
+    problem = problems.problem
 
     def stopped_at_the_second(case, *arguments):
         if case is TINY_AGGREGATE:
             raise KeyboardInterrupt
-        return run_case(case, *arguments)
+        return problem(case, *arguments)
 
-    monkeypatch.setattr(run, 'run_case', stopped_at_the_second)
+    monkeypatch.setattr(problems, 'problem', stopped_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         run.run(CPU, '', budget=0, baselines='loop', results=tmp_path)
     (path,) = tmp_path.glob('*.json')
@@ -121,12 +130,10 @@ def test_each_case_is_stored_when_it_is_done(tiny_cases, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('case', [TINY, TINY_AGGREGATE], ids=lambda case: case.op)
 def test_baselines_are_the_same_operator(case):
-    tensors = case.arguments(CPU, torch.float32)
-    cotangent = run.cotangent_of(tensors)
-    expected = run.expected_results(case, tensors, cotangent)
-    for name, function in implementations.baselines(case, CPU).items():
-        if 'compiled' not in name:  # minutes, for the same function as the one before
-            run.check(name, run.results_of(function, tensors, cotangent), expected, torch.float32)
+    problem = problems.problem(case, CPU, torch.float32)
+    for name, function in problem.others.items():
+        if not implementations.is_compiled(name):  # minutes, for the same function
+            problem.check(name, function)
 
 
 def test_the_registry_has_the_shapes_of_the_published_variants():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_code.cards import CARDS
-from benchmarks.run import RESULTS
+from benchmarks.stored import RESULTS
 
 STORED = RESULTS / 'kernels-gpu.json'
 PAGE = Path(__file__).resolve().parents[2] / 'docs' / 'gpu_kernels.md'
