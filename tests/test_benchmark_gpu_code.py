@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from benchmarks.gpu_code import report, sass, triton_ir
+from benchmarks.gpu_code import ptx, report, sass, triton_ir
 from benchmarks.gpu_code.cards import CARDS
+from benchmarks.gpu_code.triton_ir import attributed
 
 RESOURCES = """
 Resource usage:
@@ -23,22 +24,40 @@ SASS = """
 	.headerflags	@"EF_CUDA_TEXMODE_UNIFIED"
         /*0000*/                   MOV R1, c[0x0][0x28] ;              /* 0x00 */
                                                                        /* 0x00 */
-        /*0010*/               @P3 BRA 0xf0 ;                          /* 0x00 */
+        /*0010*/               @P3 BRA 0x100 ;                         /* 0x00 */
         /*0020*/                   STL [R1], R5 ;                      /* 0x00 */
         /*0030*/                   LDG.E.128 R4, desc[UR4][R2.64] ;    /* 0x00 */
         /*0040*/               @P0 EXIT ;                              /* 0x00 */
         /*0050*/                   LDG.E.U16 R4, desc[UR4][R2.64] ;    /* 0x00 */
-        /*0060*/                   HMMA.16816.F32.BF16 R4, R8, R6, R4  ?trans1;  /* 0x00 */
+        /*0060*/                   HMMA.16816.F32.BF16 R4, R8, R6, R4 &req={0} ?trans1; /* 0x00 */
         /*0070*/                   IADD3 R0, R0, 0x1, RZ ;             /* 0x00 */
-        /*0080*/              @!P1 BRA 0x50 ;                          /* 0x00 */
+        /*0080*/              @!P1 BRA 0x50                &req={0} ?trans1;   /* 0x00 */
         /*0090*/                   BSSY.RECONVERGENT B0, 0xc0 ;        /* 0x00 */
         /*00a0*/               @P2 BRA 0xb0 ;                          /* 0x00 */
         /*00b0*/                   BSYNC.RECONVERGENT B0 ;             /* 0x00 */
         /*00c0*/                   LDL R5, [R1] ;                      /* 0x00 */
         /*00d0*/                   BRA.U UP0, 0x30 ;                   /* 0x00 */
-        /*00e0*/                   EXIT ;                              /* 0x00 */
-        /*00f0*/                   BRA 0x20 ;                          /* 0x00 */
-        /*0100*/                   BRA 0x100;                          /* 0x00 */
+        /*00e0*/              @!P4 CALL.REL.NOINC 0x120 ;              /* 0x00 */
+        /*00f0*/                   EXIT ;                              /* 0x00 */
+        /*0100*/                   BRA 0x20 ;                          /* 0x00 */
+        /*0110*/                   BRA 0x110;                          /* 0x00 */
+        /*0120*/                   EXIT ;                              /* 0x00 */
+"""
+PTX = """
+.visible .entry kernel(
+	.param .u64 .ptr .global .align 1 kernel_param_0
+)
+{
+	ld.param.u64 	%rd1, [kernel_param_0];
+$L__BB0_1:                              // =>This Inner Loop Header: Depth=1
+	.loc	1 85 53                         // kernels.py:85:53
+	// begin inline asm
+	@%p3 ld.global.v4.b32 { %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
+	// end inline asm
+	mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 { %r5 }, { %r6 }, { %r7 }, { %r8 };
+	@%p1 bra 	$L__BB0_1;
+	ret;
+}
 """
 #: Rows of a program's own number, and three columns of each.
 IR = """
@@ -89,9 +108,10 @@ def test_loops_are_those_that_their_header_dominates(code):
 
 
 def test_executed_instructions(code):
-    # 5 outside of loops, 7 + 4 inside. The loop that ends the code is not reached.
+    # The loop after the end is not reached.
     iterations = {0x30: 10, 0x50: 100}
-    assert code.executed(iterations) == 5 + 7 * 10 + 4 * 100
+    assert code.executed(iterations) == 7 + 7 * 10 + 4 * 100
+    assert code.executed(iterations, lambda i: i.load_bits > 0) == 10 + 100
     assert code.in_innermost_loops(iterations) == 4 * 100
 
 
@@ -156,6 +176,41 @@ def test_resident_blocks(capability, threads, registers, shared, blocks):
 def test_issue_time():
     # 132 multiprocessors with 4 schedulers at 1.98 GHz.
     assert CARDS[90].issue_seconds(132 * 4 * 1.98e9) == pytest.approx(1)
+
+
+def test_source_has_the_same_loops():
+    source = ptx.parse(PTX)
+    (loop,) = source.loops
+    assert source.executed({loop.header: 10}, lambda i: i.load_bits > 0) == 10
+    assert source.matrix_instructions() == {'HMMA': 1}
+
+
+def loop(header, *inner):
+    return sass.Loop(header, {header}, list(inner))
+
+
+def ir_loop(iterations, *inner, stop='rows', longest=3):
+    return triton_ir.IRLoop('i', ('a', stop, 'b'), list(inner), iterations, longest)
+
+
+def test_loops_are_told_by_their_nest():
+    assert attributed([loop(1, loop(2)), loop(3)], [ir_loop(5, ir_loop(10)), ir_loop(4)]) == {
+        1: 5,
+        2: 10,
+        3: 4,
+    }
+    assert attributed([loop(1), loop(2)], [ir_loop(5, ir_loop(10))]) is None
+    assert attributed([loop(1)], [ir_loop(None)]) is None
+
+
+def test_a_short_loop_may_be_missing():
+    short = ir_loop(15, stop='c3_i32')
+    assert attributed([loop(1)], [ir_loop(5, short)]) == {1: 5}
+    # Which of them has been unrolled?
+    assert attributed([loop(1)], [short, short]) is None
+    # A loop of an unknown or large number of iterations is never missing.
+    assert attributed([loop(1)], [ir_loop(5, ir_loop(15))]) is None
+    assert attributed([loop(1)], [ir_loop(5, ir_loop(99, stop='c99_i32', longest=99))]) is None
 
 
 def test_iterations_follow_from_the_bounds():

@@ -7,16 +7,16 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import networkx
 
-# Newer architectures append hints for the hardware, such as ?trans1.
+# Newer architectures append hints for the hardware, such as &req={0} and ?trans1.
 _INSTRUCTION = re.compile(
-    r'^\s+/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;?]*)[;?]'
+    r'^\s+/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;?&]*)[;?&]'
 )
 _ADDRESS = re.compile(r'\b0x([0-9a-f]+)\s*$')
 _RESOURCES = re.compile(r'Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)')
@@ -118,17 +118,22 @@ class Code:
         widths = (i.load_bits for block in self.blocks.values() for i in block)
         return Counter(bits for bits in widths if bits)
 
-    def executed(self, iterations: dict[int, float]) -> float:
+    def executed(
+        self,
+        iterations: dict[int, float],
+        counted: Callable[[Instruction], bool] = lambda instruction: True,
+    ) -> float:
         """Instructions that a warp executes if it takes the longer way at each branch.
 
         Args:
             iterations: How often the body of a loop runs in all, by the header of the loop.
+            counted: Whether an instruction is counted.
         """
         innermost: dict[int, int] = {}
         for loop in all_loops(self.loops):  # an inner loop comes after those around it
             innermost.update(dict.fromkeys(loop.blocks, loop.header))
         return sum(
-            len(block) * (iterations[innermost[first]] if first in innermost else 1)
+            sum(map(counted, block)) * (iterations[innermost[first]] if first in innermost else 1)
             for first, block in self.blocks.items()
         )
 
@@ -173,7 +178,7 @@ class Code:
                 flow.add_edge(first, meeting[last.operands.split()[-1]])
                 continue
             flow.add_edges_from((first, target) for target in _targets(last))
-            leaves = last.opcode.split('.')[0] in ('BRA', 'EXIT', 'RET', 'JMP')
+            leaves = _base(last) in ('BRA', 'EXIT', 'RET', 'JMP', 'BRX')
             always = last.predicate in ('', '@PT', '@UPT') and not _has_condition(last)
             if following is not None and not (leaves and always):
                 flow.add_edge(first, following)
@@ -248,12 +253,17 @@ def find_tool(name: str) -> Path:
     return Path(found)
 
 
+def _base(instruction: Instruction) -> str:
+    return instruction.opcode.split('.')[0]
+
+
 def _ends_block(instruction: Instruction) -> bool:
-    return instruction.opcode.split('.')[0] in ('BRA', 'EXIT', 'RET', 'JMP', 'BSYNC', 'BRX')
+    # A call may be a jump that no return belongs to.
+    return _base(instruction) in ('BRA', 'EXIT', 'RET', 'JMP', 'CALL', 'BSYNC', 'BRX')
 
 
 def _targets(instruction: Instruction) -> list[int]:
-    if instruction.opcode.split('.')[0] not in ('BRA', 'JMP', 'BSSY'):
+    if _base(instruction) not in ('BRA', 'JMP', 'CALL', 'BSSY'):
         return []
     match = _ADDRESS.search(instruction.operands)
     return [int(match[1], 16)] if match else []

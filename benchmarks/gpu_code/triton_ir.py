@@ -12,6 +12,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from benchmarks.gpu_code.sass import Loop
+
+#: Iterations of a loop that a compiler may write out.
+UNROLLABLE = 16
 #: Programs of a launch that are looked at; the mean of a random sample stands for all.
 SAMPLE = 4096
 
@@ -73,11 +77,18 @@ class IRLoop:
     bounds: tuple[str, str, str]
     body: list[Operation | IRLoop] = field(default_factory=list)
     iterations: float | None = 0.0
+    longest: int = 0
 
     @property
     def inner(self) -> list[IRLoop]:
         """The loops in it."""
         return [node for node in self.body if isinstance(node, IRLoop)]
+
+    @property
+    def is_unrollable(self) -> bool:
+        """Whether a compiler may have replaced it, and all loops in it, by copies of its body."""
+        few = self.longest <= UNROLLABLE and re.fullmatch(r'c-?\d+_i\d+', self.bounds[1])
+        return bool(few) and all(loop.is_unrollable for loop in self.inner)
 
 
 def loops(ir: str, arguments: dict[str, int], grid: tuple[int, ...]) -> list[IRLoop]:
@@ -98,6 +109,30 @@ def loops(ir: str, arguments: dict[str, int], grid: tuple[int, ...]) -> list[IRL
         if loop.iterations is not None:
             loop.iterations /= len(programs)
     return kernel.inner
+
+
+def attributed(code_loops: list[Loop], ir_loops: list[IRLoop]) -> dict[int, float] | None:
+    """Iterations of the loops of code, from those of the same nest of loops; else None.
+
+    Innermost loops of few iterations, known when compiling, may be missing from the code.
+    """
+    found = list(_matches(code_loops, ir_loops))
+    return found[0] if len(found) == 1 and None not in found[0].values() else None
+
+
+def _matches(code_loops: list[Loop], ir_loops: list[IRLoop]) -> Iterator[dict[int, float | None]]:
+    if not ir_loops:
+        if not code_loops:
+            yield {}
+        return
+    ir_loop, *other_ir_loops = ir_loops
+    if ir_loop.is_unrollable:
+        yield from _matches(code_loops, other_ir_loops)
+    if code_loops:
+        code_loop, *others = code_loops
+        for inner in _matches(code_loop.inner, ir_loop.inner):
+            for rest in _matches(others, other_ir_loops):
+                yield {code_loop.header: ir_loop.iterations, **inner, **rest}
 
 
 def _parse(ir: str) -> IRLoop:
@@ -182,6 +217,7 @@ def _execute(
             continue
         run = range(first, stop, step)
         node.iterations += len(run)
+        node.longest = max(node.longest, len(run))
         if node.inner:
             for value in run:
                 values[node.variable] = value

@@ -15,7 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from benchmarks.gpu_code import sass, triton_ir
+from benchmarks.gpu_code import ptx, sass, triton_ir
 from benchmarks.gpu_code.cards import CARDS, WARP
 
 
@@ -72,23 +72,28 @@ def _launch(compiled: Any, grid: tuple[int, ...], bound: dict[str, Any]) -> Laun
         blocks=math.prod(grid),
         threads=int(re.search(r'\.reqntid (\d+)', compiled.asm['ptx'])[1]),
         shared=compiled.metadata.shared,
-        iterations=_attributed(code.loops, ir_loops),
+        iterations=_iterations(code, ptx.parse(compiled.asm['ptx']), ir_loops),
     )
 
 
-def _attributed(
-    code_loops: list[sass.Loop], ir_loops: list[triton_ir.IRLoop]
+def _iterations(
+    code: sass.Code, source: sass.Code, ir_loops: list[triton_ir.IRLoop]
 ) -> dict[int, float] | None:
-    """Iterations of the loops of machine code that has the same nest of loops; else None."""
-    if len(code_loops) != len(ir_loops):
+    """Iterations of the loops of machine code, by their headers; None if they are not known.
+
+    A loop may have been unrolled by some factor. Loads and matrix products must still be executed
+    as often as in the PTX that the code was assembled from, but for a few that it did not need.
+    """
+    iterations = triton_ir.attributed(code.loops, ir_loops)
+    in_source = triton_ir.attributed(source.loops, ir_loops)
+    if iterations is None or in_source is None:
         return None
-    iterations: dict[int, float] = {}
-    for code_loop, ir_loop in zip(code_loops, ir_loops, strict=True):
-        inner = _attributed(code_loop.inner, ir_loop.inner)
-        if inner is None or ir_loop.iterations is None:
-            return None
-        iterations |= {code_loop.header: ir_loop.iterations, **inner}
-    return iterations
+    executed, expected = code.executed(iterations, _is_kept), source.executed(in_source, _is_kept)
+    return iterations if math.isclose(executed, expected, rel_tol=0.2) else None
+
+
+def _is_kept(instruction: sass.Instruction) -> bool:
+    return instruction.is_matrix or instruction.load_bits > 0
 
 
 @contextmanager
