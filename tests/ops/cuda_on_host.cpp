@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "contmix_fold.cuh"
 #include "contmix_forward.cuh"
 #include "contmix_token_grad.cuh"
 #include "contmix_value_grad.cuh"
@@ -44,17 +45,6 @@ struct SharedMemory {
   float* data() { return words[0].v; }
 };
 
-template <typename Run>
-void with_channels(int channels, Run run) {
-  if (channels <= 8) {
-    run(std::integral_constant<int, 8>());
-  } else if (channels <= 16) {
-    run(std::integral_constant<int, 16>());
-  } else {
-    run(std::integral_constant<int, 32>());
-  }
-}
-
 template <int K>
 void depthwise_of_size(const DepthwiseCall<float>& a, const DepthwiseNorm<float>* norm,
                        bool reversed) {
@@ -90,36 +80,62 @@ void depthwise(const DepthwiseCall<float>* a, const DepthwiseNorm<float>* norm, 
   }
 }
 
-int region_columns() { return kRegions; }
-int projection_columns() { return kRegionStride; }
+// Columns of a row of F.
+int folded_columns(int channels, int query_channels, int kernel_size) {
+  int columns = 0;
+  with_sizes(channels, query_channels, kernel_size,
+             [&](auto padded, auto) { columns = kChannelStride<decltype(padded)::value>; });
+  return columns;
+}
 int tiles(const Arguments<float>* a) { return a->tiles(); }
+
+void contmix_fold(const Arguments<float>* a, const Folding<float>* folding, float* folded) {
+  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto) {
+    constexpr int CP = decltype(channels)::value;
+    const int64_t count = a->pairs() * a->taps() * kChannelStride<CP>;
+    for (int64_t i = 0; i < count; ++i) fold_element<CP>(*folding, folded, i);
+  });
+}
+
+void contmix_unfold(const Arguments<float>* a, const Folding<float>* folding, const float* d_folded,
+                    float* d_key, int64_t slices, float* d_projection) {
+  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto) {
+    constexpr int CP = decltype(channels)::value;
+    for (int64_t i = 0; i < a->pairs() * a->query_channels * folding->regions; ++i) {
+      unfold_key_element<CP>(*folding, d_folded, d_key, i);
+    }
+    for (int64_t i = 0; i < slices * folding->taps * (folding->regions + 1); ++i) {
+      unfold_projection_element<CP>(*folding, d_folded, slices, d_projection, i);
+    }
+  });
+}
 
 void contmix_forward(const Arguments<float>* a, const Map<float>* out, float* logsumexp,
                      bool reversed) {
-  with_channels(a->channels, [&](auto channels) {
-    constexpr int CP = decltype(channels)::value;
-    for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
+  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto window) {
+    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
+    for (int64_t i = 0; i < a->pairs() * a->tiles(); ++i) {
       SharedMemory shared(ForwardMemory<CP, float>(*a, nullptr).floats);
       HostBlock<kThreads> block{reversed};
-      forward_block<CP>(block, *a, *out, logsumexp, i, shared.data());
+      forward_block<CP, K>(block, *a, *out, logsumexp, i, shared.data());
     }
   });
 }
 
 void contmix_backward(const Arguments<float>* a, const TokenGradients<float>* gradients,
                       const Map<float>* d_value, bool reversed) {
-  with_channels(a->channels, [&](auto channels) {
-    constexpr int CP = decltype(channels)::value;
-    for (int64_t i = 0; i < gradients->chunks * a->groups; ++i) {
+  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto window) {
+    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
+    for (int64_t i = 0; i < a->pairs() * gradients->chunks; ++i) {
       SharedMemory shared(TokenGradMemory<CP, float>(*a, nullptr).floats);
       HostBlock<kThreads> block{reversed};
-      token_grad_block<CP>(block, *a, *gradients, i, shared.data());
+      token_grad_block<CP, K>(block, *a, *gradients, i, shared.data());
     }
-    for (int64_t i = 0; i < a->batches * a->groups * a->tiles(); ++i) {
+    for (int64_t i = 0; i < a->pairs() * a->tiles(); ++i) {
       SharedMemory shared(ValueGradMemory<CP, float>(*a, nullptr).floats);
       HostBlock<kThreads> block{reversed};
-      value_grad_block<CP>(block, *a, gradients->grad_out, gradients->logsumexp, *d_value, i,
-                           shared.data());
+      value_grad_block<CP, K>(block, *a, gradients->grad_out, gradients->logsumexp, *d_value, i,
+                              shared.data());
     }
   });
 }

@@ -11,20 +11,15 @@ from overlock_mm.ops.extension import why_not_on_cuda
 
 # What the kernels are compiled for.
 MAX_CHANNELS = 32
-MAX_REGIONS = 64
 
 
 def why_not(call: Call) -> list[str]:
     """Return all reasons why this backend cannot run a call."""
     reasons = why_not_on_cuda(call)
     if call.op == 'contmix':
-        for name, size, most in (
-            ('C', call.channels, MAX_CHANNELS),
-            ('Cq', call.query_channels, MAX_CHANNELS),
-            ('S', call.regions, MAX_REGIONS),
-        ):
-            if size > most:
-                reasons.append(f'{name} must be at most {most}, got {size}.')
+        for name, size in (('C', call.channels), ('Cq', call.query_channels)):
+            if size > MAX_CHANNELS:
+                reasons.append(f'{name} must be at most {MAX_CHANNELS}, got {size}.')
     return reasons
 
 

@@ -7,6 +7,8 @@
 // where there is no GPU.
 #pragma once
 
+#include <cmath>
+
 #if defined(__CUDACC__)
 #define OVERLOCK_KERNEL_BODY __device__ __forceinline__
 #define OVERLOCK_UNROLL _Pragma("unroll")
@@ -60,6 +62,21 @@ OVERLOCK_KERNEL_BODY float dot(const Vector<N>& vector, const float* other, floa
   return sum;
 }
 
+// Adds two such sums, of two vectors, with the same products' other factors.
+template <int N>
+OVERLOCK_KERNEL_BODY void dot_pair(const Vector<N> (&vectors)[2], const float* other, float& first,
+                                   float& second) {
+  OVERLOCK_UNROLL
+  for (int i = 0; i < N; i += 4) {
+    const Float4 four = load4(other + i);
+    OVERLOCK_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      first += vectors[0].v[i + j] * four.v[j];
+      second += vectors[1].v[i + j] * four.v[j];
+    }
+  }
+}
+
 // vector += factor * other; `other` is 16-byte aligned.
 template <int N>
 OVERLOCK_KERNEL_BODY void add_scaled(Vector<N>& vector, float factor, const float* other) {
@@ -69,6 +86,17 @@ OVERLOCK_KERNEL_BODY void add_scaled(Vector<N>& vector, float factor, const floa
     OVERLOCK_UNROLL
     for (int j = 0; j < 4; ++j) vector.v[i + j] += factor * four.v[j];
   }
+}
+
+// 2^x with an error of some 1e-7 of it, one instruction of the hardware.
+OVERLOCK_KERNEL_BODY float exp2_of(float x) {
+#if defined(__CUDACC__)
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+#else
+  return exp2f(x);
+#endif
 }
 
 }  // namespace overlock

@@ -1,33 +1,81 @@
 // What the ContMix kernels share: their arguments, and the staging in shared memory.
 //
-// A block works for one (batch, group) at a time, on a tile of 8 x 16 tokens, and
-// walks their windows row by row. Logits are products of a token's affinities, in
-// registers, and the projection rows of the window row, which all threads read from the
-// same place in shared memory at the same time.
+// Affinity and projection are linear. contmix_fold.cuh folds them into one matrix for each
+// batch and group, F [K*K, Cq], so that a logit is a dot product of a row of F, which all
+// threads read from the same place in shared memory at the same time, and a token's query, in
+// registers. Logits are in base 2: exp2 is what the hardware has.
+//
+// A block is one warp, so its barriers cost next to nothing. It works on a tile of 4 x 16
+// tokens and walks their windows row by row. A thread serves two neighbouring tokens of a
+// row: what it reads from shared memory, which is as scarce as arithmetic, serves both.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "../window.h"
 #include "block.cuh"
 
 namespace overlock {
 
-constexpr int kThreads = 128;
-constexpr int kTileRows = 8;
+constexpr int kThreads = 32;
+constexpr int kTileRows = 4;
 constexpr int kTileColumns = 16;
-static_assert(kTileRows * kTileColumns == kThreads, "one thread per token of a tile");
+constexpr int kTokens = kTileRows * kTileColumns;
+constexpr int kPairColumns = kTileColumns / 2;
+static_assert(kTokens == 2 * kThreads, "two tokens per thread");
 
-// S, padded with zeros.
-constexpr int kRegions = 64;
-// Distance between the affinities of two tokens in shared memory: an odd number of 16-byte
-// words, so that eight lanes that read a word each meet eight different bank groups.
-constexpr int kRegionStride = kRegions + 4;
+// Rows of the map that are staged at a time: those of the tile's tokens, and the next.
+constexpr int kRingRows = kTileRows + 1;
 
-// The same for the channels of two neighbours. CP is C padded to 8, 16 or 32.
+constexpr float kLog2E = 1.44269504f;
+constexpr float kLn2 = 0.693147181f;
+
+// CP is the larger of C and Cq, padded to 8, 16 or 32. Distance between the channels of two
+// neighbours, or two rows of F, in shared memory: an odd number of 16-byte words, so that eight
+// lanes that read a word each meet eight different bank groups. In a row of F, column CP is the
+// bias of the projection.
 template <int CP>
 constexpr int kChannelStride = CP + 4;
+
+// K is the size of the window, or 0 if it is not known when the code is compiled.
+constexpr int kMaxKernelSize = 17;
+template <int K>
+constexpr int kMaxTaps = K > 0 ? K : kMaxKernelSize;
+
+// Calls run(integral constant CP, integral constant K): with those of the network, and with
+// others that serve any window and more channels.
+template <typename Run>
+void with_sizes(int64_t channels, int64_t query_channels, int64_t kernel_size, Run run) {
+  const int64_t most = channels > query_channels ? channels : query_channels;
+  using std::integral_constant;
+  if (most > 16) return run(integral_constant<int, 32>(), integral_constant<int, 0>());
+  if (most <= 8 && kernel_size == 5) {
+    return run(integral_constant<int, 8>(), integral_constant<int, 5>());
+  }
+  if (most <= 8 && kernel_size == 7) {
+    return run(integral_constant<int, 8>(), integral_constant<int, 7>());
+  }
+  const integral_constant<int, 16> padded;
+  switch (kernel_size) {
+    case 5:
+      return run(padded, integral_constant<int, 5>());
+    case 7:
+      return run(padded, integral_constant<int, 7>());
+    case 13:
+      return run(padded, integral_constant<int, 13>());
+  }
+  run(padded, integral_constant<int, 0>());
+}
+
+// Elements of 16 bytes, moved at once.
+template <typename T>
+constexpr int kPackSize = 16 / static_cast<int>(sizeof(T));
+template <typename T>
+struct alignas(16) Pack {
+  T v[kPackSize<T>];
+};
 
 // A [B, G, C, H, W] tensor and its strides.
 template <typename T>
@@ -38,20 +86,25 @@ struct Map {
   OVERLOCK_KERNEL_BODY T* at(int64_t b, int64_t g, int64_t y, int64_t x) const {
     return data + b * batch + g * group + y * row + x * column;
   }
+  // Whether the channels of every token are adjacent and can be moved in packs.
+  OVERLOCK_KERNEL_BODY bool packed(int channels) const {
+    constexpr int64_t size = kPackSize<T>;
+    return channel == 1 && (channels | batch | group | row | column) % size == 0 &&
+           reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  }
 };
 
 template <typename T>
 struct Arguments {
   Map<const T> query, value;
-  // [B, G, Cq, S]: row is the stride of the regions, column is not used.
-  Map<const T> key;
-  const float* proj_weight;  // [K*K, kRegions], contiguous like all that follow
-  const float* proj_bias;    // [K*K]
-  const float* rpb;          // [G, 2K-1, 2K-1]
+  const float* folded;  // [B, G, K*K, kChannelStride], contiguous
+  const float* rpb;     // [G, 2K-1, 2K-1], contiguous
   int64_t batches, groups;
-  int query_channels, channels, regions, height, width, kernel_size;
-  float scale;
+  int query_channels, channels, height, width, kernel_size;
 
+  OVERLOCK_HOST_DEVICE int taps() const { return kernel_size * kernel_size; }
+  OVERLOCK_HOST_DEVICE int side() const { return 2 * kernel_size - 1; }
+  OVERLOCK_HOST_DEVICE int64_t pairs() const { return batches * groups; }
   OVERLOCK_HOST_DEVICE int tile_columns() const {
     return (width + kTileColumns - 1) / kTileColumns;
   }
@@ -60,23 +113,36 @@ struct Arguments {
   }
   // Columns of the map under a window row of a tile.
   OVERLOCK_HOST_DEVICE int staged_columns() const { return kTileColumns - 1 + kernel_size; }
+  // Columns of one parity, see staged_position.
+  OVERLOCK_HOST_DEVICE int half_columns() const { return (staged_columns() + 1) / 2; }
 
-  OVERLOCK_KERNEL_BODY int start_row(int y) const {
-    return static_cast<int>(window_start(y, height, kernel_size));
-  }
-  OVERLOCK_KERNEL_BODY int start_column(int x) const {
-    return static_cast<int>(window_start(x, width, kernel_size));
-  }
+  OVERLOCK_KERNEL_BODY int start_row(int y) const { return start(y, height); }
+  OVERLOCK_KERNEL_BODY int start_column(int x) const { return start(x, width); }
   // Position biases of one window row, from its first column on.
   OVERLOCK_KERNEL_BODY const float* bias_row(int64_t group, int y, int x, int tap_row) const {
-    const int side = 2 * kernel_size - 1;
-    const int row = start_row(y) - y + tap_row + kernel_size - 1;
-    const int column = start_column(x) - x + kernel_size - 1;
-    return rpb + (group * side + row) * side + column;
+    return rpb + (group * side() + bias_offset(y, height) + tap_row) * side() +
+           bias_offset(x, width);
+  }
+  // Row (column) of the position bias that meets the first row (column) of a window.
+  OVERLOCK_KERNEL_BODY int bias_offset(int i, int size) const {
+    return start(i, size) - i + kernel_size - 1;
+  }
+
+ private:
+  OVERLOCK_KERNEL_BODY int start(int i, int size) const {
+    return window_start(i, size, kernel_size);
   }
 };
 
-// One thread's token. Tokens beyond the map are clamped to its last row or column and invalid.
+// The arguments with a window size that the compiler knows, where it is compiled in.
+template <int K, typename T>
+OVERLOCK_KERNEL_BODY Arguments<T> with_window(const Arguments<T>& arguments) {
+  Arguments<T> a = arguments;
+  if (K > 0) a.kernel_size = K;
+  return a;
+}
+
+// Tokens beyond the map are clamped to its last row or column and invalid.
 struct Token {
   int y, x;
   bool valid;
@@ -87,112 +153,174 @@ struct Tile {
   int first_row, first_column;
 
   template <typename T>
-  OVERLOCK_KERNEL_BODY static Tile of(const Arguments<T>& a, int64_t batch, int64_t group,
-                                      int index) {
+  OVERLOCK_KERNEL_BODY static Tile of(const Arguments<T>& a, int64_t pair, int index) {
     const int columns = a.tile_columns();
-    return {batch, group, index / columns * kTileRows, index % columns * kTileColumns};
+    return {pair / a.groups, pair % a.groups, index / columns * kTileRows,
+            index % columns * kTileColumns};
   }
 
+  // The left (0) or the right (1) token of a thread; their numbers in the tile are
+  // 2 * thread + side.
   template <typename T>
-  OVERLOCK_KERNEL_BODY Token token(const Arguments<T>& a, int thread) const {
-    const int y = first_row + thread / kTileColumns;
-    const int x = first_column + thread % kTileColumns;
+  OVERLOCK_KERNEL_BODY Token token(const Arguments<T>& a, int thread, int side) const {
+    const int y = first_row + thread / kPairColumns;
+    const int x = first_column + thread % kPairColumns * 2 + side;
     const bool valid = y < a.height && x < a.width;
     return {y < a.height ? y : a.height - 1, x < a.width ? x : a.width - 1, valid};
   }
 };
 
-// Keys of one (batch, group) -> [Cq, kRegions].
+// A pack as floats; `target` is 16-byte aligned.
 template <typename T>
-OVERLOCK_KERNEL_BODY void stage_keys(const Arguments<T>& a, int64_t batch, int64_t group,
-                                     int thread, float* keys) {
-  const T* source = a.key.at(batch, group, 0, 0);
-  for (int i = thread; i < a.query_channels * kRegions; i += kThreads) {
-    const int64_t channel = i / kRegions;
-    const int64_t region = i % kRegions;
-    keys[i] = region < a.regions
-                  ? static_cast<float>(source[channel * a.key.channel + region * a.key.row])
-                  : 0.f;
-  }
-}
-
-// Projection rows of one window row -> [K, kRegions].
-template <typename T>
-OVERLOCK_KERNEL_BODY void stage_projection(const Arguments<T>& a, int tap_row, int thread,
-                                           int threads, float* projection) {
-  const int count = a.kernel_size * kRegions;
-  const float* source = a.proj_weight + static_cast<int64_t>(tap_row) * count;
-  for (int i = 4 * thread; i < count; i += 4 * threads) {
-    *reinterpret_cast<Float4*>(projection + i) = load4(source + i);
-  }
-}
-
-// Values under one window row of a tile -> [kTileRows, staged columns, kChannelStride].
-//
-// The first axis is the row of the token, not of the map: near a border several token rows
-// share one map row, which is then staged for each of them.
-template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void stage_values(const Arguments<T>& a, const Tile& tile, int tap_row,
-                                       int thread, float* values) {
-  const int first_column = a.start_column(tile.first_column);
-  const int available = a.width - first_column;
-  const int columns = a.staged_columns() < available ? a.staged_columns() : available;
-  // Neighbouring threads take neighbouring elements: channels where these are adjacent in
-  // memory, else columns. The rest of the thread number is the other coordinate.
-  const bool channels_last = a.value.channel == 1;
-  const int first_channel = channels_last ? thread % CP : thread / 32;
-  const int channel_step = channels_last ? CP : kThreads / 32;
-  const int first_staged = channels_last ? thread / CP : thread % 32;
-  const int column_step = channels_last ? kThreads / CP : 32;
-  for (int row = 0; row < kTileRows && tile.first_row + row < a.height; ++row) {
-    const int y = a.start_row(tile.first_row + row) + tap_row;
-    const T* source = a.value.at(tile.batch, tile.group, y, first_column);
-    float* target = values + row * a.staged_columns() * kChannelStride<CP>;
-    for (int channel = first_channel; channel < CP; channel += channel_step) {
-      for (int column = first_staged; column < columns; column += column_step) {
-        target[column * kChannelStride<CP> + channel] =
-            channel < a.channels
-                ? static_cast<float>(source[channel * a.value.channel + column * a.value.column])
-                : 0.f;
-      }
-    }
-  }
-}
-
-// The staged value under the first tap of a token's window row.
-template <int CP, typename T>
-OVERLOCK_KERNEL_BODY const float* staged_window(const Arguments<T>& a, const Tile& tile,
-                                                const Token& token, const float* values) {
-  const int column = a.start_column(token.x) - a.start_column(tile.first_column);
-  const int row = token.y - tile.first_row;
-  return values + (row * a.staged_columns() + column) * kChannelStride<CP>;
-}
-
-template <typename T>
-OVERLOCK_KERNEL_BODY Vector<kRegions> affinity_of(const Arguments<T>& a, int64_t batch,
-                                                  int64_t group, int y, int x, const float* keys) {
-  Vector<kRegions> affinity;
+OVERLOCK_KERNEL_BODY void store_pack(const Pack<T>& pack, float* target) {
   OVERLOCK_UNROLL
-  for (int s = 0; s < kRegions; ++s) affinity.v[s] = 0.f;
-  const T* query = a.query.at(batch, group, y, x);
-  for (int c = 0; c < a.query_channels; ++c) {
-    const float q = a.scale * static_cast<float>(query[c * a.query.channel]);
-    add_scaled(affinity, q, keys + c * kRegions);
+  for (int i = 0; i < kPackSize<T>; i += 4) {
+    *reinterpret_cast<Float4*>(target + i) = {
+        {static_cast<float>(pack.v[i]), static_cast<float>(pack.v[i + 1]),
+         static_cast<float>(pack.v[i + 2]), static_cast<float>(pack.v[i + 3])}};
   }
-  return affinity;
 }
 
 // Channels of one token, zero in the padding.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY Vector<CP> load_channels(const Map<const T>& map, const Tile& tile,
+OVERLOCK_KERNEL_BODY Vector<CP> load_channels(const Map<const T>& map, int64_t batch, int64_t group,
                                               const Token& token, int channels) {
-  const T* source = map.at(tile.batch, tile.group, token.y, token.x);
+  const T* source = map.at(batch, group, token.y, token.x);
   Vector<CP> vector;
-  OVERLOCK_UNROLL
-  for (int c = 0; c < CP; ++c) {
-    vector.v[c] = c < channels ? static_cast<float>(source[c * map.channel]) : 0.f;
+  if (map.packed(channels)) {
+    OVERLOCK_UNROLL
+    for (int c = 0; c < CP; c += kPackSize<T>) {
+      Pack<T> pack{};
+      if (c < channels) pack = *reinterpret_cast<const Pack<T>*>(source + c);
+      OVERLOCK_UNROLL
+      for (int i = 0; i < kPackSize<T>; ++i) vector.v[c + i] = static_cast<float>(pack.v[i]);
+    }
+  } else {
+    OVERLOCK_UNROLL
+    for (int c = 0; c < CP; ++c) {
+      vector.v[c] = c < channels ? static_cast<float>(source[c * map.channel]) : 0.f;
+    }
   }
   return vector;
 }
+
+// Writes factor times the channels of one token.
+template <int CP, typename T>
+OVERLOCK_KERNEL_BODY void store_channels(const Map<T>& map, int64_t batch, int64_t group,
+                                         const Token& token, int channels, const Vector<CP>& vector,
+                                         float factor) {
+  T* target = map.at(batch, group, token.y, token.x);
+  if (map.packed(channels)) {
+    OVERLOCK_UNROLL
+    for (int c = 0; c < CP; c += kPackSize<T>) {
+      Pack<T> pack;
+      OVERLOCK_UNROLL
+      for (int i = 0; i < kPackSize<T>; ++i) pack.v[i] = static_cast<T>(factor * vector.v[c + i]);
+      if (c < channels) *reinterpret_cast<Pack<T>*>(target + c) = pack;
+    }
+  } else {
+    OVERLOCK_UNROLL
+    for (int c = 0; c < CP; ++c) {
+      if (c < channels) target[c * map.channel] = static_cast<T>(factor * vector.v[c]);
+    }
+  }
+}
+
+// Rows of F for one window row -> [K, kChannelStride].
+template <int CP, typename T>
+OVERLOCK_KERNEL_BODY void stage_folded(const Arguments<T>& a, const Tile& tile, int tap_row,
+                                       int thread, float* folded) {
+  const int count = a.kernel_size * kChannelStride<CP>;
+  const float* source = a.folded +
+                        (tile.batch * a.groups + tile.group) * a.taps() * kChannelStride<CP> +
+                        tap_row * count;
+  for (int i = 4 * thread; i < count; i += 4 * kThreads) {
+    *reinterpret_cast<Float4*>(folded + i) = load4(source + i);
+  }
+}
+
+// Staged rows of the map under a tile: [kRingRows, 2, half columns, kChannelStride].
+//
+// Columns are kept by parity: the two tokens of a thread are two columns apart from those of
+// its neighbours, and eight lanes read eight successive places. Row y is in place
+// y % kRingRows; the four rows that the tile's tokens need at a time are successive.
+template <int CP, typename T>
+struct ValueRing {
+  static OVERLOCK_HOST_DEVICE int64_t row_floats(const Arguments<T>& a) {
+    return 2 * a.half_columns() * kChannelStride<CP>;
+  }
+  static OVERLOCK_HOST_DEVICE int64_t floats(const Arguments<T>& a) {
+    return kRingRows * row_floats(a);
+  }
+  static OVERLOCK_KERNEL_BODY int position(const Arguments<T>& a, int column) {
+    return (column / 2 + column % 2 * a.half_columns()) * kChannelStride<CP>;
+  }
+
+  // Stages row y, zeros beyond the map.
+  static OVERLOCK_KERNEL_BODY void stage(const Arguments<T>& a, const Tile& tile, int y, int thread,
+                                         float* ring) {
+    const int first_column = a.start_column(tile.first_column);
+    const T* source = a.value.at(tile.batch, tile.group, y, first_column);
+    float* target = ring + y % kRingRows * row_floats(a);
+    if (a.value.packed(a.channels)) {
+      constexpr int kPacks = CP / kPackSize<T>;
+      OVERLOCK_UNROLL
+      for (int i = thread; i < kPacks * a.staged_columns(); i += kThreads) {
+        const int column = i / kPacks;
+        const int channel = i % kPacks * kPackSize<T>;
+        Pack<T> pack{};
+        if (first_column + column < a.width && channel < a.channels) {
+          pack = *reinterpret_cast<const Pack<T>*>(source + column * a.value.column + channel);
+        }
+        store_pack(pack, target + position(a, column) + channel);
+      }
+      return;
+    }
+    // Neighbouring threads take neighbouring elements: channels where these are adjacent in
+    // memory, else columns.
+    const bool channels_first = a.value.channel != 1;
+    for (int i = thread; i < CP * a.staged_columns(); i += kThreads) {
+      const int column = channels_first ? i % a.staged_columns() : i / CP;
+      const int channel = channels_first ? i / a.staged_columns() : i % CP;
+      const bool present = first_column + column < a.width && channel < a.channels;
+      target[position(a, column) + channel] =
+          present ? static_cast<float>(source[channel * a.value.channel + column * a.value.column])
+                  : 0.f;
+    }
+  }
+
+  // The rows under the first window row of the tile's tokens.
+  static OVERLOCK_KERNEL_BODY void stage_first(const Arguments<T>& a, const Tile& tile, int thread,
+                                               float* ring) {
+    const int last = last_row(a, tile);
+    for (int y = a.start_row(tile.first_row); y <= last; ++y) stage(a, tile, y, thread, ring);
+  }
+
+  // Row of the map under the first window row of the tile's last token row.
+  static OVERLOCK_KERNEL_BODY int last_row(const Arguments<T>& a, const Tile& tile) {
+    const int y = tile.first_row + kTileRows - 1;
+    return a.start_row(y < a.height ? y : a.height - 1);
+  }
+};
+
+// Where the windows of a thread's two tokens lie in a staged row.
+template <int CP>
+struct PairWindow {
+  int even, odd;  // place of the left token's tap 0, and of its tap 1
+  bool shifted;   // whether the right token's window begins one column later
+
+  template <typename T>
+  static OVERLOCK_KERNEL_BODY PairWindow of(const Arguments<T>& a, const Tile& tile, int thread) {
+    const int left = a.start_column(tile.token(a, thread, 0).x);
+    const int right = a.start_column(tile.token(a, thread, 1).x);
+    const int column = left - a.start_column(tile.first_column);
+    return {ValueRing<CP, T>::position(a, column), ValueRing<CP, T>::position(a, column + 1),
+            right > left};
+  }
+  // Place of the left token's tap `tap`, which may be K: the right token's last.
+  OVERLOCK_KERNEL_BODY int place(int tap) const {
+    return (tap % 2 == 0 ? even : odd) + tap / 2 * kChannelStride<CP>;
+  }
+};
 
 }  // namespace overlock

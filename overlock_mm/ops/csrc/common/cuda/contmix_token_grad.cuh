@@ -1,10 +1,10 @@
 // Backward pass of ContMix, the part that each token computes from its own window:
-// gradients of query and key, and of the parameters.
+// gradients of the query, of F (see contmix_fold.cuh) and of the position bias.
 //
 // Logits are recomputed and turned into weights by the saved log-sum-exp; then
 //   d_logit = weight * (grad_out . value - grad_out . out).
-// A block serves one group and visits its share of all tiles. Sums over tokens stay with
-// the block that computes them, in its own float32 buffers, which are summed afterwards.
+// A block serves one batch and group and visits its share of the tiles. Sums over tokens stay
+// with the block that computes them, in its own float32 buffers, which are summed afterwards.
 // There are no atomics, so results are deterministic.
 #pragma once
 
@@ -17,211 +17,230 @@ struct TokenGradients {
   Map<const T> grad_out, out;
   const float* logsumexp;  // [B, G, H, W]
   Map<T> d_query;
-  float* d_key;         // [B, G, tiles, Cq, S], written
-  float* d_projection;  // [chunks, G, K*K, kRegionStride], added to; column kRegions: proj_bias
-  float* d_rpb;         // [chunks, G, 2K-1, 2K-1], added to
-  int64_t chunks;
+  float* d_folded;  // [B, G, chunks, K*K, kChannelStride]; column CP: the bias
+  float* d_rpb;     // [B, G, chunks, 2K-1, 2K-1]
+  int64_t chunks;   // blocks that share the tiles of a batch and group, at most one per tile
 };
+
+// Distance between the d_logits of two taps: an odd number of 16-byte words.
+constexpr int kTokenStride = kTokens + 4;
 
 template <int CP, typename T>
 struct TokenGradMemory {
-  float *keys, *projection, *d_logits, *affinity, *bias_sums, *values, *query;
+  float *folded, *values, *d_logits, *queries, *d_rpb;
   int64_t floats;
 
   OVERLOCK_HOST_DEVICE TokenGradMemory(const Arguments<T>& a, float* shared) {
-    keys = shared;
-    projection = keys + a.query_channels * kRegions;
-    d_logits = projection + a.kernel_size * kRegions;  // [K, kThreads]
-    affinity = d_logits + a.kernel_size * kThreads;    // [kThreads, kRegionStride]
-    bias_sums = affinity + kThreads * kRegionStride;   // [kTileRows, 2K]
-    values = bias_sums + kTileRows * 2 * a.kernel_size;
-    // Values are no longer needed when the queries are.
-    query = values;  // [Cq, kThreads]
-    const int64_t value_floats = kTileRows * a.staged_columns() * kChannelStride<CP>;
-    const int64_t query_floats = a.query_channels * kThreads;
-    floats = values - shared + (value_floats > query_floats ? value_floats : query_floats);
+    folded = shared;  // [K, kChannelStride]
+    values = folded + a.kernel_size * kChannelStride<CP>;
+    d_logits = values + ValueRing<CP, T>::floats(a);    // [K, kTokenStride]
+    queries = d_logits + a.kernel_size * kTokenStride;  // [kTokens, CP]
+    d_rpb = queries + kTokens * CP;                     // [2K-1, 2K-1]
+    floats = d_rpb - shared + a.side() * a.side();
   }
 };
 
-// d_logits of one window row, kept in shared memory, and their part of d_affinity.
+// What a thread keeps of its two tokens.
+template <int CP>
+struct TokenGradState {
+  Vector<CP> query[2], grad_out[2], d_query[2];
+  float logsumexp[2], delta[2];  // in base 2; grad_out . out
+  bool valid[2];
+};
+
 template <int CP, typename T>
+OVERLOCK_KERNEL_BODY TokenGradState<CP> load_state(const Arguments<T>& a,
+                                                   const TokenGradients<T>& g, const Tile& tile,
+                                                   int thread) {
+  TokenGradState<CP> state;
+  OVERLOCK_UNROLL
+  for (int side = 0; side < 2; ++side) {
+    const Token token = tile.token(a, thread, side);
+    const auto load = [&](const Map<const T>& map, int channels) {
+      return load_channels<CP>(map, tile.batch, tile.group, token, channels);
+    };
+    state.query[side] = load(a.query, a.query_channels);
+    state.grad_out[side] = load(g.grad_out, a.channels);
+    state.d_query[side] = Vector<CP>();
+    const Vector<CP> out = load(g.out, a.channels);
+    state.delta[side] = 0.f;
+    OVERLOCK_UNROLL
+    for (int c = 0; c < CP; ++c) state.delta[side] += state.grad_out[side].v[c] * out.v[c];
+    const int64_t row = (tile.batch * a.groups + tile.group) * a.height + token.y;
+    state.logsumexp[side] = kLog2E * g.logsumexp[row * a.width + token.x];
+    state.valid[side] = token.valid;
+  }
+  return state;
+}
+
+// d_logits of one window row, kept in shared memory, and their part of d_query.
+template <int CP, int K, typename T>
 OVERLOCK_KERNEL_BODY void row_gradients(const Arguments<T>& a, const TokenGradMemory<CP, T>& memory,
-                                        const Tile& tile, const Token& token, int tap_row,
-                                        int thread, const Vector<kRegions>& affinity,
-                                        const Vector<CP>& grad_out, float logsumexp, float delta,
-                                        Vector<kRegions>& d_affinity) {
-  const float* bias = a.bias_row(tile.group, token.y, token.x, tap_row);
-  const float* neighbour = staged_window<CP>(a, tile, token, memory.values);
-  for (int tap = 0; tap < a.kernel_size; ++tap) {
-    const float* projection = memory.projection + tap * kRegions;
-    const float start = a.proj_bias[tap_row * a.kernel_size + tap] + bias[tap];
-    const float weight = expf(dot(affinity, projection, start) - logsumexp);
-    const float d_weight = dot(grad_out, neighbour + tap * kChannelStride<CP>, 0.f);
-    const float d_logit = token.valid ? weight * (d_weight - delta) : 0.f;
-    memory.d_logits[tap * kThreads + thread] = d_logit;
-    add_scaled(d_affinity, d_logit, projection);
-  }
-}
-
-// Sums over the tile's tokens of d_logit times affinity, added to rows of d_projection.
-template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void add_projection_gradient(const Arguments<T>& a,
-                                                  const TokenGradMemory<CP, T>& memory, int thread,
-                                                  float* d_projection) {
-  constexpr int kFours = kRegionStride / 4;
-  for (int i = thread; i < a.kernel_size * kFours; i += kThreads) {
-    const int tap = i / kFours;
-    const int region = i % kFours * 4;
-    Float4* target = reinterpret_cast<Float4*>(d_projection + tap * kRegionStride + region);
-    Float4 sum = *target;
-    for (int t = 0; t < kThreads; ++t) {
-      const float d_logit = memory.d_logits[tap * kThreads + t];
-      const Float4 affinity = load4(memory.affinity + t * kRegionStride + region);
-      OVERLOCK_UNROLL
-      for (int j = 0; j < 4; ++j) sum.v[j] += d_logit * affinity.v[j];
+                                        const Tile& tile, int tap_row, int thread,
+                                        const float* values, TokenGradState<CP>& state) {
+  const Token tokens[2] = {tile.token(a, thread, 0), tile.token(a, thread, 1)};
+  const float* left_bias = a.bias_row(tile.group, tokens[0].y, tokens[0].x, tap_row);
+  const float* right_bias = a.bias_row(tile.group, tokens[1].y, tokens[1].x, tap_row);
+  const PairWindow<CP> window = PairWindow<CP>::of(a, tile, thread);
+  // Products of grad_out and the values of a column; those of the next column are one tap ahead.
+  float left = 0.f, right = 0.f;
+  dot_pair(state.grad_out, values + window.place(0), left, right);
+  OVERLOCK_UNROLL
+  for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
+    if (tap >= a.kernel_size) continue;
+    float next_left = 0.f, next_right = 0.f;
+    dot_pair(state.grad_out, values + window.place(tap + 1), next_left, next_right);
+    const float* row = memory.folded + tap * kChannelStride<CP>;
+    float logits[2] = {row[CP] + kLog2E * left_bias[tap], row[CP] + kLog2E * right_bias[tap]};
+    dot_pair(state.query, row, logits[0], logits[1]);
+    const float d_weights[2] = {left, window.shifted ? next_right : right};
+    float* d_logits = memory.d_logits + tap * kTokenStride + 2 * thread;
+    OVERLOCK_UNROLL
+    for (int side = 0; side < 2; ++side) {
+      const float weight = exp2_of(logits[side] - state.logsumexp[side]);
+      const float d_logit =
+          state.valid[side] ? weight * (d_weights[side] - state.delta[side]) : 0.f;
+      d_logits[side] = d_logit;
+      add_scaled(state.d_query[side], d_logit, row);
     }
-    *target = sum;
+    left = next_left;
+    right = next_right;
   }
 }
 
-// Sums over the tokens of each tile row by column of the position bias.
-template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void sum_bias_rows(const Arguments<T>& a, const TokenGradMemory<CP, T>& memory,
-                                        const Tile& tile, int thread) {
-  const int side = 2 * a.kernel_size - 1;
-  for (int i = thread; i < kTileRows * side; i += kThreads) {
-    const int row = i / side;
-    const int column = i % side;
-    float sum = 0.f;
-    for (int t = 0; t < kTileColumns && tile.first_column + t < a.width; ++t) {
-      const int x = tile.first_column + t;
-      const int tap = column - (a.start_column(x) - x + a.kernel_size - 1);
-      if (tap >= 0 && tap < a.kernel_size) {
-        sum += memory.d_logits[tap * kThreads + row * kTileColumns + t];
-      }
+// Sums over the tile's tokens of d_logit times query, and of d_logit, for one window row: a
+// thread owns some channels of a tap. They are added to rows of d_folded or, for a block's
+// first tile, written.
+template <int CP, int K, typename T>
+OVERLOCK_KERNEL_BODY void add_folded_gradient(const Arguments<T>& a,
+                                              const TokenGradMemory<CP, T>& memory, int thread,
+                                              bool first, float* d_folded) {
+  constexpr int kFewestLanes = 4 * kThreads / CP;
+  constexpr int kLanes = kMaxTaps<K> > 16 || kFewestLanes > 16 ? 32
+                         : kMaxTaps<K> > 8 || kFewestLanes > 8 ? 16
+                                                               : 8;
+  constexpr int kChannels = CP * kLanes / kThreads;
+  static_assert(kChannels % 4 == 0 && kMaxTaps<K> <= kLanes, "");
+  const int tap = thread % kLanes;
+  if (tap >= a.kernel_size) return;
+  const int channel = thread / kLanes * kChannels;
+  Vector<kChannels> sum{};
+  float bias = 0.f;
+  for (int token = 0; token < kTokens; token += 4) {
+    const Float4 d_logits = load4(memory.d_logits + tap * kTokenStride + token);
+    OVERLOCK_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      add_scaled(sum, d_logits.v[j], memory.queries + (token + j) * CP + channel);
+      bias += d_logits.v[j];
     }
-    memory.bias_sums[row * 2 * a.kernel_size + column] = sum;
   }
+  float* target = d_folded + tap * kChannelStride<CP> + channel;
+  OVERLOCK_UNROLL
+  for (int c = 0; c < kChannels; ++c) target[c] = first ? sum.v[c] : target[c] + sum.v[c];
+  target += CP - channel;
+  if (channel == 0) *target = first ? bias : *target + bias;
 }
 
-// Those sums, added to the rows of the position bias that the tile rows meet.
+// Adds the d_logits of one window row to the gradient of the position bias. A thread owns a
+// column of the bias: token rows often share a row of it.
 template <int CP, typename T>
 OVERLOCK_KERNEL_BODY void add_bias_gradient(const Arguments<T>& a,
                                             const TokenGradMemory<CP, T>& memory, const Tile& tile,
-                                            int tap_row, int thread, float* d_rpb) {
-  const int side = 2 * a.kernel_size - 1;
-  // One thread owns a column: tile rows often share a row of the bias.
-  for (int column = thread; column < side; column += kThreads) {
+                                            int tap_row, int thread) {
+  const int most = a.width - tile.first_column;
+  const int columns = most < kTileColumns ? most : kTileColumns;
+  const int first_offset = a.bias_offset(tile.first_column, a.width);
+  // Offsets only fall from left to right.
+  const bool one_offset = first_offset == a.bias_offset(tile.first_column + columns - 1, a.width);
+  for (int column = thread; column < a.side(); column += kThreads) {
     for (int row = 0; row < kTileRows && tile.first_row + row < a.height; ++row) {
-      const int y = tile.first_row + row;
-      const int bias_row = a.start_row(y) - y + tap_row + a.kernel_size - 1;
-      d_rpb[bias_row * side + column] += memory.bias_sums[row * 2 * a.kernel_size + column];
+      float sum = 0.f;
+      if (one_offset) {
+        // Away from the border all tokens meet the column with the same tap; invalid tokens
+        // have gradients of zero.
+        const int tap = column - first_offset;
+        if (tap < 0 || tap >= a.kernel_size) continue;
+        const float* d_logits = memory.d_logits + tap * kTokenStride + row * kTileColumns;
+        OVERLOCK_UNROLL
+        for (int t = 0; t < kTileColumns; t += 4) {
+          const Float4 four = load4(d_logits + t);
+          sum += four.v[0] + four.v[1] + four.v[2] + four.v[3];
+        }
+      } else {
+        for (int t = 0; t < columns; ++t) {
+          const int tap = column - a.bias_offset(tile.first_column + t, a.width);
+          if (tap >= 0 && tap < a.kernel_size) {
+            sum += memory.d_logits[tap * kTokenStride + row * kTileColumns + t];
+          }
+        }
+      }
+      const int bias_row = a.bias_offset(tile.first_row + row, a.height) + tap_row;
+      memory.d_rpb[bias_row * a.side() + column] += sum;
     }
   }
 }
 
-// d_key of one tile: sums over tokens of query times d_affinity, which has replaced affinity.
-template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void write_key_gradient(const Arguments<T>& a,
-                                             const TokenGradMemory<CP, T>& memory, int thread,
-                                             float* d_key) {
-  constexpr int kFours = kRegions / 4;
-  for (int i = thread; i < a.query_channels * kFours; i += kThreads) {
-    const int channel = i / kFours;
-    const int region = i % kFours * 4;
-    Float4 sum = {{0.f, 0.f, 0.f, 0.f}};
-    for (int t = 0; t < kThreads; ++t) {
-      const float query = memory.query[channel * kThreads + t];
-      const Float4 d_affinity = load4(memory.affinity + t * kRegionStride + region);
-      OVERLOCK_UNROLL
-      for (int j = 0; j < 4; ++j) sum.v[j] += query * d_affinity.v[j];
-    }
-    for (int j = 0; j < 4 && region + j < a.regions; ++j) {
-      d_key[channel * a.regions + region + j] = sum.v[j];
-    }
-  }
-}
-
-// chunks * G blocks; index counts groups, then chunks.
-template <int CP, typename Block, typename T>
-OVERLOCK_KERNEL_BODY void token_grad_block(Block& block, const Arguments<T>& a,
+// B * G * chunks blocks; index counts chunks, then groups, then batches.
+template <int CP, int K, typename Block, typename T>
+OVERLOCK_KERNEL_BODY void token_grad_block(Block& block, const Arguments<T>& arguments,
                                            const TokenGradients<T>& g, int64_t index,
                                            float* shared) {
+  const Arguments<T> a = with_window<K>(arguments);
   const TokenGradMemory<CP, T> memory(a, shared);
-  const int64_t group = index % a.groups;
-  const int taps = a.kernel_size * a.kernel_size;
-  const int side = 2 * a.kernel_size - 1;
-  float* d_projection = g.d_projection + index * taps * kRegionStride;
-  float* d_rpb = g.d_rpb + index * side * side;
+  const int64_t pair = index / g.chunks;
+  const int first_tile = static_cast<int>(index % g.chunks);
+  float* d_folded = g.d_folded + index * a.taps() * kChannelStride<CP>;
+  typename Block::template PerThread<TokenGradState<CP>> states;
 
-  typename Block::template PerThread<Vector<kRegions>> affinities, d_affinities;
-  typename Block::template PerThread<Vector<CP>> grads_out;
-  typename Block::template PerThread<float> logsumexps, deltas;
-
-  for (int64_t item = index / a.groups; item < a.batches * a.tiles(); item += g.chunks) {
-    const int tile_index = static_cast<int>(item % a.tiles());
-    const Tile tile = Tile::of(a, item / a.tiles(), group, tile_index);
-    const int64_t pair = tile.batch * a.groups + group;
-
-    block.phase([&](int thread) { stage_keys(a, tile.batch, group, thread, memory.keys); });
+  block.phase([&](int thread) {
+    for (int i = thread; i < a.side() * a.side(); i += kThreads) memory.d_rpb[i] = 0.f;
+  });
+  for (int i = first_tile; i < a.tiles(); i += static_cast<int>(g.chunks)) {
+    const Tile tile = Tile::of(a, pair, i);
+    const int last_row = ValueRing<CP, T>::last_row(a, tile);
     block.phase([&](int thread) {
-      const Token token = tile.token(a, thread);
-      affinities[thread] = affinity_of(a, tile.batch, group, token.y, token.x, memory.keys);
-      grads_out[thread] = load_channels<CP>(g.grad_out, tile, token, a.channels);
-      const Vector<CP> out = load_channels<CP>(g.out, tile, token, a.channels);
-      deltas[thread] = 0.f;
+      ValueRing<CP, T>::stage_first(a, tile, thread, memory.values);
+      stage_folded<CP>(a, tile, 0, thread, memory.folded);
+      states[thread] = load_state<CP>(a, g, tile, thread);
       OVERLOCK_UNROLL
-      for (int c = 0; c < CP; ++c) deltas[thread] += grads_out[thread].v[c] * out.v[c];
-      logsumexps[thread] = g.logsumexp[(pair * a.height + token.y) * a.width + token.x];
-      float* affinity = memory.affinity + thread * kRegionStride;
-      OVERLOCK_UNROLL
-      for (int s = 0; s < kRegions; ++s) {
-        affinity[s] = affinities[thread].v[s];
-        d_affinities[thread].v[s] = 0.f;
-      }
-      // The bias is the weight of one more region, whose affinity is always one.
-      OVERLOCK_UNROLL
-      for (int s = kRegions; s < kRegionStride; ++s) affinity[s] = s == kRegions ? 1.f : 0.f;
-    });
-    for (int tap_row = 0; tap_row < a.kernel_size; ++tap_row) {
-      block.phase([&](int thread) {
-        stage_projection(a, tap_row, thread, kThreads, memory.projection);
-        stage_values<CP>(a, tile, tap_row, thread, memory.values);
-      });
-      block.phase([&](int thread) {
-        row_gradients(a, memory, tile, tile.token(a, thread), tap_row, thread, affinities[thread],
-                      grads_out[thread], logsumexps[thread], deltas[thread], d_affinities[thread]);
-      });
-      block.phase([&](int thread) {
-        float* rows = d_projection + tap_row * a.kernel_size * kRegionStride;
-        add_projection_gradient(a, memory, thread, rows);
-        sum_bias_rows(a, memory, tile, thread);
-      });
-      block.phase([&](int thread) { add_bias_gradient(a, memory, tile, tap_row, thread, d_rpb); });
-    }
-    block.phase([&](int thread) {
-      const Token token = tile.token(a, thread);
-      float* d_affinity = memory.affinity + thread * kRegionStride;
-      OVERLOCK_UNROLL
-      for (int s = 0; s < kRegions; ++s) {
-        d_affinities[thread].v[s] *= a.scale;
-        d_affinity[s] = d_affinities[thread].v[s];
-      }
-      const T* query = a.query.at(tile.batch, group, token.y, token.x);
-      T* d_query = g.d_query.at(tile.batch, group, token.y, token.x);
-      for (int c = 0; c < a.query_channels; ++c) {
-        memory.query[c * kThreads + thread] = static_cast<float>(query[c * a.query.channel]);
-        if (token.valid) {
-          d_query[c * g.d_query.channel] =
-              static_cast<T>(dot(d_affinities[thread], memory.keys + c * kRegions, 0.f));
+      for (int side = 0; side < 2; ++side) {
+        OVERLOCK_UNROLL
+        for (int c = 0; c < CP; ++c) {
+          memory.queries[(2 * thread + side) * CP + c] = states[thread].query[side].v[c];
         }
       }
     });
+    for (int tap_row = 0; tap_row < a.kernel_size; ++tap_row) {
+      block.phase([&](int thread) {
+        const int y = a.start_row(tile.token(a, thread, 0).y) + tap_row;
+        row_gradients<CP, K>(a, memory, tile, tap_row, thread,
+                             memory.values + y % kRingRows * ValueRing<CP, T>::row_floats(a),
+                             states[thread]);
+      });
+      block.phase([&](int thread) {
+        if (tap_row + 1 < a.kernel_size) {
+          ValueRing<CP, T>::stage(a, tile, last_row + tap_row + 1, thread, memory.values);
+          stage_folded<CP>(a, tile, tap_row + 1, thread, memory.folded);
+        }
+        add_folded_gradient<CP, K>(a, memory, thread, i == first_tile,
+                                   d_folded + tap_row * a.kernel_size * kChannelStride<CP>);
+        add_bias_gradient(a, memory, tile, tap_row, thread);
+      });
+    }
     block.phase([&](int thread) {
-      float* d_key = g.d_key + (pair * a.tiles() + tile_index) * a.query_channels * a.regions;
-      write_key_gradient(a, memory, thread, d_key);
+      OVERLOCK_UNROLL
+      for (int side = 0; side < 2; ++side) {
+        const Token token = tile.token(a, thread, side);
+        if (!token.valid) continue;
+        store_channels(g.d_query, tile.batch, tile.group, token, a.query_channels,
+                       states[thread].d_query[side], kLn2);
+      }
     });
   }
+  block.phase([&](int thread) {
+    float* d_rpb = g.d_rpb + index * a.side() * a.side();
+    for (int i = thread; i < a.side() * a.side(); i += kThreads) d_rpb[i] = memory.d_rpb[i];
+  });
 }
 
 }  // namespace overlock

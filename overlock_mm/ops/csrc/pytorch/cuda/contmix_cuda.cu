@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -12,9 +11,11 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <tuple>
 
+#include "../../common/cuda/contmix_fold.cuh"
 #include "../../common/cuda/contmix_forward.cuh"
 #include "../../common/cuda/contmix_token_grad.cuh"
 #include "../../common/cuda/contmix_value_grad.cuh"
@@ -24,45 +25,116 @@ namespace {
 
 using at::Tensor;
 
-// Blocks of the kernel in which each block writes one partial sum of the parameter gradients:
-// two for each multiprocessor of the largest GPUs.
-constexpr int64_t kPartialSums = 264;
+constexpr int kFoldThreads = 256;
+// Sums over batches and groups that the gradient of the projection is made of, at most.
+constexpr int64_t kMaxSlices = 32;
 
-template <int CP, typename T>
+template <int CP, int K, typename T>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(Arguments<T> a, Map<T> out, float* logsumexp) {
   extern __shared__ Float4 shared[];
   DeviceBlock block;
-  forward_block<CP>(block, a, out, logsumexp, blockIdx.x, reinterpret_cast<float*>(shared));
+  forward_block<CP, K>(block, a, out, logsumexp, blockIdx.x, reinterpret_cast<float*>(shared));
 }
 
-template <int CP, typename T>
+template <int CP, int K, typename T>
 __global__ void __launch_bounds__(kThreads)
     token_grad_kernel(Arguments<T> a, TokenGradients<T> gradients) {
   extern __shared__ Float4 shared[];
   DeviceBlock block;
-  token_grad_block<CP>(block, a, gradients, blockIdx.x, reinterpret_cast<float*>(shared));
+  token_grad_block<CP, K>(block, a, gradients, blockIdx.x, reinterpret_cast<float*>(shared));
 }
 
-template <int CP, typename T>
+template <int CP, int K, typename T>
 __global__ void __launch_bounds__(kThreads)
     value_grad_kernel(Arguments<T> a, Map<const T> grad_out, const float* logsumexp,
                       Map<T> d_value) {
   extern __shared__ Float4 shared[];
   DeviceBlock block;
-  value_grad_block<CP>(block, a, grad_out, logsumexp, d_value, blockIdx.x,
-                       reinterpret_cast<float*>(shared));
+  value_grad_block<CP, K>(block, a, grad_out, logsumexp, d_value, blockIdx.x,
+                          reinterpret_cast<float*>(shared));
 }
 
-template <typename... Parameters, typename... Values>
-void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t floats, Values... values) {
-  const int64_t bytes = floats * static_cast<int64_t>(sizeof(float));
+OVERLOCK_KERNEL_BODY int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * kFoldThreads + threadIdx.x;
+}
+
+template <int CP, typename T>
+__global__ void __launch_bounds__(kFoldThreads)
+    fold_kernel(Folding<T> folding, float* folded, int64_t count) {
+  const int64_t index = global_thread();
+  if (index < count) fold_element<CP>(folding, folded, index);
+}
+
+template <int CP, typename T>
+__global__ void __launch_bounds__(kFoldThreads)
+    unfold_key_kernel(Folding<T> folding, const float* d_folded, T* d_key, int64_t count) {
+  const int64_t index = global_thread();
+  if (index < count) unfold_key_element<CP>(folding, d_folded, d_key, index);
+}
+
+template <int CP, typename T>
+__global__ void __launch_bounds__(kFoldThreads)
+    unfold_projection_kernel(Folding<T> folding, const float* d_folded, int64_t slices,
+                             float* d_projection, int64_t count) {
+  const int64_t index = global_thread();
+  if (index < count) {
+    unfold_projection_element<CP>(folding, d_folded, slices, d_projection, index);
+  }
+}
+
+int attribute(cudaDeviceAttr which) {
+  int device = 0, value = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, which, device));
+  return value;
+}
+
+// Lets a kernel use all shared memory that the device offers, whatever a launch needs: where
+// the limit followed each launch, a second thread could lower it before the first has launched.
+template <auto kKernel>
+void allow_shared_memory() {
+  static std::atomic<uint64_t> done{0};  // a bit for each device
+  int device = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  const uint64_t bit = uint64_t{1} << (device % 64);
+  if (device < 64 && (done.load() & bit) != 0) return;
+  C10_CUDA_CHECK(cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)));
+  done.fetch_or(bit);
+}
+
+void check_blocks(int64_t blocks) {
   TORCH_CHECK(blocks <= std::numeric_limits<int>::max(), "contmix (cuda): the map needs ", blocks,
               " thread blocks, and a launch takes 2^31 - 1; split the batch.");
-  C10_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                      static_cast<int>(bytes)));
+}
+
+template <auto kKernel, typename... Values>
+void launch(int64_t blocks, int64_t floats, Values... values) {
+  check_blocks(blocks);
+  allow_shared_memory<kKernel>();
   const auto stream = c10::cuda::getCurrentCUDAStream();
-  kernel<<<static_cast<unsigned>(blocks), kThreads, bytes, stream>>>(values...);
+  kKernel<<<static_cast<unsigned>(blocks), kThreads, floats * sizeof(float), stream>>>(values...);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// Blocks of a kernel that the device runs at a time.
+template <auto kKernel>
+int64_t resident_blocks(int64_t floats) {
+  allow_shared_memory<kKernel>();
+  int blocks = 0;
+  C10_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kKernel, kThreads,
+                                                               floats * sizeof(float)));
+  return static_cast<int64_t>(blocks) * attribute(cudaDevAttrMultiProcessorCount);
+}
+
+// One thread per element of a result with `count` elements.
+template <auto kKernel, typename... Values>
+void launch_elements(int64_t count, Values... values) {
+  const int64_t blocks = (count + kFoldThreads - 1) / kFoldThreads;
+  check_blocks(blocks);
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  kKernel<<<static_cast<unsigned>(blocks), kFoldThreads, 0, stream>>>(values..., count);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -84,62 +156,73 @@ Map<T> output_map(const Tensor& tensor) {
           tensor.stride(4)};
 }
 
-// Parameters in the layout of the kernels: contiguous float32, regions padded with zeros.
+// Parameters as the kernels read them: contiguous float32.
 struct Parameters {
   Tensor weight, bias, rpb;
 
   Parameters(const Tensor& proj_weight, const Tensor& proj_bias, const Tensor& position_bias)
-      : weight(at::zeros({proj_weight.size(0), kRegions}, proj_weight.options().dtype(at::kFloat))),
+      : weight(proj_weight.to(at::kFloat).contiguous()),
         bias(proj_bias.to(at::kFloat).contiguous()),
-        rpb(position_bias.to(at::kFloat).contiguous()) {
-    weight.narrow(1, 0, proj_weight.size(1)).copy_(proj_weight);
-  }
+        rpb(position_bias.to(at::kFloat).contiguous()) {}
 };
 
 template <typename T>
-Arguments<T> arguments(const Tensor& query, const Tensor& key, const Tensor& value,
-                       const Parameters& parameters, int64_t kernel_size, double scale) {
-  return {input_map<T>(query),
-          input_map<T>(value),
-          input_map<T>(key),
+Folding<T> folding(const Tensor& key, const Parameters& parameters, double scale) {
+  return {input_map<T>(key),
           parameters.weight.const_data_ptr<float>(),
           parameters.bias.const_data_ptr<float>(),
+          key.size(0),
+          key.size(1),
+          static_cast<int>(key.size(2)),
+          static_cast<int>(key.size(3)),
+          static_cast<int>(parameters.bias.size(0)),
+          static_cast<float>(scale)};
+}
+
+// F of contmix_fold.cuh, [B, G, K*K, kChannelStride].
+template <int CP, typename T>
+Tensor fold(const Folding<T>& folding, const Tensor& value) {
+  Tensor folded = at::empty({folding.batches, folding.groups, folding.taps, kChannelStride<CP>},
+                            value.options().dtype(at::kFloat));
+  launch_elements<fold_kernel<CP, T>>(folded.numel(), folding, folded.mutable_data_ptr<float>());
+  return folded;
+}
+
+template <typename T>
+Arguments<T> arguments(const Tensor& query, const Tensor& value, const Tensor& folded,
+                       const Parameters& parameters, int64_t kernel_size) {
+  return {input_map<T>(query),
+          input_map<T>(value),
+          folded.const_data_ptr<float>(),
           parameters.rpb.const_data_ptr<float>(),
           value.size(0),
           value.size(1),
           static_cast<int>(query.size(2)),
           static_cast<int>(value.size(2)),
-          static_cast<int>(key.size(3)),
           static_cast<int>(value.size(3)),
           static_cast<int>(value.size(4)),
-          static_cast<int>(kernel_size),
-          static_cast<float>(scale)};
+          static_cast<int>(kernel_size)};
 }
 
-void check_sizes(const Tensor& key, const Tensor& value) {
-  TORCH_CHECK(key.size(3) <= kRegions, "contmix (cuda): S must be at most ", kRegions, ", got ",
-              key.size(3), ".");
+void check_sizes(const Tensor& key, const Tensor& value, int64_t kernel_size) {
   TORCH_CHECK(key.size(2) <= 32 && value.size(2) <= 32,
               "contmix (cuda): Cq and C must be at most 32, got ", key.size(2), " and ",
               value.size(2), ".");
+  TORCH_CHECK(kernel_size <= kMaxKernelSize, "contmix (cuda): kernel_size must be at most ",
+              kMaxKernelSize, ", got ", kernel_size, ".");
 }
 
-// Calls run(T(), integral constant CP) for the dtype and the padded channels of the values.
+// Calls run(T(), integral constant CP, integral constant K).
 template <typename Run>
-void dispatch(const Tensor& value, Run run) {
-  const auto with_channels = [&](auto zero) {
-    if (value.size(2) <= 8) {
-      run(zero, std::integral_constant<int, 8>());
-    } else if (value.size(2) <= 16) {
-      run(zero, std::integral_constant<int, 16>());
-    } else {
-      run(zero, std::integral_constant<int, 32>());
-    }
+void dispatch(const Tensor& query, const Tensor& value, int64_t kernel_size, Run run) {
+  const auto with_type = [&](auto zero) {
+    with_sizes(value.size(2), query.size(2), kernel_size,
+               [&](auto channels, auto window) { run(zero, channels, window); });
   };
   AT_DISPATCH_SWITCH(value.scalar_type(), "contmix (cuda)",
-                     AT_DISPATCH_CASE(at::kFloat, [&] { with_channels(scalar_t()); })
-                         AT_DISPATCH_CASE(at::kHalf, [&] { with_channels(scalar_t()); })
-                             AT_DISPATCH_CASE(at::kBFloat16, [&] { with_channels(scalar_t()); }));
+                     AT_DISPATCH_CASE(at::kFloat, [&] { with_type(scalar_t()); })
+                         AT_DISPATCH_CASE(at::kHalf, [&] { with_type(scalar_t()); })
+                             AT_DISPATCH_CASE(at::kBFloat16, [&] { with_type(scalar_t()); }));
 }
 
 std::tuple<Tensor, Tensor> contmix_forward(const Tensor& query, const Tensor& key,
@@ -147,19 +230,19 @@ std::tuple<Tensor, Tensor> contmix_forward(const Tensor& query, const Tensor& ke
                                            const Tensor& proj_bias, const Tensor& rpb,
                                            int64_t kernel_size, double scale) {
   const c10::cuda::CUDAGuard guard(value.device());
-  check_sizes(key, value);
+  check_sizes(key, value, kernel_size);
   Tensor out = at::empty_like(value);
   Tensor logsumexp = at::empty({value.size(0), value.size(1), value.size(3), value.size(4)},
                                value.options().dtype(at::kFloat));
   if (value.numel() == 0) return {out, logsumexp};
   const Parameters parameters(proj_weight, proj_bias, rpb);
-  dispatch(value, [&](auto zero, auto channels) {
+  dispatch(query, value, kernel_size, [&](auto zero, auto channels, auto window) {
     using T = decltype(zero);
-    constexpr int CP = decltype(channels)::value;
-    const auto a = arguments<T>(query, key, value, parameters, kernel_size, scale);
-    launch(forward_kernel<CP, T>, a.batches * a.groups * a.tiles(),
-           ForwardMemory<CP, T>(a, nullptr).floats, a, output_map<T>(out),
-           logsumexp.mutable_data_ptr<float>());
+    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
+    const Tensor folded = fold<CP>(folding<T>(key, parameters, scale), value);
+    const auto a = arguments<T>(query, value, folded, parameters, kernel_size);
+    launch<forward_kernel<CP, K, T>>(a.pairs() * a.tiles(), ForwardMemory<CP, T>(a, nullptr).floats,
+                                     a, output_map<T>(out), logsumexp.mutable_data_ptr<float>());
   });
   return {out, logsumexp};
 }
@@ -169,12 +252,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
     const Tensor& proj_weight, const Tensor& proj_bias, const Tensor& rpb, const Tensor& out,
     const Tensor& logsumexp, int64_t kernel_size, double scale) {
   const c10::cuda::CUDAGuard guard(value.device());
-  check_sizes(key, value);
+  check_sizes(key, value, kernel_size);
   Tensor d_query = at::empty_like(query);
+  Tensor d_key = at::empty_like(key, at::MemoryFormat::Contiguous);
   Tensor d_value = at::empty_like(value);
   if (value.numel() == 0) {
     return {d_query,
-            at::zeros_like(key),
+            d_key.zero_(),
             d_value,
             at::zeros_like(proj_weight),
             at::zeros_like(proj_bias),
@@ -183,35 +267,47 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
   const Parameters parameters(proj_weight, proj_bias, rpb);
   const Tensor lse = logsumexp.contiguous();
   const auto options = value.options().dtype(at::kFloat);
-  const int64_t groups = value.size(1);
-  const int64_t side = 2 * kernel_size - 1;
-  Tensor d_key, d_projection, d_rpb;
-  dispatch(value, [&](auto zero, auto channels) {
+  const int64_t batches = value.size(0), groups = value.size(1), regions = key.size(3);
+  const int64_t taps = kernel_size * kernel_size, side = 2 * kernel_size - 1;
+  Tensor d_projection, d_rpb;
+  dispatch(query, value, kernel_size, [&](auto zero, auto channels, auto window) {
     using T = decltype(zero);
-    constexpr int CP = decltype(channels)::value;
-    const auto a = arguments<T>(query, key, value, parameters, kernel_size, scale);
-    const int64_t chunks = std::clamp<int64_t>(kPartialSums / groups, 1, a.batches * a.tiles());
-    d_key = at::empty({a.batches, groups, a.tiles(), key.size(2), key.size(3)}, options);
-    d_projection = at::zeros({chunks, groups, kernel_size * kernel_size, kRegionStride}, options);
-    d_rpb = at::zeros({chunks, groups, side, side}, options);
-    const TokenGradients<T> gradients = {
-        input_map<T>(grad_out),          input_map<T>(out),
-        lse.const_data_ptr<float>(),     output_map<T>(d_query),
-        d_key.mutable_data_ptr<float>(), d_projection.mutable_data_ptr<float>(),
-        d_rpb.mutable_data_ptr<float>(), chunks};
-    launch(token_grad_kernel<CP, T>, chunks * groups, TokenGradMemory<CP, T>(a, nullptr).floats, a,
-           gradients);
-    launch(value_grad_kernel<CP, T>, a.batches * groups * a.tiles(),
-           ValueGradMemory<CP, T>(a, nullptr).floats, a, gradients.grad_out, gradients.logsumexp,
-           output_map<T>(d_value));
+    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
+    const Folding<T> f = folding<T>(key, parameters, scale);
+    const Tensor folded = fold<CP>(f, value);
+    const auto a = arguments<T>(query, value, folded, parameters, kernel_size);
+    const int64_t token_floats = TokenGradMemory<CP, T>(a, nullptr).floats;
+    const int64_t blocks = resident_blocks<token_grad_kernel<CP, K, T>>(token_floats);
+    const int64_t chunks = std::clamp<int64_t>(blocks / a.pairs(), 1, a.tiles());
+    Tensor d_folded = at::empty({batches, groups, chunks, taps, kChannelStride<CP>}, options);
+    d_rpb = at::empty({batches, groups, chunks, side, side}, options);
+    const TokenGradients<T> gradients = {input_map<T>(grad_out),
+                                         input_map<T>(out),
+                                         lse.const_data_ptr<float>(),
+                                         output_map<T>(d_query),
+                                         d_folded.mutable_data_ptr<float>(),
+                                         d_rpb.mutable_data_ptr<float>(),
+                                         chunks};
+    launch<token_grad_kernel<CP, K, T>>(a.pairs() * chunks, token_floats, a, gradients);
+    launch<value_grad_kernel<CP, K, T>>(
+        a.pairs() * a.tiles(), ValueGradMemory<CP, T>(a, nullptr).floats, a, gradients.grad_out,
+        gradients.logsumexp, output_map<T>(d_value));
+    d_folded = d_folded.sum(2);
+    const int64_t slices = std::min(a.pairs(), kMaxSlices);
+    d_projection = at::empty({slices, taps, regions + 1}, options);
+    launch_elements<unfold_key_kernel<CP, T>>(d_key.numel(), f, d_folded.const_data_ptr<float>(),
+                                              d_key.mutable_data_ptr<T>());
+    launch_elements<unfold_projection_kernel<CP, T>>(d_projection.numel(), f,
+                                                     d_folded.const_data_ptr<float>(), slices,
+                                                     d_projection.mutable_data_ptr<float>());
   });
-  const Tensor d_parameters = d_projection.sum(at::IntArrayRef{0, 1});
+  const Tensor d_parameters = d_projection.sum(0);
   return {d_query,
-          d_key.sum(2).to(key.scalar_type()),
+          d_key,
           d_value,
-          d_parameters.narrow(1, 0, key.size(3)).to(proj_weight.scalar_type()).contiguous(),
-          d_parameters.select(1, kRegions).to(proj_bias.scalar_type()).contiguous(),
-          d_rpb.sum(0).to(rpb.scalar_type())};
+          d_parameters.narrow(1, 0, regions).to(proj_weight.scalar_type()).contiguous(),
+          d_parameters.select(1, regions).to(proj_bias.scalar_type()).contiguous(),
+          d_rpb.sum(at::IntArrayRef{0, 2}).to(rpb.scalar_type())};
 }
 
 // Whether this binary holds code that the device can run: all kernels are compiled for the same
@@ -219,7 +315,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
 bool has_cuda_code(int64_t device) {
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(device));
   cudaFuncAttributes attributes;
-  const cudaError_t error = cudaFuncGetAttributes(&attributes, forward_kernel<16, float>);
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, forward_kernel<16, 13, float>);
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
       error == cudaErrorUnsupportedPtxVersion) {
     cudaGetLastError();  // clears the error, which the next call would report
