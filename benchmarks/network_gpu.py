@@ -41,8 +41,8 @@ logger = logging.getLogger('benchmarks')
 
 EAGER, COMPILED = 'eager', 'torch.compile'
 GRAPH = ', CUDA graph'
-#: Weights and images in inference; training has float32 weights.
-PRECISIONS = {'inference': 'bfloat16', 'training': 'autocast to bfloat16'}
+#: Weights and images in bfloat16; or weights in float32, as in training.
+BFLOAT16, AUTOCAST = 'bfloat16', 'autocast to bfloat16'
 #: Most runs of a call.
 RUNS = 50
 #: How the compiled contestants save memory in training: not, as the compiler decides by itself.
@@ -190,8 +190,13 @@ class _Table:
 
 def _entry(case: NetworkCase, contestant: Contestant, runtime: str) -> tuple[str, dict[str, str]]:
     """Key of an entry, and what it says about itself."""
-    facts = {'of': contestant.name, 'runtime': runtime, 'precision': PRECISIONS[case.mode]}
+    precision = _precision(case, contestant.network)
+    facts = {'of': contestant.name, 'runtime': runtime, 'precision': precision}
     return ', '.join(facts.values()), facts
+
+
+def _precision(case: NetworkCase, network: Network) -> str:
+    return AUTOCAST if case.mode == 'training' or network.needs_autocast else BFLOAT16
 
 
 def _measure(
@@ -210,9 +215,8 @@ def _measure(
     table.networks.setdefault(network.name, {'top1': network.top1, 'source': network.source})
 
     def cell() -> dict[str, Any]:
-        model = models.get(
-            contestant, torch.bfloat16 if case.mode == 'inference' else torch.float32
-        )
+        dtype = torch.bfloat16 if facts['precision'] == BFLOAT16 else torch.float32
+        model = models.get(contestant, dtype)
         if contestant.form == forms(network, 'inference')[-1]:
             parameters = sum(p.numel() for p in model.parameters())
             table.networks[network.name]['parameters'] = parameters
@@ -223,8 +227,8 @@ def _measure(
         return
     entries = {name: facts | times.pop(runtime, times)}
     for other, values in times.items() if 'not_measured' not in times else ():
-        key, facts = _entry(case, contestant, other)
-        entries[key] = facts | values
+        key, about = _entry(case, contestant, other)
+        entries[key] = about | values
     for entry in entries.values():
         if 'median_ms' in entry:
             entry['images_per_s'] = 1e3 * case.batch / entry['median_ms']
@@ -255,6 +259,7 @@ def _times(
         entries = {runtime: values}
         if case.mode == 'inference' and device.type == 'cuda':
             graph = {**time_of(capture=True), 'layout': layout}
+            del graph['launch_ms']  # that of the call
             why = graph.get('not_captured')
             entries[runtime + GRAPH] = {'not_measured': why} if why else graph
     return entries
@@ -283,11 +288,12 @@ def _inference(
 ) -> Callable[[], object]:
     model.eval()  # mmpretrain's backbones do not return themselves
     model.to(memory_format=LAYOUTS[layout])
-    image = image.to(next(model.parameters()).dtype).to(memory_format=LAYOUTS[layout])
+    dtype = next(model.parameters()).dtype
+    image = image.to(dtype).to(memory_format=LAYOUTS[layout])
     function = torch.compile(model, dynamic=False) if compiled else model
 
     def call() -> object:
-        with torch.no_grad():
+        with torch.no_grad(), _autocast(image.device, dtype):
             return function(image)
 
     return call
@@ -304,8 +310,13 @@ def _training_step(
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def call() -> object:
-        with torch.autocast(image.device.type, torch.bfloat16):
+        with _autocast(image.device, torch.float32):
             loss = sum(x.float().square().mean() for x in function(image))
         return torch.autograd.grad(loss, parameters, allow_unused=True)
 
     return call
+
+
+def _autocast(device: torch.device, weights: torch.dtype) -> torch.autocast:
+    """Autocast to bfloat16, unless the weights have it already."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=weights == torch.float32)

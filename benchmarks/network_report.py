@@ -46,11 +46,12 @@ done in parts.
 - Within a case on a CPU all of them run in turns, one call each per round, so that whatever else
   happens on the machine hits all alike. Given are the median and, in parentheses, the distance of
   the quartiles.
-- On a GPU inference has bfloat16 weights and images, and training autocast to bfloat16. Caches are
-  flushed before each run. *Eager* and *torch.compile* are called from Python, and the card waits
-  while Python launches; *CUDA graph* is the replay of a graph that was captured from that call.
-  *Launch* is how long Python takes to launch the call. OverLoCK trains with each setting of
-  `recompute` ([memory of training](training_memory.md)), the baselines with and without `with_cp`.
+- On a GPU inference has bfloat16 weights and images (Swin, whose mask is float32, autocast), and
+  training autocast to bfloat16. Caches are flushed before each run. *Eager* and *torch.compile* are
+  called from Python, and the card waits while Python launches; *CUDA graph* is the replay of a
+  graph that was captured from that call. *Launch* is how long Python takes to launch the call.
+  OverLoCK trains with each setting of `recompute` ([memory of training](training_memory.md)), the
+  baselines with and without `with_cp`.
 - In PyTorch each network runs in the memory layout, NCHW or channels_last, in which it is faster.
 - *Memory* is the peak of a call beyond weights and images, on a CPU in eager mode.
 - *Training* is forward and backward, on a CPU with a step of AdamW.

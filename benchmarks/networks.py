@@ -88,12 +88,14 @@ class Network:
         build: Makes it, without drop path, from further arguments.
         top1: Published ImageNet-1K accuracy at 224 x 224 in percent, without further data.
         source: Where that was published.
+        needs_autocast: Whether it mixes dtypes with bfloat16 weights, so that it needs autocast.
     """
 
     name: str
     build: Callable[..., nn.Module]
     top1: float
     source: str
+    needs_autocast: bool = False
 
     @property
     def ours(self) -> bool:
@@ -114,7 +116,8 @@ def _mmpretrain(name: str, kind: str, top1: float, source: str, **arguments: Any
         make = getattr(backbones, kind)
         return make(out_indices=(0, 1, 2, 3), drop_path_rate=0.0, **arguments, **further)
 
-    return Network(name, build, top1, source)
+    # The mask of Swin's shifted windows is float32.
+    return Network(name, build, top1, source, needs_autocast=kind == 'SwinTransformer')
 
 
 #: Ours, and the baselines in the implementations of mmpretrain.

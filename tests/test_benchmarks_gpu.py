@@ -26,7 +26,6 @@ from benchmarks import (
 from benchmarks.cells import Deadline, DeviceLostError
 from benchmarks.networks import Network, NetworkCase
 from overlock_mm import OverLoCK
-from overlock_mm.utils.timing import time_runs
 from tests.test_benchmark_networks import ARCH
 from tests.test_benchmarks import TINY, TINY_AGGREGATE, TINY_DEPTHWISE
 
@@ -211,14 +210,6 @@ def test_a_time_limit_and_what_remains_of_it():
     assert Deadline(cell=3).of_a_cell() == 3
     assert Deadline(2, cell=3).of_a_cell() <= 2
     assert Deadline(0).is_over() and not Deadline(9).is_over()
-
-
-def test_runs_end_with_the_budget_or_at_the_most():
-    calls = []
-    times = time_runs(lambda: calls.append(0), CPU, runs=(3, 5), budget=60)
-    assert len(times.seconds) == 5 and len(calls) == 6
-    assert len(time_runs(lambda: None, CPU, runs=(3, 5)).seconds) == 3
-    assert times.launch is None and not times.captured
 
 
 # Whole networks -----------------------------------------------------------------------------------

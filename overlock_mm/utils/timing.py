@@ -52,9 +52,6 @@ def time_runs(
         runs: The fewest, and the most at which to stop before the budget is spent.
         budget: Seconds to spend on runs beyond the fewest.
         capture: On a GPU: replay a captured graph where the call can be captured.
-
-    Raises:
-        torch.OutOfMemoryError: The graph, which has memory of its own, does not fit.
     """
     if device.type != 'cuda':
         function()
@@ -96,18 +93,14 @@ def _time_on_card(
         launches.append(_seconds(function))
     torch.cuda.synchronize()
 
-    run, captured, reason = function, False, ''
+    run, reason = function, ''
     if capture:
-        graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
-                function()
-            run, captured = graph.replay, True
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:  # the call waits for the card, for example
+            run = _captured(function)
+        except RuntimeError as error:  # the call waits for the card, or a second one does not fit
             # The end of a capture that has failed raises another error.
             reason = ' '.join(str(error.__context__ or error).split())[:200]
+    captured = run is not function
     flush = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device='cuda')
 
     def once() -> float:
@@ -124,3 +117,12 @@ def _time_on_card(
     once()
     seconds = _repeated(once, runs, budget)
     return Times(seconds, statistics.median(launches), captured, reason)
+
+
+def _captured(function: Callable[[], object]) -> Callable[[], None]:
+    """The replay of a call's graph, which has memory of its own."""
+    graph = torch.cuda.CUDAGraph()
+    # The outer stream, because a capture that fails leaves its own one behind.
+    with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
+        function()
+    return graph.replay
