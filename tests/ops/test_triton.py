@@ -10,6 +10,7 @@ import torch
 
 from overlock_mm.ops import triton_runtime
 from overlock_mm.ops.contmix import cuda_backend, triton_backend
+from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.contmix.backends import Call
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,10 +24,10 @@ compiles = pytest.mark.skipif(
 #: Shared memory of one block on the smallest GPUs of compute capability 8.0 or higher.
 SHARED_MEMORY = 99 * 1024
 FLOAT32 = {
-    *('proj_weight', 'proj_bias', 'rpb', 'logsumexp', 'delta'),
-    *('d_key', 'd_proj_weight', 'd_proj_bias', 'd_rpb', 'sums'),
+    *('proj_weight', 'proj_bias', 'rpb', 'tap_bias', 'position_bias', 'logsumexp', 'delta'),
+    *('d_folded', 'd_tap_bias', 'd_position_bias', 'sums'),
 }
-INTEGERS = {'batches', 'groups', 'height', 'width', 'chunks', 'dilation'}
+INTEGERS = {'batches', 'groups', 'pairs', 'height', 'width', 'chunks', 'dilation'}
 
 
 @needs_triton
@@ -71,29 +72,30 @@ def test_kernels_compile(tmp_path, monkeypatch, capability, dtype, kernel_size, 
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
     value = torch.empty(1, 1, channels, 1, 1, dtype=dtype)
-    key = torch.empty(1, 1, channels, 49)
-    sizes = triton_backend._contmix_sizes(value, key, value, kernel_size)
-    sizes |= {
-        'SLICE': triton_backend.SLICE,
-        'RPB_ROW': triton_runtime.padded(2 * kernel_size - 1),
-    }
+    arguments = ContMixArguments(value, None, value, None, None, None, kernel_size, 1.0)
+    sizes = triton_backend._contmix_sizes(arguments)
+    options = {name: sizes.pop(name) for name in ('num_warps', 'num_stages')}
+    sizes |= triton_backend._gradient_sizes(arguments)
+    sizes |= {'REGIONS': 49, 'SP': 64}
+    aggregation = {**sizes, 'SLICE': triton_backend.SLICE, 'TOKENS': 64}
     kernels = [
-        (module, name)
-        for module in (triton_kernels, triton_grad_kernels, triton_aggregate_kernels)
-        for name in dir(module)
-        if name.endswith('_kernel')
+        (kernel, sizes, options)
+        for module in (triton_kernels, triton_grad_kernels)
+        for kernel in kernels_of(module)
     ]
-    assert len(kernels) == 7
-    for module, name in kernels:
-        kernel = getattr(module, name)
-        constants = {key: size for key, size in sizes.items() if key in kernel.arg_names}
-        if (module, name) == (triton_grad_kernels, 'value_grad_kernel'):
-            constants['TOKENS'] = triton_backend.MAX_SEGMENT
+    kernels += [(kernel, aggregation, {}) for kernel in kernels_of(triton_aggregate_kernels)]
+    assert len(kernels) == 8
+    for kernel, sizes, options in kernels:
+        constants = {name: size for name, size in sizes.items() if name in kernel.arg_names}
         dims = {'any': 5, 'key_strides': 4}
-        assert_compiles(kernel, constants, capability, dtype, dims)
+        assert_compiles(kernel, constants, capability, dtype, dims, options)
 
 
-def assert_compiles(kernel, constants, capability, dtype, dims):
+def kernels_of(module):
+    return [getattr(module, name) for name in dir(module) if name.endswith('_kernel')]
+
+
+def assert_compiles(kernel, constants, capability, dtype, dims, options=None):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -106,7 +108,7 @@ def assert_compiles(kernel, constants, capability, dtype, dims):
     }
     positions = {(kernel.arg_names.index(key),): size for key, size in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=positions)
-    compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32))
+    compiled = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
     assert compiled.asm['cubin'], kernel.__name__
     assert compiled.metadata.shared <= SHARED_MEMORY, kernel.__name__
 
@@ -148,6 +150,7 @@ def test_refuses_with_all_reasons(backend):
         regions=81,
     )
     reasons = backend.why_not(call)
+    assert any('S must' in reason for reason in reasons) == (backend is cuda_backend)
     for wanted in (
         'dtype must be float16, bfloat16 or float32, got torch.float64.',
         'C must be at most 32, got 40.',

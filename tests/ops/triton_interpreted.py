@@ -31,6 +31,7 @@ CASES = [
 def few_programs(monkeypatch):
     """Larger tiles save time here; programs that leave partial sums visit several of them."""
     monkeypatch.setattr(triton_backend, 'PARTIAL_SUMS', 8)
+    monkeypatch.setattr(triton_backend, 'TOKENS', 32)
     monkeypatch.setattr(triton_backend, 'TILE_ELEMENTS', 2**15)
 
 

@@ -1,10 +1,9 @@
 """Backend 'triton': fused Triton kernels.
 
-Products run on the matrix units: in TF32 for half precision inputs, whose values it
-holds exactly, and as three TF32 products, which keep nearly all bits of float32, for
-float32 inputs. Plain float32 products would spill registers to memory, and would need
-more shared memory than some GPUs have. Sums are float32. Results are the same bits in
-every run on one device.
+Products run on the matrix units, with float32 sums. Half precision inputs enter them as they are;
+the other factor is rounded to their dtype, or split in two parts where one would not do. Of
+float32 inputs each product is three TF32 products, which keep nearly all bits. Results are the
+same bits in every run on one device.
 """
 
 import importlib
@@ -18,18 +17,19 @@ from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.contmix.backends import BACKENDS, Call
 from overlock_mm.ops.triton_runtime import padded, why_not_here
 
-MAX_REGIONS = 64
 MAX_CHANNELS = 32
 
-#: Elements of a program's [tokens, taps, channels] tile: 64 registers a thread.
+#: Tokens of a tile: the rows of a matrix product of one warp.
+TOKENS = 16
+#: Programs of the kernel whose partial sums are added afterwards: some for each multiprocessor of
+#: the largest GPUs, where the map is large enough.
+PARTIAL_SUMS = 4096
+#: Of the aggregation's kernels: elements of a program's [tokens, taps, channels] tile, and
+#: channels that are processed at a time.
 TILE_ELEMENTS = 8192
-#: Tokens of a map row whose value gradient one program makes.
-MAX_SEGMENT = 32
-#: Channels that are processed at a time if they are not needed together.
 SLICE = 8
-#: Programs of the kernels that leave one partial sum each. A few for each multiprocessor
-#: of the largest GPUs, and few enough that their sums stay small beside the tensors.
-PARTIAL_SUMS = 1024
+#: The most programs that CUDA launches at once.
+MAX_PROGRAMS = 2**31 - 1
 
 
 def why_not(call: Call) -> list[str]:
@@ -39,36 +39,29 @@ def why_not(call: Call) -> list[str]:
         reasons.append(f'C must be at most {MAX_CHANNELS}, got {call.channels}.')
     if call.op == 'contmix' and call.query_channels > MAX_CHANNELS:
         reasons.append(f'Cq must be at most {MAX_CHANNELS}, got {call.query_channels}.')
-    if call.op == 'contmix' and call.regions > MAX_REGIONS:
-        reasons.append(f'S must be at most {MAX_REGIONS}, got {call.regions}.')
     return reasons
 
 
 def contmix_forward(arguments: ContMixArguments) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.contmix.backends`."""
-    query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale = arguments
+    query, value = arguments.query, arguments.value
     batch, groups, _, height, width = value.shape
     out = torch.empty_like(value)
     logsumexp = value.new_empty(batch, groups, height, width, dtype=torch.float32)
-    sizes = _contmix_sizes(query, key, value, kernel_size)
-    tiles = -(-height * width // sizes['TOKENS'])
+    sizes = _contmix_sizes(arguments)
     with torch.cuda.device_of(value):
-        _kernels('triton_kernels').forward_kernel[(batch * groups * tiles,)](
-            query,
-            query.stride(),
-            key,
-            key.stride(),
-            value,
-            value.stride(),
-            *_packed(proj_weight, proj_bias, rpb),
-            out,
-            out.stride(),
+        folded = _fold(arguments, sizes)
+        _launch(
+            _kernels('triton_kernels').forward_kernel,
+            batch * groups * height * _tiles(width),
+            *(query, query.stride()),
+            *(value, value.stride()),
+            *folded,
+            *(out, out.stride()),
             logsumexp,
-            scale,
-            groups,
-            height,
-            width,
+            *(batch * groups, groups, height, width),
             **sizes,
+            BAND=_band(arguments.kernel_size),
         )
     return out, logsumexp
 
@@ -77,97 +70,137 @@ def contmix_backward(
     grad_out: Tensor, arguments: ContMixArguments, out: Tensor, logsumexp: Tensor
 ) -> tuple[Tensor, ...]:
     """See :mod:`overlock_mm.ops.contmix.backends`."""
-    query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale = arguments
-    batch, groups, channels, height, width = value.shape
-    query_channels, regions = key.shape[2:]
+    query, value = arguments.query, arguments.value
+    batch, groups, _, height, width = value.shape
     d_query, d_value = torch.empty_like(query), torch.empty_like(value)
     kernels = _kernels('triton_grad_kernels')
-    parameters = _packed(proj_weight, proj_bias, rpb)
-    sizes = _contmix_sizes(query, key, value, kernel_size)
-    inputs = (query, query.stride(), key, key.stride())
-    side = 2 * kernel_size - 1
+    sizes = _contmix_sizes(arguments)
+    more = _gradient_sizes(arguments)
+    inputs = (grad_out, grad_out.stride(), query, query.stride())
+    values = (value, value.stride())
+    counts = (batch * groups, groups, height, width)
     logsumexp = logsumexp.contiguous()
+    delta = torch.empty_like(logsumexp)
+
+    k, row, tiles = arguments.kernel_size, sizes['ROW'], _tiles(width)
+    shares = batch * groups * tiles * k
+    chunks = max(1, min((height - k + 1) // 2, PARTIAL_SUMS // shares))
 
     def sums(*shape: int) -> Tensor:
-        return value.new_zeros(shape, dtype=torch.float32)
+        return value.new_empty(batch, groups, tiles, *shape, dtype=torch.float32)
 
-    tiles = -(-height * width // sizes['TOKENS'])
-    key_chunks = max(1, min(tiles, PARTIAL_SUMS // (batch * groups)))
-    chunks = max(1, min(batch * tiles, PARTIAL_SUMS // (groups * kernel_size)))
-    delta = torch.empty_like(logsumexp)
-    d_key = sums(batch, groups, key_chunks, query_channels, regions)
-    d_proj_weight = sums(chunks, groups, kernel_size**2, regions)
-    d_proj_bias = sums(chunks, groups, kernel_size**2)
-    d_rpb = sums(chunks, groups, kernel_size, side, side)
-    # A segment of a map row, not wider than it needs to be.
-    segment = {**sizes, 'TOKENS': min(MAX_SEGMENT, padded(width))}
+    d_folded, d_tap_bias = sums(chunks, k, sizes['QP'], row), sums(chunks, k, row)
+    d_position_bias = sums(k, chunks + k - 1, 2 * row)
     with torch.cuda.device_of(value):
-        kernels.query_grad_kernel[(batch * groups * key_chunks,)](
-            grad_out,
-            grad_out.stride(),
+        folded = _fold(arguments, sizes)
+        _launch(
+            kernels.query_grad_kernel,
+            batch * groups * height * tiles,
             *inputs,
-            value,
-            value.stride(),
-            *parameters,
-            out,
-            out.stride(),
+            *values,
+            *folded,
+            *(out, out.stride()),
+            *(logsumexp, delta),
+            *(d_query, d_query.stride()),
+            *counts,
+            **sizes,
+            **more,
+        )
+        _launch(
+            kernels.value_grad_kernel,
+            batch * groups * height * tiles,
+            *inputs,
+            *folded,
             logsumexp,
-            delta,
-            d_query,
-            d_query.stride(),
-            d_key,
-            scale,
-            groups,
-            height,
-            width,
-            key_chunks,
-            SLICE=SLICE,
+            *(d_value, d_value.stride()),
+            *counts,
             **sizes,
         )
-        kernels.value_grad_kernel[(batch * groups * height * -(-width // segment['TOKENS']),)](
-            grad_out,
-            grad_out.stride(),
+        _launch(
+            kernels.parameter_grad_kernel,
+            shares * chunks,
             *inputs,
-            *parameters,
-            logsumexp,
-            d_value,
-            d_value.stride(),
-            scale,
-            groups,
-            height,
-            width,
-            **segment,
-        )
-        kernels.parameter_grad_kernel[(chunks * groups * kernel_size,)](
-            grad_out,
-            grad_out.stride(),
-            *inputs,
-            value,
-            value.stride(),
-            *parameters,
-            logsumexp,
-            delta,
-            d_proj_weight,
-            d_proj_bias,
-            d_rpb,
-            scale,
-            batch,
-            groups,
-            height,
-            width,
+            *values,
+            *folded,
+            *(logsumexp, delta),
+            *(d_folded, d_tap_bias, d_position_bias),
+            *counts,
             chunks,
-            RPB_ROW=padded(side),
-            SLICE=SLICE,
-            **{name: size for name, size in sizes.items() if name != 'CP'},
+            **sizes,
+            **more,
         )
+    d_key, d_proj_weight = _unfold_grad(d_folded.sum((2, 3)), arguments)
     return (
         d_query,
-        d_key.sum(2).to(key.dtype),
+        d_key,
         d_value,
-        d_proj_weight.sum((0, 1)).to(proj_weight.dtype),
-        d_proj_bias.sum((0, 1)).to(proj_bias.dtype),
-        d_rpb.sum((0, 2)).to(rpb.dtype),
+        d_proj_weight,
+        d_tap_bias.sum((0, 1, 2, 3))[:, :k].flatten().to(arguments.proj_bias.dtype),
+        _position_bias_grad(d_position_bias.sum((0, 2)), chunks, arguments),
     )
+
+
+def _fold(arguments: ContMixArguments, sizes: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `fold_kernel` prepares."""
+    key, value, k = arguments.key, arguments.value, arguments.kernel_size
+    batch, groups, query_channels, regions = key.shape
+    row, parts = sizes['ROW'], sizes['PARTS']
+    folded = value.new_empty(parts, batch * groups, k, sizes['QP'], row)
+    tap_bias = value.new_empty(k, row, dtype=torch.float32)
+    position_bias = value.new_empty(groups, 2 * k - 1, k - 1 + row, dtype=torch.float32)
+    _launch(
+        _kernels('triton_kernels').fold_kernel,
+        batch * groups * k,
+        *(key, key.stride()),
+        *_packed(arguments.proj_weight, arguments.proj_bias, arguments.rpb),
+        *(folded, tap_bias, position_bias),
+        *(arguments.scale, batch, groups),
+        QUERY_CHANNELS=query_channels,
+        REGIONS=regions,
+        K=k,
+        ROW=row,
+        QP=sizes['QP'],
+        SP=min(64, padded(regions)),
+        PARTS=parts,
+    )
+    return folded, tap_bias, position_bias
+
+
+def _unfold_grad(d_folded: Tensor, arguments: ContMixArguments) -> tuple[Tensor, Tensor]:
+    """Return the gradients of key and proj_weight from that of their product.
+
+    Args:
+        d_folded: [B, G, K, QP, ROW] float32.
+        arguments: Of the call.
+    """
+    key, weight, k = arguments.key, arguments.proj_weight, arguments.kernel_size
+    query_channels = key.shape[2]
+    d_folded = d_folded[:, :, :, :query_channels, :k].transpose(2, 3) * arguments.scale
+    rows = d_folded.reshape(-1, k * k)  # [B G Cq, K K]
+    d_key = (rows @ weight.float()).view(key.shape)
+    d_weight = rows.T @ key.float().reshape(rows.shape[0], -1)
+    return d_key.to(key.dtype), d_weight.to(weight.dtype)
+
+
+def _position_bias_grad(
+    d_position_bias: Tensor, chunks: int, arguments: ContMixArguments
+) -> Tensor:
+    """Sum, for each row of the bias, what window rows and classes of map rows meet it.
+
+    Args:
+        d_position_bias: [G, K, chunks + K - 1, columns]: of the class away from the borders the
+            sums of each chunk, and then the other classes.
+        chunks: Programs that share the map rows away from the borders.
+        arguments: Of the call.
+    """
+    k, side = arguments.kernel_size, 2 * arguments.kernel_size - 1
+    inner, border = d_position_bias[..., :side].split((chunks, k - 1), 2)
+    above, below = border.split(k // 2, 2)
+    classes = torch.cat([above, inner.sum(2, keepdim=True), below], 2)
+    # Window row r and class s meet row r + s. Lines of K, of which each is to move by one more than
+    # the last, do so as lines of 2K that are cut into lines of 2K - 1.
+    classes = torch.nn.functional.pad(classes, (0, 0, 0, k)).flatten(1, 2)[:, : k * side]
+    return classes.view(-1, k, side, side).sum(1).to(arguments.rpb.dtype)
 
 
 def neighborhood_aggregate_forward(
@@ -203,7 +236,7 @@ def _launch_aggregate(
         'ROW': padded(kernel_size),
         'SLICE': SLICE,
     }
-    sizes['TOKENS'] = _tokens(sizes['ROW'], SLICE)
+    sizes['TOKENS'] = max(16, min(64, TILE_ELEMENTS // (sizes['ROW'] * SLICE)))
     # The kernels' order of strides: batch, group, channel (or tap), row, column.
     operands = [
         operand
@@ -214,31 +247,66 @@ def _launch_aggregate(
     if kernel != 'weight_grad_kernel':  # the others write channels, a slice a program
         programs *= -(-channels // SLICE)
     with torch.cuda.device_of(value):
-        getattr(_kernels('triton_aggregate_kernels'), kernel)[(programs,)](
-            *operands, groups, height, width, dilation, **sizes
+        _launch(
+            getattr(_kernels('triton_aggregate_kernels'), kernel),
+            programs,
+            *operands,
+            *(groups, height, width, dilation),
+            **sizes,
         )
 
 
-def _contmix_sizes(query: Tensor, key: Tensor, value: Tensor, kernel_size: int) -> dict[str, Any]:
+def _contmix_sizes(arguments: ContMixArguments) -> dict[str, Any]:
     """Return the compile-time sizes that the ContMix kernels share."""
-    row, channels = padded(kernel_size), padded(value.shape[2])
+    query, value = arguments.query, arguments.value
+    single = value.dtype == torch.float32
     return {
         'QUERY_CHANNELS': query.shape[2],
         'CHANNELS': value.shape[2],
-        'REGIONS': key.shape[3],
-        'K': kernel_size,
-        'ROW': row,
+        'K': arguments.kernel_size,
+        'ROW': padded(arguments.kernel_size),
         'QP': padded(query.shape[2]),
-        'CP': channels,
-        'SP': padded(key.shape[3]),
-        'TOKENS': _tokens(row, channels),
-        'PRECISION': 'tf32x3' if value.dtype == torch.float32 else 'tf32',
+        'CP': padded(value.shape[2]),
+        'TOKENS': TOKENS,
+        'PARTS': 1 if single else 2,
+        'PRECISION': 'tf32x3' if single else 'tf32',
+        'num_warps': 1,
+        'num_stages': 2,
     }
 
 
-def _tokens(row: int, channels: int) -> int:
-    """Return the tokens of a program, 16 to 64, as its [tokens, row, channels] tile allows."""
-    return max(16, min(64, TILE_ELEMENTS // (row * channels)))
+def _gradient_sizes(arguments: ContMixArguments) -> dict[str, Any]:
+    """Return those that kernels with gradients of logits need too."""
+    from triton import language
+
+    half = arguments.value.dtype == torch.bfloat16
+    return {
+        'BAND': _band(arguments.kernel_size),
+        'GRAD_DTYPE': language.bfloat16 if half else language.float32,
+    }
+
+
+def _band(kernel_size: int) -> int:
+    """Return the padded columns of a tile's band, whose start is rounded down to eight columns.
+
+    Away from the borders windows start kernel_size // 2 columns before their tokens, and tiles
+    at multiples of TOKENS. Windows at the right border start together, anywhere.
+    """
+    before = -(kernel_size // 2) % 8
+    return padded(max(before + TOKENS - 1, 7) + kernel_size)
+
+
+def _tiles(width: int) -> int:
+    return -(-width // TOKENS)
+
+
+def _launch(kernel: Any, programs: int, *operands: Any, **sizes: Any) -> None:
+    if programs > MAX_PROGRAMS:
+        raise RuntimeError(
+            f'A launch takes at most {MAX_PROGRAMS} programs, and this map needs {programs}; '
+            'split the batch.'
+        )
+    kernel[(programs,)](*operands, **sizes)
 
 
 def _packed(*parameters: Tensor) -> tuple[Tensor, ...]:
