@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures('nan_filled')
 
 SCALE = 0.3
 #: Every layout and dtype, windows below and above the 16 taps of a matrix product, a map as
-#: small as its window, and one wider than a row segment of the value gradient.
+#: small as its window, and one wider than a tile.
 CASES = [
     (Shape(2, 1, 10, 10, 6, 7, 5), torch.float32, 'contiguous'),
     (Shape(1, 1, 14, 8, 7, 7, 7), torch.bfloat16, 'channels_last'),
