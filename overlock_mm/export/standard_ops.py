@@ -132,6 +132,7 @@ _REPLACEMENTS: dict[Callable[..., Any], Callable[..., Any]] = {
         addend=None,
         gelu_input=False,
         gelu_output=False,
+        dilation=1,
     ),
     ops.depthwise_conv2d_norm: partial(
         reference.depthwise_conv2d_norm, skip_weight=None, skip_bias=None

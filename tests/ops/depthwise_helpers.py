@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from overlock_mm import ops
 from overlock_mm.ops.depthwise import reference
@@ -57,7 +58,9 @@ OPTIONS = (
 
 #: What a backend gets for options that are not requested.
 DEFAULTS = {
-    'depthwise_conv2d': dict(input_bias=None, addend=None, gelu_input=False, gelu_output=False),
+    'depthwise_conv2d': dict(
+        input_bias=None, addend=None, gelu_input=False, gelu_output=False, dilation=1
+    ),
     'depthwise_conv2d_norm': dict(skip_weight=None, skip_bias=None),
     'depthwise_conv2d_stats': dict(input_bias=None, addend=None, gelu_input=False, stat='mean'),
 }
@@ -134,6 +137,41 @@ def assert_right(shape, op, options, backend, device='cpu', **how):
             assert (result.double() - wanted).abs().max() <= bound
         else:
             assert_close(result, wanted)
+
+
+#: Dilated calls: kernels of the network's branches, on maps that have fewer rows than the tap
+#: distance, and as many as several tiles.
+DILATED = (
+    (Shape(2, 33, 12, 9, 7), 1),
+    (Shape(1, 64, 3, 20, 5), 1),
+    (Shape(2, 16, 9, 14, 9), 2),
+    (Shape(1, 40, 22, 10, 3), 7),
+    (Shape(2, 32, 5, 6, 3), 6),
+    (Shape(1, 16, 7, 8, 11), 1),
+)
+
+
+def assert_gradients(shape, dilation, backend, device='cpu', dtype=torch.float32, layout=None):
+    """A backend's convolution and its gradients, of parameters in float32."""
+    b, c, h, w, k = shape
+    x = as_layout(normal(b, c, h, w, seed=0, dtype=dtype), layout or 'channels_last')
+    weight, bias = normal(c, 1, k, k, seed=1, dtype=dtype) / k, normal(c, seed=2, dtype=dtype)
+    cotangent = as_layout(normal(b, c, h, w, seed=3, dtype=dtype), layout or 'channels_last')
+
+    leaves = [x.to(device), weight.float().to(device), bias.float().to(device)]
+    leaves = [leaf.requires_grad_() for leaf in leaves]
+    out = ops.depthwise_conv2d(*leaves, dilation=dilation, backend=backend)
+    got = torch.autograd.grad(out, leaves, cotangent.to(device))
+    assert [g.dtype for g in got] == [leaf.dtype for leaf in leaves]
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert got[1].is_contiguous()
+
+    exact = [value.double().requires_grad_() for value in (x, weight, bias)]
+    wanted = F.conv2d(*exact, padding=dilation * (k // 2), dilation=dilation, groups=c)
+    expected = torch.autograd.grad(wanted, exact, cotangent.double())
+    for result, value in zip((out, *got), (wanted, *expected), strict=True):
+        bound = 2 * TOLERANCES[dtype] * value.abs().max()
+        assert (result.detach().cpu().double() - value).abs().max() <= bound
 
 
 def to_device(value, device):

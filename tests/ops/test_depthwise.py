@@ -14,6 +14,7 @@ from overlock_mm.ops.depthwise.backends import BACKENDS, Call
 from tests.ops import helpers
 from tests.ops.depthwise_helpers import (
     DEFAULTS,
+    DILATED,
     EPS,
     LAYOUTS,
     OPTIONS,
@@ -21,6 +22,7 @@ from tests.ops.depthwise_helpers import (
     Shape,
     arguments,
     as_tuple,
+    assert_gradients,
     assert_right,
     expected_of,
     normal,
@@ -221,6 +223,44 @@ def test_first_and_second_derivatives(op, options, backend):
     assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True)
 
 
+@pytest.mark.parametrize('backend', NAMES)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(('shape', 'dilation'), DILATED, ids=str)
+def test_gradients_of_the_convolution(shape, dilation, dtype, backend):
+    if (backend, dilation > 1) == ('cpu', True):
+        with pytest.raises(RuntimeError, match='its dilation must be 1, got'):
+            assert_gradients(shape, dilation, backend)
+        return
+    assert_gradients(shape, dilation, backend, dtype=dtype)
+
+
+def test_the_gradient_of_the_weight_has_no_derivative():
+    x = normal(1, 4, 5, 5).requires_grad_()
+    grad = torch.ops.overlock_mm.depthwise_conv2d_weight_grad(x, x, 3, 1, None)
+    with pytest.raises(RuntimeError, match='has no derivative. Remedy: .* create_graph=True'):
+        grad.sum().backward()
+
+
+def test_opcheck_of_the_gradient_of_the_weight():
+    operator = torch.ops.overlock_mm.depthwise_conv2d_weight_grad.default
+    torch.library.opcheck(operator, (normal(2, 4, 5, 6), normal(2, 4, 5, 6), 3, 2, None))
+    empty = normal(0, 4, 5, 6)
+    assert not operator(empty, empty, 3, 1, None).any()
+
+
+def test_a_compiled_training_step():
+    """Forward and backward are one graph each, with one operator per convolution and gradient."""
+    leaves = [normal(2, 6, 9, 8).requires_grad_(), normal(6, 1, 5, 5).requires_grad_()]
+
+    def step(x, weight):
+        return ops.depthwise_conv2d(x, weight, dilation=2).square().sum()
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True, backend='aot_eager')
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    assert all(map(torch.equal, got, torch.autograd.grad(step(*leaves), leaves)))
+
+
 def test_an_argument_computed_from_another():
     """Each argument gets the gradient of its own place only."""
     x, weight = (
@@ -303,14 +343,17 @@ def test_channels_innermost_survives_loading():
         (dict(addend=normal(1, 4, 5, 1)), ValueError, 'addend must have the shape of x'),
         (dict(addend=normal(1, 4, 5, 5).double()), TypeError, 'addend must have the dtype of x'),
         (dict(addend=normal(1, 4, 5, 5).to('meta')), ValueError, 'addend on meta'),
+        (dict(dilation=0), ValueError, 'dilation must be a positive integer, got 0'),
+        (dict(dilation=1.0), ValueError, 'dilation must be a positive integer, got 1.0'),
         (dict(backend='gpu'), ValueError, "one of: cpu, cuda, triton, reference; got 'gpu'"),
         (dict(stat='max'), ValueError, "one of: mean, norm; got 'max'"),
     ],
 )
 def test_wrong_arguments(change, error, message):
     right = dict(x=normal(1, 4, 5, 5), weight=normal(4, 1, 3, 3), bias=normal(4))
+    operator = ops.depthwise_conv2d if 'dilation' in change else ops.depthwise_conv2d_stats
     with pytest.raises(error, match=message):
-        ops.depthwise_conv2d_stats(**{**right, **change})
+        operator(**{**right, **change})
 
 
 def test_wrong_arguments_of_the_norm():

@@ -42,6 +42,12 @@ def fused(request):
     return usable(request.param)
 
 
+@pytest.fixture(params=['triton'])
+def gradients(request):
+    """A backend with kernels for the gradients of the depthwise convolution."""
+    return usable(request.param)
+
+
 @pytest.fixture(autouse=True)
 def full_precision():
     """The definition in float32 is the measure, so its products must not be rounded to TF32."""
@@ -165,7 +171,7 @@ def test_opcheck(layout, fused):
     x, weight, *_ = (depthwise.to_device(value, 'cuda') for value in positional)
     torch.library.opcheck(
         torch.ops.overlock_mm.depthwise_conv2d.default,
-        (x, weight, None, None, None, False, False, fused),
+        (x, weight, None, None, None, False, False, 1, fused),
     )
 
 
@@ -284,6 +290,33 @@ def test_every_run_of_a_depthwise_operator_gives_the_same_bits(op, options, fuse
     )
     for other in others:
         assert all(map(torch.equal, first, other))
+
+
+@pytest.mark.parametrize('layout', ['channels_last', 'contiguous', 'strided'])
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize(('shape', 'dilation'), depthwise.DILATED, ids=str)
+def test_gradients_of_depthwise(shape, dilation, dtype, layout, gradients):
+    depthwise.assert_gradients(shape, dilation, gradients, 'cuda', dtype, layout)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('shape', [(2, 64, 56, 56, 17), (2, 112, 28, 28, 15), (1, 336, 7, 7, 7)])
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_gradients_of_depthwise_at_full_size(shape, dtype, gradients):
+    depthwise.assert_gradients(depthwise.Shape(*shape), 1, gradients, 'cuda', dtype)
+
+
+def test_every_run_gives_the_same_bits_of_depthwise_gradients(gradients):
+    x = depthwise.normal(4, 96, 30, 33).cuda().requires_grad_()
+    weight = depthwise.normal(96, 1, 9, 9).cuda().requires_grad_()
+
+    def run():
+        out = ops.depthwise_conv2d(x, weight, dilation=2, backend=gradients)
+        return torch.autograd.grad(out.square().sum(), (x, weight))
+
+    first = run()
+    for _ in range(5):
+        assert all(map(torch.equal, run(), first))
 
 
 def test_the_order_of_automatic_choice():

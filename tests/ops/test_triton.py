@@ -27,7 +27,10 @@ FLOAT32 = {
     *('proj_weight', 'proj_bias', 'rpb', 'tap_bias', 'position_bias', 'logsumexp', 'delta'),
     *('d_folded', 'd_tap_bias', 'd_position_bias', 'sums'),
 }
-INTEGERS = {'batches', 'groups', 'pairs', 'height', 'width', 'chunks', 'dilation'}
+INTEGERS = {
+    *('batches', 'groups', 'pairs', 'height', 'width', 'chunks', 'dilation'),
+    *('channels', 'pixels'),
+}
 
 
 @needs_triton
@@ -123,19 +126,22 @@ def test_depthwise_kernels_compile(tmp_path, monkeypatch, capability, everything
     from overlock_mm.ops.depthwise import triton_kernels
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    optional = ('bias', 'input_bias', 'addend', 'sums', 'skip_weight', 'skip_bias')
-    sizes = dict.fromkeys(() if everything else (*optional, 'addend_strides'))
-    sizes |= {'CHANNELS': 400, 'K': 13}
+    optional = ('bias', 'input_bias', 'addend', 'addend_strides', 'skip_weight', 'skip_bias')
+    absent = dict.fromkeys(() if everything else optional)
+    tile = {'K': 13, 'ROWS': 8, 'COLUMNS': 8, 'SLICE': 64, 'WHOLE': True, 'WIDE': everything}
     flags = dict.fromkeys(('GELU_INPUT', 'GELU_OUTPUT', 'SQUARES'), everything)
-    for kernel, tile in (
-        (triton_kernels.depthwise_kernel, {'TOKENS': 32, 'SLICE': 64, **flags}),
-        (triton_kernels.norm_kernel, {'TOKENS': 4, 'SLICE': 512}),
+    for kernel, constants in (
+        (
+            triton_kernels.depthwise_kernel,
+            tile | flags | ({'K': 3} if everything else {'sums': None}),
+        ),
+        (triton_kernels.norm_kernel, {'PIXELS': 4, 'SLICE': 512}),
+        (triton_kernels.weight_grad_kernel, tile | {'TAPS': 7, 'GROUPS': 4, 'COLUMNS': 4}),
     ):
         constants = {
-            name: value for name, value in (sizes | tile).items() if name in kernel.arg_names
+            name: value for name, value in (absent | constants).items() if name in kernel.arg_names
         }
-        dims = {'any': 4, 'weight_strides': 3}
-        assert_compiles(kernel, constants, capability, torch.bfloat16, dims)
+        assert_compiles(kernel, constants, capability, torch.bfloat16, {'any': 3})
 
 
 @pytest.mark.parametrize('backend', [cuda_backend, triton_backend])

@@ -7,17 +7,25 @@ import pytest
 import torch
 
 from overlock_mm import ops
-from tests.ops.depthwise_helpers import OPTIONS, Shape, arguments, as_tuple, assert_right
+from overlock_mm.ops.depthwise import triton_launch
+from overlock_mm.ops.depthwise.triton_launch import ROWS
+from tests.ops.depthwise_helpers import (
+    OPTIONS,
+    Shape,
+    arguments,
+    as_tuple,
+    assert_gradients,
+    assert_right,
+)
 
 pytestmark = pytest.mark.usefixtures('nan_filled')
 
 #: Every layout and dtype; several tiles, slices of channels and samples, and maps that fill none.
 CASES = [
     (Shape(1, 1, 1, 1, 3), torch.float32, 'contiguous'),
-    (Shape(2, 75, 9, 14, 3), torch.float32, 'channels_last'),
+    (Shape(2, 75, 9, 9, 3), torch.float32, 'channels_last'),
     (Shape(1, 130, 5, 4, 5), torch.float16, 'strided'),
-    (Shape(2, 33, 7, 6, 7), torch.bfloat16, 'channels_last'),
-    (Shape(1, 16, 3, 20, 17), torch.float32, 'strided'),
+    (Shape(2, 33, 4, 6, 7), torch.bfloat16, 'channels_last'),
 ]
 
 
@@ -41,6 +49,37 @@ def test_operator_and_short_way_agree(op, options):
     long = as_tuple(getattr(ops, op)(*positional, **options, backend='triton'))
     assert all(y.requires_grad for y in long)
     assert all(map(torch.equal, short, (y.detach() for y in long)))
+
+
+@pytest.mark.parametrize(
+    ('shape', 'dilation', 'dtype', 'layout'),
+    [
+        (Shape(2, 16, 5, 6, 5), 1, torch.bfloat16, 'channels_last'),
+        (Shape(1, 20, 4, 5, 3), 2, torch.float32, 'contiguous'),
+        # Two groups of taps in a column of the kernel.
+        (Shape(1, 16, 3, 4, 11), 1, torch.float32, 'channels_last'),
+    ],
+    ids=str,
+)
+def test_gradients(shape, dilation, dtype, layout):
+    assert_gradients(shape, dilation, 'triton', dtype=dtype, layout=layout)
+
+
+def test_the_largest_kernel():
+    assert_right(Shape(1, 16, 3, 9, 17), 'depthwise_conv2d', {}, 'triton', layout='strided')
+
+
+@pytest.mark.parametrize('rows', ROWS)
+def test_every_height_of_a_tile(rows, monkeypatch):
+    """With one multiprocessor, as the interpreter has, the choice is the largest that fits."""
+    monkeypatch.setattr(triton_launch, 'ROWS', (rows,))
+    assert_right(Shape(1, 16, 9, 5, 3), *OPTIONS[5], 'triton')
+
+
+def test_wide_offsets(monkeypatch):
+    monkeypatch.setattr(triton_launch, 'NARROW', 0)
+    assert_right(Shape(2, 16, 3, 4, 3), *OPTIONS[2], 'triton')
+    assert_gradients(Shape(2, 16, 3, 4, 3), 2, 'triton')
 
 
 def test_broken_values_stay_in_the_windows_that_hold_them():

@@ -1,8 +1,8 @@
 """The public functions, which check the arguments and call the registered operators.
 
-They exist for inference in channels_last memory, where a network of small depthwise
-convolutions spends its time on passes over maps: activation, addition, normalisation and
-statistics ride along in the pass of the convolution.
+They work in channels_last memory. In inference, where a network of small depthwise convolutions
+spends its time on passes over maps, activation, addition, normalisation and statistics ride along
+in the pass of the convolution. The convolution without these has kernels for its gradients too.
 """
 
 from torch import Tensor
@@ -28,9 +28,10 @@ def depthwise_conv2d(
     addend: Tensor | None = None,
     gelu_input: bool = False,
     gelu_output: bool = False,
+    dilation: int = 1,
     backend: str | None = None,
 ) -> Tensor:
-    """Apply a depthwise convolution of stride 1 with zero padding k // 2.
+    """Apply a depthwise convolution of stride 1 with zero padding dilation * (k // 2).
 
     ::
 
@@ -47,15 +48,17 @@ def depthwise_conv2d(
         addend: [B, C, H, W], in the dtype of x.
         gelu_input: Apply GELU before the convolution.
         gelu_output: Apply GELU to the result.
+        dilation: Distance of neighbouring taps.
         backend: One of ``available_backends('depthwise_conv2d')``, and no other; None takes
             that of :func:`use_backend`, or else the first that can run the call.
 
     Returns:
         [B, C, H, W] in the dtype of x, in channels_last memory. Sums are float32 (float64 for
-        float64). Under autocast x and addend are lowered to its dtype.
+        float64). Under autocast x and addend are lowered to its dtype. Gradients of parameters are
+        summed in the dtype of the sums.
 
     Raises:
-        ValueError: A shape, device, kernel size or backend is not as stated.
+        ValueError: A shape, device, kernel size, dilation or backend is not as stated.
         TypeError: A dtype is not as stated.
         RuntimeError: The forced backend cannot run the call.
 
@@ -65,9 +68,9 @@ def depthwise_conv2d(
         torch.Size([2, 16, 14, 14])
     """
     x, addend = _lowered(x, addend)
-    checks.check_call(x, weight, bias, input_bias, addend, backend)
+    checks.check_call(x, weight, bias, input_bias, addend, backend, dilation)
     return DEPTHWISE_CONV2D(
-        x, weight, bias, input_bias, addend, gelu_input, gelu_output, backend=backend
+        x, weight, bias, input_bias, addend, gelu_input, gelu_output, dilation, backend=backend
     )
 
 

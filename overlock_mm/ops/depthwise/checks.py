@@ -3,6 +3,7 @@
 Every message states the rule, then the values that break it.
 """
 
+import torch
 from torch import Tensor
 
 from overlock_mm.ops.checks import (
@@ -23,8 +24,9 @@ def check_call(
     input_bias: Tensor | None,
     addend: Tensor | None,
     backend: str | None,
+    dilation: int = 1,
 ) -> None:
-    """Check the arguments that all three operators have; x and addend are known to be tensors."""
+    """Check the arguments that the operators share; x and addend are known to be tensors."""
     BACKENDS.check(backend)
     check_tensors(weight=weight)
     if x.dim() != 4 or 0 in x.shape[1:]:
@@ -44,6 +46,8 @@ def check_call(
             f'{MIN_KERNEL_SIZE} and {MAX_KERNEL_SIZE}, got {rows} x {columns}. '
             'Use torch.nn.functional.conv2d for other kernels.'
         )
+    if isinstance(dilation, bool) or not isinstance(dilation, int | torch.SymInt) or dilation < 1:
+        raise ValueError(f'dilation must be a positive integer, got {dilation!r}.')
     check_same_device('weight', weight, 'x', x)
     if bias is not None:
         check_parameter('bias', bias, weight)

@@ -9,10 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from overlock_mm.ops.depthwise.call import Call
+
+
+def why_not_dilated(call: Call) -> list[str]:
+    """Return the reason why a call with a dilation cannot run."""
+    return [] if call.dilation == 1 else [f'its dilation must be 1, got {call.dilation}.']
+
 
 def depthwise_conv2d(*args: Any) -> Tensor:
     """Return the map."""
-    return torch.ops.overlock_mm_C.depthwise_conv2d(*args)
+    *args_of_extension, _dilation = args
+    return torch.ops.overlock_mm_C.depthwise_conv2d(*args_of_extension)
 
 
 def depthwise_conv2d_norm(*args: Any) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ operators their gradient.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from overlock_mm.ops.precision import compute_dtype
 
@@ -20,14 +21,32 @@ def depthwise_conv2d(
     addend: Tensor | None,
     gelu_input: bool,
     gelu_output: bool,
+    dilation: int,
 ) -> Tensor:
     """See :func:`overlock_mm.ops.depthwise_conv2d`."""
     x = x if input_bias is None else x + input_bias.view(-1, 1, 1)
     x = F.gelu(x) if gelu_input else x
-    padding = int(weight.shape[-1]) // 2  # torch 2.6 traces sizes, and takes no traced padding
-    y = F.conv2d(x, weight, bias, padding=padding, groups=x.shape[1])
+    # torch 2.6 traces sizes, and takes no traced padding
+    padding = dilation * (int(weight.shape[-1]) // 2)
+    y = F.conv2d(x, weight, bias, padding=padding, dilation=dilation, groups=x.shape[1])
     y = y if addend is None else y + addend
     return F.gelu(y) if gelu_output else y
+
+
+def depthwise_conv2d_weight_grad(
+    grad_out: Tensor, x: Tensor, kernel_size: int, dilation: int
+) -> Tensor:
+    """Return the gradient of the weight, [C, 1, k, k], in the dtype of accumulation."""
+    channels = x.shape[1]
+    gradient = conv2d_weight(
+        x,
+        (channels, 1, kernel_size, kernel_size),
+        grad_out,
+        padding=dilation * (kernel_size // 2),
+        dilation=dilation,
+        groups=channels,
+    )
+    return gradient.to(compute_dtype(x.dtype)).contiguous()
 
 
 def depthwise_conv2d_norm(
@@ -41,7 +60,7 @@ def depthwise_conv2d_norm(
     skip_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`overlock_mm.ops.depthwise_conv2d_norm`."""
-    y = depthwise_conv2d(x, weight, bias, None, None, False, False)
+    y = depthwise_conv2d(x, weight, bias, None, None, False, False, 1)
     normed = F.layer_norm(y.permute(0, 2, 3, 1), norm_weight.shape, norm_weight, norm_bias, eps)
     if skip_weight is not None:
         y = skip_weight.view(-1, 1, 1) * y
@@ -59,7 +78,7 @@ def depthwise_conv2d_stats(
     stat: str,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`overlock_mm.ops.depthwise_conv2d_stats`."""
-    y = depthwise_conv2d(x, weight, bias, input_bias, addend, gelu_input, False)
+    y = depthwise_conv2d(x, weight, bias, input_bias, addend, gelu_input, False, 1)
     dtype = compute_dtype(y.dtype)
     if stat == 'mean':
         return y, y.mean((2, 3), dtype=dtype)

@@ -43,5 +43,10 @@ def _channels_last(y: Tensor) -> Tensor:
 
 
 BACKENDS.register(
-    'reference', why_not, depthwise_conv2d, depthwise_conv2d_norm, depthwise_conv2d_stats
+    'reference',
+    why_not,
+    depthwise_conv2d,
+    reference.depthwise_conv2d_weight_grad,
+    depthwise_conv2d_norm,
+    depthwise_conv2d_stats,
 )

@@ -5,16 +5,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overlock_mm.ops.call import Call
+from overlock_mm.ops.depthwise.call import Call
 from overlock_mm.ops.self_test import Functions, random_tensors
 
-CHANNELS = 40
+CHANNELS = 64
 
 
 def problem(
     functions: Functions, call: Call, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
-    """The call's operator with all that it can do besides the convolution."""
+    """The call's operator with all that it can do besides the convolution, or its gradient."""
     random = random_tensors()
 
     def tensor(*shape: int, scale: float = 1.0) -> Tensor:
@@ -24,10 +24,14 @@ def problem(
     x = tensor(*size).contiguous(memory_format=torch.channels_last)
     addend = tensor(*size).contiguous(memory_format=torch.channels_last)
     k = call.kernel_size or 7
+    if call.gradient:
+        return [functions['depthwise_conv2d_weight_grad'](addend, x, k, call.dilation)]
     weight = tensor(CHANNELS, 1, k, k, scale=1 / k)
     bias, input_bias, norm_weight, norm_bias = (tensor(CHANNELS) for _ in range(4))
+    # Before a large kernel no network has it, and Triton would take ten seconds to compile it.
+    gelu_input = k < 5
     arguments: dict[str, tuple[Any, ...]] = {
-        'depthwise_conv2d': (weight, bias, input_bias, addend, True, True),
+        'depthwise_conv2d': (weight, bias, input_bias, addend, gelu_input, True, call.dilation),
         'depthwise_conv2d_norm': (
             *(weight, bias, norm_weight, norm_bias, 1e-6),
             *(norm_weight, norm_bias),

@@ -1,6 +1,7 @@
 """Backend 'triton': Triton kernels that make one pass over the map.
 
-GELU before the convolution is computed once per tap. Sums are float32; results are the same
+Maps are read in channels_last memory; others are converted in every call. GELU before the
+convolution is computed once for each column of the kernel. Sums are float32; results are the same
 bits in every run on one device.
 """
 
@@ -10,13 +11,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from overlock_mm.ops.depthwise import triton_launch as launch
 from overlock_mm.ops.depthwise.backends import BACKENDS, Call
 from overlock_mm.ops.triton_runtime import contiguous, padded, why_not_here
 
-#: Elements of a program's [pixels, channels] tile: 16 registers a thread.
-TILE_ELEMENTS = 2048
-#: Channels of a tile that does not have to hold all of them.
-SLICE = 64
+#: Elements of the tile of the LayerNorm, which holds all channels: 16 registers a thread.
+NORM_ELEMENTS = 2048
 
 
 def why_not(call: Call) -> list[str]:
@@ -32,10 +32,47 @@ def depthwise_conv2d(
     addend: Tensor | None,
     gelu_input: bool,
     gelu_output: bool,
+    dilation: int,
 ) -> Tensor:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
-    y, _ = _convolution(x, weight, bias, input_bias, addend, gelu_input, gelu_output, None)
+    y, _ = _convolution(
+        x, weight, bias, input_bias, addend, gelu_input, gelu_output, dilation=dilation
+    )
     return y
+
+
+def depthwise_conv2d_weight_grad(
+    grad_out: Tensor, x: Tensor, kernel_size: int, dilation: int
+) -> Tensor:
+    """See :mod:`overlock_mm.ops.depthwise.backends`."""
+    x, grad_out = launch.channels_last(x), launch.channels_last(grad_out)
+    batch, channels, height, width = x.shape
+    tile = launch.weight_grad_tile(x, kernel_size, dilation)
+    sums = x.new_empty(tile.chunks, kernel_size, kernel_size, channels, dtype=torch.float32)
+    with torch.cuda.device_of(x):
+        _kernels().weight_grad_kernel[(tile.programs,)](
+            x,
+            launch.strides(x),
+            grad_out,
+            launch.strides(grad_out),
+            sums,
+            batch,
+            height,
+            width,
+            channels,
+            dilation,
+            tile.chunks,
+            K=kernel_size,
+            TAPS=tile.taps,
+            GROUPS=tile.groups,
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            SLICE=tile.slice,
+            WHOLE=channels % tile.slice == 0,
+            WIDE=launch.needs_wide_offsets(x, grad_out),
+            num_warps=tile.warps,
+        )
+    return sums.sum(0).permute(2, 0, 1).unsqueeze(1).contiguous()
 
 
 def depthwise_conv2d_stats(
@@ -48,7 +85,7 @@ def depthwise_conv2d_stats(
     stat: str,
 ) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
-    y, sums = _convolution(x, weight, bias, input_bias, addend, gelu_input, False, stat)
+    y, sums = _convolution(x, weight, bias, input_bias, addend, gelu_input, stat=stat)
     assert sums is not None
     if stat == 'norm':
         return y, sums.sum(1).sqrt()
@@ -65,82 +102,85 @@ def depthwise_conv2d_norm(
     skip_weight: Tensor | None,
     skip_bias: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """See :mod:`overlock_mm.ops.depthwise.backends`."""
+    """See :mod:`overlock_mm.ops.depthwise.backends`.
+
+    The LayerNorm is a pass of its own over the map, which is in the cache: a program that has all
+    channels of a pixel would leave most of the card idle on small maps.
+    """
+    y, _ = _convolution(x, weight, bias)
+    normed = torch.empty_like(y)
     batch, channels, height, width = x.shape
-    out, normed = (torch.empty_like(x, memory_format=torch.channels_last) for _ in range(2))
-    channel_slice = padded(channels)  # all: the norm is over them
-    tokens = max(1, TILE_ELEMENTS // channel_slice)
+    pixels = batch * height * width
+    channel_slice = padded(channels)
+    tokens = max(1, NORM_ELEMENTS // channel_slice)
     with torch.cuda.device_of(x):
-        _kernels().norm_kernel[(batch * -(-height * width // tokens),)](
-            x,
-            x.stride(),
-            weight,
-            _weight_strides(weight),
-            contiguous(bias),
+        _kernels().norm_kernel[(-(-pixels // tokens),)](
+            y,
             norm_weight.contiguous(),
             norm_bias.contiguous(),
             contiguous(skip_weight),
             contiguous(skip_bias),
-            out,
             normed,
-            out.stride(),
             eps,
-            height,
-            width,
-            CHANNELS=channels,
-            K=weight.shape[-1],
-            TOKENS=tokens,
+            pixels,
+            channels,
+            PIXELS=tokens,
             SLICE=channel_slice,
         )
-    return out, normed
+    return y, normed
 
 
 def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    input_bias: Tensor | None,
-    addend: Tensor | None,
-    gelu_input: bool,
-    gelu_output: bool,
-    stat: str | None,
+    input_bias: Tensor | None = None,
+    addend: Tensor | None = None,
+    gelu_input: bool = False,
+    gelu_output: bool = False,
+    stat: str | None = None,
+    dilation: int = 1,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the map, and its sums ('mean') or those of its squares ('norm') over each tile."""
-    batch, channels, height, width = x.shape
     out = torch.empty_like(x, memory_format=torch.channels_last)
-    channel_slice = min(SLICE, padded(channels))
-    tokens = TILE_ELEMENTS // channel_slice
-    tiles = -(-height * width // tokens)
-    sums = None if stat is None else x.new_empty(batch, tiles, channels, dtype=torch.float32)
+    x = launch.channels_last(x)
+    addend = None if addend is None else launch.channels_last(addend)
+    maps = (x, out) if addend is None else (x, out, addend)
+    batch, channels, height, width = x.shape
+    tile = launch.map_tile(x, dilation)
+    sums = None
+    if stat is not None:
+        sums = x.new_empty(batch, tile.per_sample, channels, dtype=torch.float32)
+    # [k, k, C]; nothing is copied where the channels are innermost already.
+    weight = weight.squeeze(1).permute(1, 2, 0).contiguous()
     with torch.cuda.device_of(x):
-        _kernels().depthwise_kernel[(batch * tiles * -(-channels // channel_slice),)](
+        _kernels().depthwise_kernel[(tile.programs,)](
             x,
-            x.stride(),
+            launch.strides(x),
             weight,
-            _weight_strides(weight),
             contiguous(bias),
             contiguous(input_bias),
             addend,
-            None if addend is None else addend.stride(),
+            None if addend is None else launch.strides(addend),
             out,
-            out.stride(),
+            launch.strides(out),
             sums,
             height,
             width,
-            CHANNELS=channels,
-            K=weight.shape[-1],
+            channels,
+            dilation,
+            K=weight.shape[0],
             GELU_INPUT=gelu_input,
             GELU_OUTPUT=gelu_output,
             SQUARES=stat == 'norm',
-            TOKENS=tokens,
-            SLICE=channel_slice,
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            SLICE=tile.slice,
+            WHOLE=channels % tile.slice == 0,
+            WIDE=launch.needs_wide_offsets(*maps),
+            num_warps=tile.warps,
         )
     return out, sums
-
-
-def _weight_strides(weight: Tensor) -> tuple[int, ...]:
-    channel, _, row, column = weight.stride()
-    return channel, row, column
 
 
 def _kernels() -> ModuleType:
@@ -149,5 +189,10 @@ def _kernels() -> ModuleType:
 
 
 BACKENDS.register(
-    'triton', why_not, depthwise_conv2d, depthwise_conv2d_norm, depthwise_conv2d_stats
+    'triton',
+    why_not,
+    depthwise_conv2d,
+    depthwise_conv2d_weight_grad,
+    depthwise_conv2d_norm,
+    depthwise_conv2d_stats,
 )

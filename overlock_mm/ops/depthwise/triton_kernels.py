@@ -1,9 +1,14 @@
-"""Triton kernels of the depthwise operators.
+"""Triton kernels of the depthwise operators, for maps whose channels are adjacent in memory.
 
-A program owns a tile of pixels of one sample and a slice of channels, or all of them where a
-LayerNorm follows; neighbouring threads take neighbouring channels. Strides are given in the
-order (batch, channel, row, column), those of the weight as (channel, row, column). Optional
-tensors are None. Offsets are 64-bit: a map may exceed 2^31 elements.
+A program owns ROWS x COLUMNS pixels of one sample and SLICE channels. It goes over the columns of
+the kernel; for each of them it loads every input row once, for all the output rows that the row
+belongs to, and every tap once, for all output rows. A thread thus holds eight channels of one
+column in registers, and 16 bytes that it loads serve up to ROWS x 8 multiply-adds.
+
+All blocks of values have the shape [COLUMNS, SLICE], even those of one value per channel: another
+shape would be laid out over other threads, and get here through shared memory. Strides are given
+in the order (batch, row, column); channels have the stride 1. Offsets in a sample have 32 bits,
+or 64 where WIDE says that these are too few. Optional tensors are None.
 """
 
 import triton
@@ -17,71 +22,21 @@ def gelu(x):
 
 
 @triton.jit
-def map_offset(strides, batch, channel, y, x):
-    """Return element offsets of pixels and channels, int64: [T], [T] and [N] -> [T, N]."""
-    pixel = tl.cast(batch, tl.int64) * strides[0]
-    pixel = pixel + y.to(tl.int64) * strides[2] + x.to(tl.int64) * strides[3]
-    return pixel[:, None] + channel.to(tl.int64)[None, :] * strides[1]
+def with_channels(mask, channel, channels, WHOLE: tl.constexpr):
+    """Restrict a mask to channels that exist; WHOLE says that all do, which keeps loads wide."""
+    return mask if WHOLE else mask & (channel < channels)
 
 
 @triton.jit
-def load_parameter(pointer, channel, CHANNELS: tl.constexpr):
-    """Load one value per channel as a row, [1, N] float32."""
-    return tl.load(pointer + channel, mask=channel < CHANNELS, other=0.0).to(tl.float32)[None, :]
-
-
-@triton.jit
-def convolve(
-    x,
-    x_strides,
-    weight,
-    weight_strides,
-    bias,
-    input_bias,
-    batch,
-    channel,
-    row,
-    column,
-    height,
-    width,
-    CHANNELS: tl.constexpr,
-    K: tl.constexpr,
-    GELU_INPUT: tl.constexpr,
-    TOKENS: tl.constexpr,
-    SLICE: tl.constexpr,
-):
-    """Compute the convolution with bias at a tile's pixels, [T, N] float32."""
-    present = channel < CHANNELS
-    total = tl.zeros([TOKENS, SLICE], tl.float32)
-    if bias is not None:
-        total += load_parameter(bias, channel, CHANNELS)
-    for tap_row in range(K):
-        for tap_column in range(K):
-            y = row + tap_row - K // 2
-            z = column + tap_column - K // 2
-            inside = (y >= 0) & (y < height) & (z >= 0) & (z < width)
-            mask = inside[:, None] & present[None, :]
-            offset = map_offset(x_strides, batch, channel, y, z)
-            value = tl.load(x + offset, mask=mask, other=0.0).to(tl.float32)
-            if input_bias is not None:
-                # The padding stays zero.
-                value = tl.where(mask, value + load_parameter(input_bias, channel, CHANNELS), 0.0)
-            if GELU_INPUT:
-                value = gelu(value)
-            tap = channel.to(tl.int64) * weight_strides[0]
-            tap += tap_row * weight_strides[1] + tap_column * weight_strides[2]
-            w = tl.load(weight + tap, mask=present, other=0.0).to(tl.float32)
-            total += value * w[None, :]
-    return total
-
-
-@triton.jit
-def tile_of(index, height, width, TOKENS: tl.constexpr):
-    """Return rows, columns and validity of a tile's pixels, clamped to the map."""
-    token = index * TOKENS + tl.arange(0, TOKENS)
-    count = height * width
-    last = tl.minimum(token, count - 1)
-    return last // width, last % width, token < count
+def tile_of(index, height, width, dilation, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return (sample, first row, first column) of a tile; its rows follow at steps of dilation."""
+    columns = tl.cdiv(width, COLUMNS)
+    blocks = tl.cdiv(tl.cdiv(height, dilation), ROWS) * dilation
+    column = index % columns * COLUMNS
+    index = index // columns
+    block = index % blocks
+    row = block % dilation + block // dilation * ROWS * dilation
+    return index // blocks, row, column
 
 
 @triton.jit
@@ -89,7 +44,6 @@ def depthwise_kernel(
     x,
     x_strides,
     weight,
-    weight_strides,
     bias,
     input_bias,
     addend,
@@ -99,114 +53,209 @@ def depthwise_kernel(
     sums,
     height,
     width,
-    CHANNELS: tl.constexpr,
+    channels,
+    dilation,
     K: tl.constexpr,
     GELU_INPUT: tl.constexpr,
     GELU_OUTPUT: tl.constexpr,
     SQUARES: tl.constexpr,
-    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
     SLICE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    WIDE: tl.constexpr,
 ):
     """Compute a tile of the map and its sums [B, tiles, C]; grid (B * tiles * slices,)."""
-    slices = tl.cdiv(CHANNELS, SLICE)
-    tiles = tl.cdiv(height * width, TOKENS)
-    channel = tl.program_id(0) % slices * SLICE + tl.arange(0, SLICE)
-    tile = tl.program_id(0) // slices  # batch * tiles + tile
-    batch = tile // tiles
-    row, column, valid = tile_of(tile % tiles, height, width, TOKENS)
-    total = convolve(
-        x,
-        x_strides,
-        weight,
-        weight_strides,
-        bias,
-        input_bias,
-        batch,
-        channel,
-        row,
-        column,
-        height,
-        width,
-        CHANNELS,
-        K,
-        GELU_INPUT,
-        TOKENS,
-        SLICE,
-    )
-    mask = valid[:, None] & (channel < CHANNELS)[None, :]
-    if addend is not None:
-        offset = map_offset(addend_strides, batch, channel, row, column)
-        total += tl.load(addend + offset, mask=mask, other=0.0).to(tl.float32)
-    if GELU_OUTPUT:
-        total = gelu(total)
-    offset = map_offset(out_strides, batch, channel, row, column)
-    tl.store(out + offset, total.to(out.dtype.element_ty), mask=mask)
+    OFFSET: tl.constexpr = tl.int64 if WIDE else tl.int32
+    slices = tl.cdiv(channels, SLICE)
+    index = tl.program_id(0) // slices  # batch * tiles + tile
+    batch, first_row, first_column = tile_of(index, height, width, dilation, ROWS, COLUMNS)
+    batch = tl.cast(batch, tl.int64)
+    column = first_column + tl.arange(0, COLUMNS)[:, None]
+    channel = tl.program_id(0) % slices * SLICE + tl.arange(0, SLICE)[None, :]
+    everywhere = channel + tl.zeros([COLUMNS, 1], tl.int32)
+    present = with_channels(everywhere >= 0, channel, channels, WHOLE)
+
+    start = tl.zeros([COLUMNS, SLICE], tl.float32)
+    if bias is not None:
+        start += tl.load(bias + everywhere, mask=present, other=0.0).to(tl.float32)
+    if input_bias is not None:
+        shift = tl.load(input_bias + everywhere, mask=present, other=0.0).to(tl.float32)
+    totals = ()
+    for _ in tl.static_range(ROWS):
+        totals += (start,)
+
+    x += batch * x_strides[0]
+    top = first_row - K // 2 * dilation
+    for tap_column in range(K):
+        z = column + (tap_column - K // 2) * dilation
+        on_map = with_channels((z >= 0) & (z < width), channel, channels, WHOLE)
+        offset = z.to(OFFSET) * x_strides[2] + channel
+        taps = ()  # those of this row and of the ROWS - 1 above it
+        for row in tl.static_range(ROWS + K - 1):
+            y = top + row * dilation
+            inside = on_map & (y >= 0) & (y < height)
+            pointer = x + (offset + tl.cast(y, OFFSET) * x_strides[1])
+            value = tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
+            if input_bias is not None:
+                value = tl.where(inside, value + shift, 0.0)  # the padding stays zero
+            if GELU_INPUT:
+                value = gelu(value)
+            if row < K:
+                pointer = weight + (row * K + tap_column) * channels + everywhere
+                tap = tl.load(pointer, mask=present, other=0.0).to(tl.float32)
+            taps = (tap,) + taps[: ROWS - 1]
+            updated = ()
+            for n in tl.static_range(ROWS):
+                if row >= n and row - n < K:
+                    updated += (totals[n] + value * taps[n],)
+                else:
+                    updated += (totals[n],)
+            totals = updated
+
+    out += batch * out_strides[0]
+    offset = column.to(OFFSET) * out_strides[2] + channel
+    valid = with_channels(column < width, channel, channels, WHOLE)
+    total_sum = tl.zeros([COLUMNS, SLICE], tl.float32)
+    for n in tl.static_range(ROWS):
+        y = first_row + n * dilation
+        mask = valid & (y < height)
+        total = totals[n]
+        if addend is not None:
+            pointer = addend + batch * addend_strides[0] + channel
+            pointer += tl.cast(y, OFFSET) * addend_strides[1]
+            pointer += column.to(OFFSET) * addend_strides[2]
+            total += tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
+        if GELU_OUTPUT:
+            total = gelu(total)
+        pointer = out + (offset + tl.cast(y, OFFSET) * out_strides[1])
+        tl.store(pointer, total.to(out.dtype.element_ty), mask=mask)
+        if sums is not None:
+            total_sum += tl.where(mask, total * total if SQUARES else total, 0.0)
     if sums is not None:
-        total = tl.where(mask, total * total if SQUARES else total, 0.0)
-        flat = tl.cast(tile, tl.int64) * CHANNELS + channel
-        tl.store(sums + flat, tl.sum(total, 0), mask=channel < CHANNELS)
+        flat = tl.cast(index, tl.int64) * channels + channel
+        tl.store(sums + flat, tl.sum(total_sum, 0)[None, :], mask=channel < channels)
 
 
 @triton.jit
 def norm_kernel(
-    x,
-    x_strides,
-    weight,
-    weight_strides,
-    bias,
+    y,
     norm_weight,
     norm_bias,
     skip_weight,
     skip_bias,
-    out,
     normed,
-    out_strides,
     eps,
-    height,
-    width,
-    CHANNELS: tl.constexpr,
-    K: tl.constexpr,
-    TOKENS: tl.constexpr,
+    pixels,
+    channels,
+    PIXELS: tl.constexpr,
     SLICE: tl.constexpr,
 ):
-    """Compute a tile of both maps for all channels (SLICE is C padded); grid (B * tiles,)."""
-    tiles = tl.cdiv(height * width, TOKENS)
-    batch = tl.program_id(0) // tiles
-    row, column, valid = tile_of(tl.program_id(0) % tiles, height, width, TOKENS)
+    """Normalise pixels of y, [pixels, C], over their channels, and scale y; grid (tiles,).
+
+    SLICE is C padded. The norm is that of y before it is scaled, in place, for the skip path.
+    """
+    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     channel = tl.arange(0, SLICE)
-    total = convolve(
-        x,
-        x_strides,
-        weight,
-        weight_strides,
-        bias,
-        None,
-        batch,
-        channel,
-        row,
-        column,
-        height,
-        width,
-        CHANNELS,
-        K,
-        False,
-        TOKENS,
-        SLICE,
-    )
-    # The norm is that of the map after a separate convolution.
-    total = total.to(out.dtype.element_ty).to(tl.float32)
-    present = (channel < CHANNELS)[None, :]
-    mean = tl.sum(total, 1) / CHANNELS
-    distance = tl.where(present, total - mean[:, None], 0.0)
-    variance = tl.sum(distance * distance, 1) / CHANNELS
+    present = channel < channels
+    mask = (pixel < pixels)[:, None] & present[None, :]
+    offset = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
+    value = tl.load(y + offset, mask=mask, other=0.0).to(tl.float32)
+    mean = tl.sum(value, 1) / channels
+    distance = tl.where(present[None, :], value - mean[:, None], 0.0)
+    variance = tl.sum(distance * distance, 1) / channels
     result = distance / tl.sqrt(variance + eps)[:, None]
-    result = result * load_parameter(norm_weight, channel, CHANNELS)
-    result += load_parameter(norm_bias, channel, CHANNELS)
+    result = result * load_parameter(norm_weight, channel, channels)
+    result += load_parameter(norm_bias, channel, channels)
+    tl.store(normed + offset, result.to(normed.dtype.element_ty), mask=mask)
     if skip_weight is not None:
-        total = total * load_parameter(skip_weight, channel, CHANNELS)
-    if skip_bias is not None:
-        total += load_parameter(skip_bias, channel, CHANNELS)
-    mask = valid[:, None] & present
-    offset = map_offset(out_strides, batch, channel, row, column)
-    tl.store(out + offset, total.to(out.dtype.element_ty), mask=mask)
-    tl.store(normed + offset, result.to(out.dtype.element_ty), mask=mask)
+        value = value * load_parameter(skip_weight, channel, channels)
+        if skip_bias is not None:
+            value += load_parameter(skip_bias, channel, channels)
+        tl.store(y + offset, value.to(y.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def load_parameter(pointer, channel, channels):
+    """Load one value per channel as a row, [1, N] float32."""
+    return tl.load(pointer + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
+
+
+@triton.jit
+def weight_grad_kernel(
+    x,
+    x_strides,
+    grad_out,
+    grad_out_strides,
+    sums,
+    batches,
+    height,
+    width,
+    channels,
+    dilation,
+    chunks,
+    K: tl.constexpr,
+    TAPS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SLICE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    """Sum the gradient of some taps over a share of the tiles, [chunks, K, K, C].
+
+    Grid (chunks * slices * blocks of taps,). A group of taps are TAPS taps of one column of the
+    kernel, from the top or from where the last group ends. A program has GROUPS of them side by
+    side, COLUMNS lanes each, so that they share what they load in the first cache.
+    """
+    OFFSET: tl.constexpr = tl.int64 if WIDE else tl.int32
+    lane = tl.arange(0, GROUPS * COLUMNS)[:, None]
+    blocks: tl.constexpr = tl.cdiv(tl.cdiv(K, TAPS) * K, GROUPS)
+    first_group = tl.program_id(0) % blocks * GROUPS
+    group = first_group + lane // COLUMNS
+    slices = tl.cdiv(channels, SLICE)
+    index = tl.program_id(0) // blocks
+    channel = index % slices * SLICE + tl.arange(0, SLICE)[None, :]
+    chunk = index // slices
+
+    totals = ()
+    for _ in tl.static_range(TAPS):
+        totals += (tl.zeros([GROUPS * COLUMNS, SLICE], tl.float32),)
+    tiles = batches * tl.cdiv(tl.cdiv(height, dilation), ROWS) * dilation * tl.cdiv(width, COLUMNS)
+    for tile in range(chunk, tiles, chunks):
+        batch, first_row, first_column = tile_of(tile, height, width, dilation, ROWS, COLUMNS)
+        batch = tl.cast(batch, tl.int64)
+        column = first_column + lane % COLUMNS
+        mask = with_channels(column < width, channel, channels, WHOLE)
+        offset = column.to(OFFSET) * grad_out_strides[2] + channel
+        gradients = ()
+        for n in tl.static_range(ROWS):
+            y = first_row + n * dilation
+            pointer = grad_out + batch * grad_out_strides[0]
+            pointer += offset + tl.cast(y, OFFSET) * grad_out_strides[1]
+            gradient = tl.load(pointer, mask=mask & (y < height), other=0.0)
+            gradients += (gradient.to(tl.float32),)
+        z = column + (group % K - K // 2) * dilation
+        mask = with_channels((z >= 0) & (z < width), channel, channels, WHOLE)
+        offset = z.to(OFFSET) * x_strides[2] + channel
+        top = first_row + (group // K * TAPS - K // 2) * dilation
+        for row in tl.static_range(ROWS + TAPS - 1):
+            y = top + row * dilation
+            inside = mask & (y >= 0) & (y < height)
+            pointer = x + batch * x_strides[0] + (offset + y.to(OFFSET) * x_strides[1])
+            value = tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
+            updated = ()
+            for tap in tl.static_range(TAPS):
+                if row >= tap and row - tap < ROWS:
+                    updated += (totals[tap] + value * gradients[row - tap],)
+                else:
+                    updated += (totals[tap],)
+            totals = updated
+
+    group = first_group + tl.arange(0, GROUPS)[:, None]
+    for tap in tl.static_range(TAPS):
+        total = tl.sum(tl.reshape(totals[tap], [GROUPS, COLUMNS, SLICE]), 1)
+        row = group // K * TAPS + tap
+        offset = ((chunk * K + row) * K + group % K) * channels + channel
+        tl.store(sums + offset, total, mask=(row < K) & (channel < channels))
