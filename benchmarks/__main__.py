@@ -48,12 +48,16 @@ def parser() -> argparse.ArgumentParser:
         choices=('wall', 'cpu'),
         help='cpu: time of the processor, where it does other work meanwhile; for one thread',
     )
-    for command, budget in (
-        (measuring, 'time taken; 1, and less in a tier'),
-        (whole, 'case on a CPU (40), or time taken on a GPU (2, and less in a tier)'),
+    for command, names, budget in (
+        (measuring, 'CASE DTYPE', 'time taken; 1, and less in a tier'),
+        (
+            whole,
+            'names of cases',
+            'case on a CPU (40), or time taken on a GPU (2, and less in a tier)',
+        ),
     ):
         command.add_argument('--device', default='cpu', choices=('cpu', 'cuda'))
-        command.add_argument('--cases', default='', help='regular expression for names of cases')
+        command.add_argument('--cases', default='', help=f'regular expression for {names}')
         command.add_argument('--budget', type=float, help=f'seconds per {budget}')
         gpu = command.add_argument_group(
             'on a GPU',

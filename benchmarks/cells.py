@@ -20,7 +20,7 @@ logger = logging.getLogger('benchmarks')
 AGAIN = 5.0
 
 
-class OutOfTimeError(RuntimeError):
+class OutOfTimeError(TimeoutError):
     """A cell took longer than it may."""
 
 

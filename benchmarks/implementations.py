@@ -108,7 +108,8 @@ def _flex_attention(case: Case, device: torch.device) -> Implementation:
 
         def score(s: Tensor, b: Tensor, g: Tensor, query: Tensor, neighbour: Tensor) -> Tensor:
             row, column = offset(query, neighbour)
-            return logits[b, g, query, (row * k + column).clamp(0, k * k - 1)]
+            # The score is zero, but its gradient must exist.
+            return s + logits[b, g, query, (row * k + column).clamp(0, k * k - 1)]
 
         value = x[2].flatten(3).mT.contiguous()
         nothing = torch.zeros_like(value)

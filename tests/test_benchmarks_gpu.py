@@ -174,6 +174,13 @@ def test_a_lost_card_is_left_to_another_process(tmp_path, monkeypatch):
     assert argv[1:] == ['-m', 'benchmarks', 'run', '--tier', '3', '--limit', '90']
 
 
+@pytest.mark.parametrize('option', [('--tier', '3'), ('--limit', '9'), ('--fresh',)])
+def test_options_of_a_gpu_are_refused_on_a_cpu(option, capsys):
+    with pytest.raises(SystemExit):
+        __main__.main(['run', *option])
+    assert '--tier, --limit and --fresh are for --device cuda.' in capsys.readouterr().err
+
+
 def test_tiers_hold_what_their_help_says():
     work = [
         run.label((case, dtype))
