@@ -91,6 +91,25 @@ class Case:
         return asdict(self)
 
 
+def in_channels_last(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors of a ContMix call as a network in channels_last memory has them.
+
+    All groups of a token lie side by side, as in the maps [B, G * C, H, W] of which they are views.
+    Tensors of the aggregation, whose channels are innermost anyway, stay as they are.
+    """
+    if len(tensors) != 6:
+        return tensors
+    query, key, value, *parameters = tensors
+
+    def innermost(x: Tensor) -> Tensor:
+        copy = x.detach().flatten(1, 2).to(memory_format=torch.channels_last).view_as(x)
+        return copy.requires_grad_(x.requires_grad)
+
+    regions = key.detach().unflatten(3, (REGION_GRID, REGION_GRID))
+    key = innermost(regions).flatten(3).requires_grad_(key.requires_grad)
+    return [innermost(query), key, innermost(value), *parameters]
+
+
 def floor_bytes(tensors: list[Tensor], backward: bool) -> int:
     """Bytes that any implementation must move: each input read and each result written once.
 
@@ -103,10 +122,12 @@ def floor_bytes(tensors: list[Tensor], backward: bool) -> int:
     return 3 * inputs + 2 * output if backward else inputs + output
 
 
-def all_cases() -> Iterator[Case | DepthwiseCase]:
-    """The registry, small first."""
+def all_cases(device: str = 'cpu') -> Iterator[Case | DepthwiseCase]:
+    """The registry, small first; on 'cuda' also the convolutions of training."""
     yield from contmix_cases()
     yield from depthwise.all_cases()
+    if device == 'cuda':
+        yield from depthwise.training_cases()
 
 
 def contmix_cases() -> Iterator[Case]:

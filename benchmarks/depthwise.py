@@ -1,13 +1,15 @@
-"""Depthwise convolutions with their surroundings, as the deployed network calls them.
+"""Depthwise convolutions: with their surroundings, as the deployed network calls them, and bare.
 
-Forward only: the operators are for inference, and their gradient is that of the definition.
+With their surroundings they are for inference, and only their forward pass is measured.
 """
 
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from overlock_mm import ops
@@ -22,15 +24,17 @@ EPS = 1e-6
 IMAGES = {(224, 224): (1, 8), (512, 512): (1,), (800, 1280): (1,)}
 #: What is timed: all its results, as a tuple.
 Implementation = Callable[[], tuple[Tensor, ...]]
+Convolution = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class DepthwiseCase:
-    """One call as the deployed network makes it.
+    """One call as the network makes it.
 
     Attributes:
-        op: 'depthwise_norm' (then LayerNorm), 'depthwise_mean' (then the mean, for
-            squeeze-excite), or 'depthwise_mlp' (GELU before, then the norm, for GRN).
+        op: In the deployed network 'depthwise_norm' (then LayerNorm), 'depthwise_mean' (then the
+            mean, for squeeze-excite), or 'depthwise_mlp' (GELU before, then the norm, for GRN);
+            'depthwise_train' is the bare convolution of training.
         batch: B.
         channels: C.
         height: Rows of the map.
@@ -66,6 +70,11 @@ class DepthwiseCase:
         x = normal(self.batch, c, self.height, self.width)
         weight = normal(c, 1, k, k) / k
         return [x.to(memory_format=torch.channels_last), weight, *(normal(c) for _ in range(3))]
+
+    def training_arguments(self, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+        """Map and weight, leaves that ask for gradients; the weight stays float32."""
+        x, weight, *_ = self.arguments(device, torch.float32)
+        return [x.to(dtype).requires_grad_(), weight.requires_grad_()]
 
     def forward_flops(self) -> int:
         """Operations of the convolution, with a multiply-add counted as two, borders included."""
@@ -139,6 +148,43 @@ def _stat(case: DepthwiseCase) -> str:
 def expected_results(case: DepthwiseCase, tensors: list[Tensor]) -> tuple[Tensor, ...]:
     """All results of the definition, in float32 from the same values."""
     return _chain(case, *(x.float() for x in tensors))
+
+
+def training_functions(
+    case: DepthwiseCase, device: torch.device, dtype: torch.dtype
+) -> tuple[dict[str, Convolution], dict[str, Convolution]]:
+    """Our backends with gradients, and the library, as functions of map and weight."""
+    call = Call('depthwise_conv2d', device, dtype, kernel_size=case.kernel_size, gradient=True)
+    able = {name for name, why in ops.available_backends(call).items() if not why}
+    backends: dict[str, Convolution] = {
+        name: partial(ops.depthwise_conv2d, backend=name)
+        for name in BACKENDS
+        if name in able - {'reference'}
+    }
+    library: dict[str, Convolution] = {'library': _convolution}
+    if device.type == 'cuda':
+        library['library, without cuDNN'] = _convolution_without_cudnn
+    return backends, library
+
+
+def _convolution(x: Tensor, weight: Tensor) -> Tensor:
+    channels, _, k, _ = weight.shape
+    return F.conv2d(x, weight.to(x.dtype), padding=k // 2, groups=channels)
+
+
+def _convolution_without_cudnn(x: Tensor, weight: Tensor) -> Tensor:
+    with torch.backends.cudnn.flags(enabled=False):
+        return _convolution(x, weight)
+
+
+def training_cases(arch: OverLoCKArch = ARCHS['t'], batch: int = 64) -> Iterator[DepthwiseCase]:
+    """The large kernels at every resolution of an image of 224 x 224."""
+    for stage, (channels, kernel_size) in enumerate(
+        zip(arch.channels, arch.kernel_sizes, strict=True)
+    ):
+        side = 224 >> (stage + 2)
+        origin = f'T, stage {stage + 1}, 224 x 224'
+        yield DepthwiseCase('depthwise_train', batch, channels, side, side, kernel_size, origin)
 
 
 def all_cases(arch: OverLoCKArch = ARCHS['t']) -> Iterator[DepthwiseCase]:

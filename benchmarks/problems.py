@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +77,8 @@ def cotangent_of(tensors: list[Tensor]) -> Tensor:
     """Gradient of the output, which has the shape and dtype of the value."""
     value = tensors[2] if len(tensors) == 6 else tensors[1]
     steps = torch.arange(value.numel(), device=value.device)
-    return ((steps * 7 % 13 - 6) / 6).to(value.dtype).view(value.shape)
+    # In the layout of the value.
+    return torch.empty_like(value).copy_(((steps * 7 % 13 - 6) / 6).view(value.shape)).detach()
 
 
 def expected_results(case: Case, tensors: list[Tensor], cotangent: Tensor) -> list[Tensor]:
@@ -117,42 +118,115 @@ def problem(case: Case | DepthwiseCase, device: torch.device, dtype: torch.dtype
     Raises:
         RuntimeError: They do not fit into the device's memory.
     """
-    make = _of_depthwise if isinstance(case, DepthwiseCase) else _of_contmix
-    return make(case, device, dtype)
+    if not isinstance(case, DepthwiseCase):
+        return _of_contmix(case, device, dtype)
+    if case.op == 'depthwise_train':
+        return _of_convolution(case, device, dtype)
+    return _of_depthwise(case, device, dtype)
+
+
+@dataclass(frozen=True)
+class Differentiable:
+    """A function and the tensors with whose layout it is called.
+
+    Attributes:
+        call: The function.
+        tensors: Its arguments, all of which get gradients.
+        cotangent: That of the output.
+    """
+
+    call: Callable[..., Tensor]
+    tensors: list[Tensor]
+    cotangent: Tensor
+
+    def forward(self) -> Tensor:
+        """Its output."""
+        with torch.no_grad():
+            return self.call(*self.tensors)
+
+    def forward_backward(self) -> list[Tensor]:
+        """Its output and all gradients."""
+        return results_of(self.call, self.tensors, self.cotangent)
 
 
 def _of_contmix(case: Case, device: torch.device, dtype: torch.dtype) -> Problem:
-    tensors = case.arguments(device, dtype)
-    cotangent = cotangent_of(tensors)
-
-    def forward(function: Function) -> Tensor:
-        with torch.no_grad():
-            return function(*tensors)
-
-    def forward_backward(function: Function) -> list[Tensor]:
-        return results_of(function, tensors, cotangent)
+    planes = case.arguments(device, dtype)
+    # On a GPU networks run in channels_last memory.
+    tensors = cases.in_channels_last(planes) if device.type == 'cuda' else planes
+    ours = implementations.backends(case, tensors)
+    bound = _bound(ours, tensors)
+    if tensors is not planes:
+        bound |= _bound(ours, planes, ', NCHW')
 
     def floor(backward: bool) -> dict[str, int]:
         # Two products for the gradients and one recomputation for the forward's one.
         flops = case.forward_flops() * (4 if backward else 1)
         return {'bytes': cases.floor_bytes(tensors, backward), 'flops': flops}
 
-    ours = implementations.backends(case, tensors)
     return Problem(
         case,
         dtype,
-        ours,
-        implementations.baselines(case, device),
-        forward_backward,
-        expected_results(case, tensors, cotangent),
-        {'forward': forward, 'forward_backward': forward_backward},
+        bound,
+        _bound(implementations.baselines(case, device), tensors),
+        Differentiable.forward_backward,
+        expected_results(case, tensors, cotangent_of(tensors)),
+        PARTS,
         {'forward': floor(False), 'forward_backward': floor(True)},
         lambda name: (
             cases.floor_bytes(tensors, True)
-            if name in ours
+            if name in bound
             else implementations.needed_bytes(case, name)
         ),
     )
+
+
+def _of_convolution(case: DepthwiseCase, device: torch.device, dtype: torch.dtype) -> Problem:
+    tensors = case.training_arguments(device, dtype)
+    planes = [x.detach().contiguous().requires_grad_() for x in tensors]
+    ours, library = depthwise.training_functions(case, device, dtype)
+    full = [x.detach().float().requires_grad_() for x in tensors]
+    cotangent = cotangent_of([tensors[1], tensors[0]])
+    size = tensors[0].numel() * tensors[0].element_size()
+    flops = case.forward_flops()
+    return Problem(
+        case,
+        dtype,
+        _bound(ours, tensors, cotangent=cotangent),
+        {
+            **_bound(library, tensors, cotangent=cotangent),
+            **_bound(library, planes, ', NCHW', cotangent=cotangent.contiguous()),
+        },
+        Differentiable.forward_backward,
+        results_of(library['library'], full, cotangent.float()),
+        PARTS,
+        {
+            'forward': {'bytes': 2 * size, 'flops': flops},
+            # The map and the output's gradient are read, and that of the map is written.
+            'forward_backward': {'bytes': 5 * size, 'flops': 3 * flops},
+        },
+        lambda name: 4 * 4 * tensors[0].numel(),
+    )
+
+
+#: What is timed where there is a gradient.
+PARTS: dict[str, Callable[[Function], object]] = {
+    'forward': Differentiable.forward,
+    'forward_backward': Differentiable.forward_backward,
+}
+
+
+def _bound(
+    functions: Mapping[str, Callable[..., Tensor]],
+    tensors: list[Tensor],
+    suffix: str = '',
+    cotangent: Tensor | None = None,
+) -> dict[str, Function]:
+    """The functions on tensors in a layout, which the suffix names."""
+    cotangent = cotangent_of(tensors) if cotangent is None else cotangent
+    return {
+        name + suffix: Differentiable(function, tensors, cotangent)
+        for name, function in functions.items()
+    }
 
 
 def _of_depthwise(case: DepthwiseCase, device: torch.device, dtype: torch.dtype) -> Problem:

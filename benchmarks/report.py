@@ -39,6 +39,9 @@ can hide or not.
 - *depthwise* cases are those of the deployed network, forward only, maps in channels_last
   memory: LayerNorm of the result (*norm*), its mean (*mean*), GELU before and the L2 norm
   of the result (*mlp*). Their *chain* is one library function after the other, also on NCHW maps.
+  *train* is the bare convolution with its gradients, on a GPU, beside that of the library.
+- On a GPU ContMix gets maps in channels_last memory, except where *NCHW* is stated. *Without cuDNN*
+  the library uses the depthwise kernels of PyTorch.
 """
 PARTS = {'forward': 'Forward', 'forward_backward': 'Forward and backward'}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -59,9 +59,9 @@ def gpu_plan(deadline: Deadline, fresh: bool = False) -> Plan:
     )
 
 
-def all_work(dtypes: Sequence[torch.dtype]) -> list[Work]:
+def all_work(device: str) -> list[Work]:
     """Every case in every dtype."""
-    return [(case, dtype) for case in cases.all_cases() for dtype in dtypes]
+    return [(case, dtype) for case in cases.all_cases(device) for dtype in DTYPES[device]]
 
 
 def label(work: Work) -> str:
@@ -98,7 +98,7 @@ def run(
         DeviceLostError: The process can no longer use the card; what was measured is stored.
     """
     plan = plan or Plan()
-    registry = all_work(DTYPES[device.type])
+    registry = all_work(device.type)
     work = registry
     if tier is not None:
         work = tiers.selected(work, map(label, work), tier, 'operators')

@@ -45,22 +45,23 @@ TIERS = {
         Tier(
             3,
             r'^(contmix-b2-g8-c16-50x80-k13|contmix-b64-g8-c16-14x14-k13|neighborhood_aggregate.*'
-            r'|depthwise_mean-b8-c64-56x56-k17|depthwise_mlp-b8-c256-56x56-k3) bfloat16$',
+            r'|depthwise_train-b64-c64-56x56-k17|depthwise_mean-b8-c64-56x56-k17'
+            r'|depthwise_mlp-b8-c256-56x56-k3) bfloat16$',
             r'^(OverLoCK-XT|ConvNeXt-T) .*-224x224$',
             0.1,
             0.3,
             'bfloat16: ContMix of OverLoCK-T with K 13 at 800 x 1280 and at 224 x 224, the '
-            'aggregation, two depthwise cases; OverLoCK-XT and ConvNeXt-T at 224 x 224',
+            'aggregation, three depthwise cases; OverLoCK-XT and ConvNeXt-T at 224 x 224',
         ),
         Tier(
             8,
-            r'^(contmix-b(2|64)-g(8|16)-c16-(50x80|25x40|14x14|7x7)-k(13|7|5)|depthwise_.*-b8-.*) '
-            r'bfloat16$|^contmix-b2-g8-c16-50x80-k13 float32$',
+            r'^(contmix-b(2|64)-g(8|16)-c16-(50x80|25x40|14x14|7x7)-k(13|7|5)'
+            r'|depthwise_.*-b(8|64)-.*) bfloat16$|^contmix-b2-g8-c16-50x80-k13 float32$',
             r'^(OverLoCK-(XT|T)|ConvNeXt-(T|B)) ',
             0.2,
             0.5,
             'adds: all ContMix calls of OverLoCK-T at these sizes, one in float32, all depthwise '
-            'cases of batch 8; OverLoCK-T, ConvNeXt-B and images of 800 x 1280',
+            'cases of batch 8 and of training; OverLoCK-T, ConvNeXt-B and images of 800 x 1280',
         ),
         Tier(30, '', '', 0.3, 1.0, 'adds: all other cases and networks'),
     )

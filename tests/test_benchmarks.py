@@ -20,7 +20,7 @@ CPU = torch.device('cpu')
 
 @pytest.fixture
 def tiny_cases(monkeypatch):
-    monkeypatch.setattr(cases, 'all_cases', lambda: [TINY, TINY_AGGREGATE])
+    monkeypatch.setattr(cases, 'all_cases', lambda *_: [TINY, TINY_AGGREGATE])
     monkeypatch.setattr(
         run.measure,
         'identity',
@@ -56,7 +56,7 @@ def test_results_become_a_page(tiny_cases, tmp_path):
 
 
 def test_depthwise_cases_are_forward_only(tiny_cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(cases, 'all_cases', lambda: TINY_DEPTHWISE)
+    monkeypatch.setattr(cases, 'all_cases', lambda *_: TINY_DEPTHWISE)
     path = run.run(CPU, '', budget=0, baselines='', results=tmp_path)
     results = json.loads(path.read_text())['results']
     assert [r['case']['name'] for r in results] == [case.name for case in TINY_DEPTHWISE]

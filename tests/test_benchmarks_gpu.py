@@ -24,6 +24,7 @@ from benchmarks import (
     tiers,
 )
 from benchmarks.cells import Deadline, DeviceLostError
+from benchmarks.depthwise import DepthwiseCase
 from benchmarks.networks import Network, NetworkCase
 from overlock_mm import OverLoCK
 from tests.test_benchmark_networks import ARCH
@@ -32,13 +33,14 @@ from tests.test_benchmarks import TINY, TINY_AGGREGATE, TINY_DEPTHWISE
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device('cpu')
 MACHINE = {'date': '2026-01-31', 'device': 'Some GPU', 'threads': 1, 'versions': {'torch': '2'}}
-REGISTRY = (TINY, TINY_AGGREGATE, *TINY_DEPTHWISE)
+TRAINING = DepthwiseCase('depthwise_train', 1, 6, 5, 4, 3, 'a test')
+REGISTRY = (TINY, TINY_AGGREGATE, *TINY_DEPTHWISE, TRAINING)
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     """A card with tiny cases, and a compiler that leaves everything as it is."""
-    monkeypatch.setattr(cases, 'all_cases', lambda: REGISTRY)
+    monkeypatch.setattr(cases, 'all_cases', lambda *_: REGISTRY)
     monkeypatch.setattr(run.measure, 'identity', lambda device: dict(MACHINE))
     rates = {'copy_bytes_per_s': 1e9, 'matmul_flops_per_s': {'float32': 1e9}}
     monkeypatch.setattr(run.measure, 'rates', lambda *_: rates)
@@ -69,10 +71,26 @@ def test_what_is_compiled_comes_last(tmp_path, asked):
     content = measure(tmp_path)
     assert [r['case']['name'] for r in content['results']] == [case.name for case in REGISTRY]
     assert asked[-1] == f'{TINY.name}: chain, unfold, compiled'
+    training = content['results'][-1]['implementations']
+    assert {'library', 'library, NCHW'} <= set(training)
+    assert all(cell['forward_backward']['runs'] >= 3 for cell in training.values())
     first = content['results'][0]['implementations']
     assert all(cell['peak_extra_bytes'] >= 0 for cell in first.values())
     page = report.write(tmp_path, tmp_path / 'page.md').read_text()
     assert '## GPU\n\n### Some GPU\n\n2026-01-31; 1 threads; torch 2' in page
+
+
+@pytest.mark.parametrize('case', REGISTRY[:2], ids=lambda case: case.op)
+def test_channels_last_changes_the_layout_only(case):
+    planes = case.arguments(CPU, torch.float32)
+    tensors = cases.in_channels_last(planes)
+    assert all(map(torch.equal, tensors, planes))
+    assert all(x.requires_grad and x.is_leaf for x in tensors)
+    innermost = 2 if case is TINY else -1
+    assert all(x.stride(innermost) == 1 for x in tensors[:2])
+    cotangent = run.problems.cotangent_of(tensors)
+    assert cotangent.stride() == tensors[2 if case is TINY else 1].stride()
+    assert torch.equal(cotangent, run.problems.cotangent_of(planes))
 
 
 def test_a_second_start_goes_on(tmp_path, asked):
@@ -184,7 +202,11 @@ def test_options_of_a_gpu_are_refused_on_a_cpu(option, capsys):
 def test_tiers_hold_what_their_help_says():
     work = [
         run.label((case, dtype))
-        for case in (*cases.contmix_cases(), *cases.depthwise.all_cases())
+        for case in (
+            *cases.contmix_cases(),
+            *cases.depthwise.all_cases(),
+            *cases.depthwise.training_cases(),
+        )
         for dtype in run.DTYPES['cuda']
     ]
     small, middle, everything = (tiers.selected(work, work, m, 'operators') for m in tiers.TIERS)
@@ -194,8 +216,9 @@ def test_tiers_hold_what_their_help_says():
         'contmix-b2-g8-c16-50x80-k13 bfloat16',
         'depthwise_mean-b8-c64-56x56-k17 bfloat16',
         'depthwise_mlp-b8-c256-56x56-k3 bfloat16',
+        'depthwise_train-b64-c64-56x56-k17 bfloat16',
     ]
-    assert middle[:5] == small and 'contmix-b2-g8-c16-50x80-k13 float32' in middle
+    assert middle[:6] == small and 'contmix-b2-g8-c16-50x80-k13 float32' in middle
     assert sorted(everything) == sorted(work) and len(middle) < len(work) / 2
     pairs = [
         f'{network.name} {case.name}'
@@ -310,7 +333,7 @@ import sys
 from pathlib import Path
 from tests import test_benchmarks_gpu as dry
 run, implementations = dry.run, dry.implementations
-dry.cases.all_cases = lambda: dry.TINY_DEPTHWISE[:1]
+dry.cases.all_cases = lambda *_: dry.TINY_DEPTHWISE[:1]
 run.measure.identity = lambda device: dict(dry.MACHINE)
 run.measure.rates = lambda *_: {'copy_bytes_per_s': 1e9, 'matmul_flops_per_s': {'float32': 1e9}}
 plan = run.gpu_plan(dry.Deadline(cell=60))

@@ -12,7 +12,6 @@ from benchmarks import cases, depthwise
 from benchmarks.cases import Case
 from benchmarks.depthwise import DepthwiseCase
 from overlock_mm import ops
-from overlock_mm.layers.contmix import REGION_GRID
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.contmix.backends import BACKENDS as CONTMIX
 from overlock_mm.ops.depthwise.backends import BACKENDS as DEPTHWISE
@@ -115,14 +114,7 @@ class GpuCall:
             return [tensors[0].contiguous() if planes else tensors[0], *tensors[1:]]
         if planes or case.op == 'neighborhood_aggregate':
             return tensors
-        query, key, value, *parameters = tensors
-        regions = key.unflatten(3, (REGION_GRID, REGION_GRID))
-        query, regions, value = (
-            # All groups of a token lie side by side.
-            x.flatten(1, 2).to(memory_format=torch.channels_last).view_as(x)
-            for x in (query, regions, value)
-        )
-        return [query, regions.flatten(3), value, *parameters]
+        return cases.in_channels_last(tensors)
 
 
 def all_calls() -> Iterator[GpuCall]:
