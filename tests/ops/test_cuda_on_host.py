@@ -82,8 +82,13 @@ class TokenGradients(ctypes.Structure):
 
 class AggregateSizes(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int64)
-        for name in ('batches', 'groups', 'height', 'width', 'channels', 'kernel_size', 'dilation')
+        ('batches', ctypes.c_int64),
+        ('groups', ctypes.c_int64),
+        ('height', ctypes.c_int),
+        ('width', ctypes.c_int),
+        ('channels', ctypes.c_int),
+        ('kernel_size', ctypes.c_int),
+        ('dilation', ctypes.c_int),
     ]
 
 

@@ -27,9 +27,11 @@ struct DeviceBlock {
     __device__ __forceinline__ V& operator[](int) { return value; }
   };
 
+  // Copies that a phase has begun, see copy4, have arrived when it ends.
   template <typename Phase>
   __device__ __forceinline__ void phase(Phase run) {
     run(static_cast<int>(threadIdx.x));
+    asm volatile("cp.async.wait_all;" ::: "memory");
     __syncthreads();
   }
 };
@@ -44,48 +46,49 @@ OVERLOCK_KERNEL_BODY Float4 load4(const float* pointer) {
   return *reinterpret_cast<const Float4*>(pointer);
 }
 
+// Copies four floats to shared memory. They arrive at the end of the phase, and the thread does
+// not wait for them before.
+OVERLOCK_KERNEL_BODY void copy4(float* shared, const float* source) {
+#if defined(__CUDA_ARCH__)
+  const unsigned target = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
+#else
+  *reinterpret_cast<Float4*>(shared) = load4(source);
+#endif
+}
+
 // A vector in registers: every index must be known when the code is compiled.
 template <int N>
 struct Vector {
   float v[N];
 };
 
-// Sum over N products; `other` is 16-byte aligned.
+// N floats; `pointer` is 16-byte aligned.
 template <int N>
-OVERLOCK_KERNEL_BODY float dot(const Vector<N>& vector, const float* other, float sum) {
+OVERLOCK_KERNEL_BODY Vector<N> load_vector(const float* pointer) {
+  Vector<N> vector;
   OVERLOCK_UNROLL
   for (int i = 0; i < N; i += 4) {
-    const Float4 four = load4(other + i);
+    const Float4 four = load4(pointer + i);
     OVERLOCK_UNROLL
-    for (int j = 0; j < 4; ++j) sum += vector.v[i + j] * four.v[j];
+    for (int j = 0; j < 4; ++j) vector.v[i + j] = four.v[j];
   }
+  return vector;
+}
+
+// Sum over N products, added to `sum`.
+template <int N>
+OVERLOCK_KERNEL_BODY float dot(const Vector<N>& vector, const Vector<N>& other, float sum) {
+  OVERLOCK_UNROLL
+  for (int i = 0; i < N; ++i) sum += vector.v[i] * other.v[i];
   return sum;
 }
 
-// Adds two such sums, of two vectors, with the same products' other factors.
+// vector += factor * other
 template <int N>
-OVERLOCK_KERNEL_BODY void dot_pair(const Vector<N> (&vectors)[2], const float* other, float& first,
-                                   float& second) {
+OVERLOCK_KERNEL_BODY void add_scaled(Vector<N>& vector, float factor, const Vector<N>& other) {
   OVERLOCK_UNROLL
-  for (int i = 0; i < N; i += 4) {
-    const Float4 four = load4(other + i);
-    OVERLOCK_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      first += vectors[0].v[i + j] * four.v[j];
-      second += vectors[1].v[i + j] * four.v[j];
-    }
-  }
-}
-
-// vector += factor * other; `other` is 16-byte aligned.
-template <int N>
-OVERLOCK_KERNEL_BODY void add_scaled(Vector<N>& vector, float factor, const float* other) {
-  OVERLOCK_UNROLL
-  for (int i = 0; i < N; i += 4) {
-    const Float4 four = load4(other + i);
-    OVERLOCK_UNROLL
-    for (int j = 0; j < 4; ++j) vector.v[i + j] += factor * four.v[j];
-  }
+  for (int i = 0; i < N; ++i) vector.v[i] += factor * other.v[i];
 }
 
 // 2^x with an error of some 1e-7 of it, one instruction of the hardware.

@@ -13,7 +13,7 @@ struct ForwardMemory {
   OVERLOCK_HOST_DEVICE ForwardMemory(const Arguments<T>& a, float* shared) {
     folded = shared;  // [2, K, kChannelStride]
     values = folded + 2 * a.kernel_size * kChannelStride<CP>;
-    floats = values - shared + ValueRing<CP, T>::floats(a);
+    floats = values - shared + ValueRing<CP, 0, T>::floats(a);
   }
   OVERLOCK_KERNEL_BODY float* folded_row(const Arguments<T>& a, int tap_row) const {
     return folded + tap_row % 2 * a.kernel_size * kChannelStride<CP>;
@@ -23,21 +23,20 @@ struct ForwardMemory {
 // What a thread keeps of its two tokens.
 template <int CP>
 struct ForwardState {
+  PairWindow<CP> window;
   Vector<CP> query[2], sum[2];
   float largest[2], total[2];
 };
 
 // Adds what one window row gives to a thread's two tokens.
 template <int CP, int K, typename T>
-OVERLOCK_KERNEL_BODY void forward_row(const Arguments<T>& a, const Tile& tile, int tap_row,
-                                      int thread, const float* folded, const float* values,
-                                      ForwardState<CP>& state) {
+OVERLOCK_KERNEL_BODY void forward_row(const Arguments<T>& a, int tap_row, const float* folded,
+                                      const float* values, ForwardState<CP>& state) {
   const int kernel_size = a.kernel_size;
   float logits[2][kMaxTaps<K> + 1];
   OVERLOCK_UNROLL
   for (int side = 0; side < 2; ++side) {
-    const Token token = tile.token(a, thread, side);
-    const float* bias = a.bias_row(tile.group, token.y, token.x, tap_row);
+    const float* bias = state.window.bias[side] + tap_row * a.side();
     OVERLOCK_UNROLL
     for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
       if (tap < kernel_size) logits[side][tap] = kLog2E * bias[tap];
@@ -47,9 +46,11 @@ OVERLOCK_KERNEL_BODY void forward_row(const Arguments<T>& a, const Tile& tile, i
   for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
     if (tap >= kernel_size) continue;
     const float* row = folded + tap * kChannelStride<CP>;
+    const Vector<CP> factors = load_vector<CP>(row);
     OVERLOCK_UNROLL
-    for (int side = 0; side < 2; ++side) logits[side][tap] += row[CP];
-    dot_pair(state.query, row, logits[0][tap], logits[1][tap]);
+    for (int side = 0; side < 2; ++side) {
+      logits[side][tap] = dot(state.query[side], factors, logits[side][tap] + row[CP]);
+    }
   }
   OVERLOCK_UNROLL
   for (int side = 0; side < 2; ++side) {
@@ -71,24 +72,16 @@ OVERLOCK_KERNEL_BODY void forward_row(const Arguments<T>& a, const Tile& tile, i
     }
   }
   // Weights by column, from the left token's first on.
-  const PairWindow<CP> window = PairWindow<CP>::of(a, tile, thread);
   OVERLOCK_UNROLL
   for (int tap = 0; tap <= kMaxTaps<K>; ++tap) {
     if (tap > kernel_size) continue;
     const float left = tap < kernel_size ? logits[0][tap] : 0.f;
     const float shifted = tap > 0 ? logits[1][tap - 1] : 0.f;
     const float aligned = tap < kernel_size ? logits[1][tap] : 0.f;
-    const float right = window.shifted ? shifted : aligned;
-    const float* value = values + window.place(tap);
-    OVERLOCK_UNROLL
-    for (int c = 0; c < CP; c += 4) {
-      const Float4 four = load4(value + c);
-      OVERLOCK_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        state.sum[0].v[c + j] += left * four.v[j];
-        state.sum[1].v[c + j] += right * four.v[j];
-      }
-    }
+    const float right = state.window.shifted ? shifted : aligned;
+    const Vector<CP> value = load_vector<CP>(values + state.window.place(tap));
+    add_scaled(state.sum[0], left, value);
+    add_scaled(state.sum[1], right, value);
   }
 }
 
@@ -102,12 +95,13 @@ OVERLOCK_KERNEL_BODY void forward_block(Block& block, const Arguments<T>& argume
   const ForwardMemory<CP, T> memory(a, shared);
   const int64_t pair = index / a.tiles();
   const Tile tile = Tile::of(a, pair, static_cast<int>(index % a.tiles()));
-  const int last_row = ValueRing<CP, T>::last_row(a, tile);
+  const ValueRing<CP, K, T> ring(a, tile, memory.values);
   typename Block::template PerThread<ForwardState<CP>> states;
 
   block.phase([&](int thread) {
-    ValueRing<CP, T>::stage_first(a, tile, thread, memory.values);
     stage_folded<CP>(a, tile, 0, thread, memory.folded);
+    ring.stage_first(tile, thread);
+    states[thread].window = PairWindow<CP>::of(ring, tile, thread);
     OVERLOCK_UNROLL
     for (int side = 0; side < 2; ++side) {
       ForwardState<CP>& state = states[thread];
@@ -121,14 +115,17 @@ OVERLOCK_KERNEL_BODY void forward_block(Block& block, const Arguments<T>& argume
   });
   for (int tap_row = 0; tap_row < a.kernel_size; ++tap_row) {
     block.phase([&](int thread) {
-      if (tap_row + 1 < a.kernel_size) {
-        ValueRing<CP, T>::stage(a, tile, last_row + tap_row + 1, thread, memory.values);
+      ForwardState<CP>& state = states[thread];
+      const int next = ring.last_row + tap_row + 1;
+      const bool more = tap_row + 1 < a.kernel_size;
+      CarriedRow<CP, K, T> carried;
+      if (more) {
         stage_folded<CP>(a, tile, tap_row + 1, thread, memory.folded_row(a, tap_row + 1));
+        carried = ring.load(next, thread);
       }
-      const int y = a.start_row(tile.token(a, thread, 0).y) + tap_row;
-      forward_row<CP, K>(a, tile, tap_row, thread, memory.folded_row(a, tap_row),
-                         memory.values + y % kRingRows * ValueRing<CP, T>::row_floats(a),
-                         states[thread]);
+      forward_row<CP, K>(a, tap_row, memory.folded_row(a, tap_row),
+                         ring.row(state.window.first_row + tap_row), state);
+      if (more) ring.store(next, thread, carried);
     });
   }
   block.phase([&](int thread) {

@@ -226,96 +226,141 @@ OVERLOCK_KERNEL_BODY void store_channels(const Map<T>& map, int64_t batch, int64
   }
 }
 
-// Rows of F for one window row -> [K, kChannelStride].
+// Rows of F for one window row -> [K, kChannelStride], which arrive at the end of the phase.
 template <int CP, typename T>
 OVERLOCK_KERNEL_BODY void stage_folded(const Arguments<T>& a, const Tile& tile, int tap_row,
                                        int thread, float* folded) {
   const int count = a.kernel_size * kChannelStride<CP>;
-  const float* source = a.folded +
-                        (tile.batch * a.groups + tile.group) * a.taps() * kChannelStride<CP> +
-                        tap_row * count;
-  for (int i = 4 * thread; i < count; i += 4 * kThreads) {
-    *reinterpret_cast<Float4*>(folded + i) = load4(source + i);
-  }
+  const int64_t pair = tile.batch * a.groups + tile.group;
+  const float* source = a.folded + (pair * a.kernel_size + tap_row) * count;
+  OVERLOCK_UNROLL
+  for (int i = 4 * thread; i < count; i += 4 * kThreads) copy4(folded + i, source + i);
 }
+
+// A row of the map under a tile on its way from global to shared memory: a thread carries the
+// same channels of every kStep-th column. Its loads can be under way while it computes.
+template <int CP, int K, typename T>
+struct CarriedRow {
+  static constexpr int kPacks = CP / kPackSize<T>;
+  static constexpr int kStep = kThreads / kPacks;
+  static constexpr int kCount = (kTileColumns - 1 + kMaxTaps<K> + kStep - 1) / kStep;
+  static_assert(kStep % 2 == 0, "columns of a thread have the same parity");
+  Pack<T> packs[kCount];
+};
 
 // Staged rows of the map under a tile: [kRingRows, 2, half columns, kChannelStride].
 //
 // Columns are kept by parity: the two tokens of a thread are two columns apart from those of
 // its neighbours, and eight lanes read eight successive places. Row y is in place
 // y % kRingRows; the four rows that the tile's tokens need at a time are successive.
-template <int CP, typename T>
+template <int CP, int K, typename T>
 struct ValueRing {
-  static OVERLOCK_HOST_DEVICE int64_t row_floats(const Arguments<T>& a) {
+  using Carried = CarriedRow<CP, K, T>;
+
+  const Arguments<T>& a;
+  float* rows;
+  const T* source;  // row 0 of the map, from the first column under the tile on
+  int available;    // columns of the map from there on
+  int last_row;     // of the map, under the first window row of the tile's last tokens
+  bool packed;
+
+  static OVERLOCK_HOST_DEVICE int row_floats(const Arguments<T>& a) {
     return 2 * a.half_columns() * kChannelStride<CP>;
   }
-  static OVERLOCK_HOST_DEVICE int64_t floats(const Arguments<T>& a) {
+  static OVERLOCK_HOST_DEVICE int floats(const Arguments<T>& a) {
     return kRingRows * row_floats(a);
   }
-  static OVERLOCK_KERNEL_BODY int position(const Arguments<T>& a, int column) {
+
+  OVERLOCK_KERNEL_BODY ValueRing(const Arguments<T>& arguments, const Tile& tile, float* shared)
+      : a(arguments), rows(shared), packed(a.value.packed(a.channels)) {
+    const int first_column = a.start_column(tile.first_column);
+    const int y = tile.first_row + kTileRows - 1;
+    source = a.value.at(tile.batch, tile.group, 0, first_column);
+    available = a.width - first_column;
+    last_row = a.start_row(y < a.height ? y : a.height - 1);
+  }
+
+  OVERLOCK_KERNEL_BODY float* row(int y) const { return rows + y % kRingRows * row_floats(a); }
+  OVERLOCK_KERNEL_BODY int place(int column) const {
     return (column / 2 + column % 2 * a.half_columns()) * kChannelStride<CP>;
   }
 
-  // Stages row y, zeros beyond the map.
-  static OVERLOCK_KERNEL_BODY void stage(const Arguments<T>& a, const Tile& tile, int y, int thread,
-                                         float* ring) {
-    const int first_column = a.start_column(tile.first_column);
-    const T* source = a.value.at(tile.batch, tile.group, y, first_column);
-    float* target = ring + y % kRingRows * row_floats(a);
-    if (a.value.packed(a.channels)) {
-      constexpr int kPacks = CP / kPackSize<T>;
-      OVERLOCK_UNROLL
-      for (int i = thread; i < kPacks * a.staged_columns(); i += kThreads) {
-        const int column = i / kPacks;
-        const int channel = i % kPacks * kPackSize<T>;
-        Pack<T> pack{};
-        if (first_column + column < a.width && channel < a.channels) {
-          pack = *reinterpret_cast<const Pack<T>*>(source + column * a.value.column + channel);
-        }
-        store_pack(pack, target + position(a, column) + channel);
+  // Loads row y, if its layout allows packs. Zeros beyond the map.
+  OVERLOCK_KERNEL_BODY Carried load(int y, int thread) const {
+    Carried carried{};
+    if (!packed) return carried;
+    const int channel = thread % Carried::kPacks * kPackSize<T>;
+    const int first = thread / Carried::kPacks;
+    const T* from = source + y * a.value.row + first * a.value.column + channel;
+    OVERLOCK_UNROLL
+    for (int i = 0; i < Carried::kCount; ++i) {
+      if (first + i * Carried::kStep < available && channel < a.channels) {
+        carried.packs[i] = *reinterpret_cast<const Pack<T>*>(from);
       }
-      return;
+      from += Carried::kStep * a.value.column;
     }
+    return carried;
+  }
+
+  // Stores row y, which `load` has loaded if its layout allows packs.
+  OVERLOCK_KERNEL_BODY void store(int y, int thread, const Carried& carried) const {
+    if (!packed) return copy_elements(y, thread);
+    const int channel = thread % Carried::kPacks * kPackSize<T>;
+    const int first = thread / Carried::kPacks;
+    float* target = row(y) + place(first) + channel;
+    OVERLOCK_UNROLL
+    for (int i = 0; i < Carried::kCount; ++i) {
+      if (first + i * Carried::kStep < a.staged_columns()) {
+        store_pack(carried.packs[i], target + i * Carried::kStep / 2 * kChannelStride<CP>);
+      }
+    }
+  }
+
+  // Stages the rows under the first window row of the tile's tokens.
+  OVERLOCK_KERNEL_BODY void stage_first(const Tile& tile, int thread) const {
+    for (int y = a.start_row(tile.first_row); y <= last_row; ++y) {
+      store(y, thread, load(y, thread));
+    }
+  }
+
+ private:
+  OVERLOCK_KERNEL_BODY void copy_elements(int y, int thread) const {
     // Neighbouring threads take neighbouring elements: channels where these are adjacent in
     // memory, else columns.
     const bool channels_first = a.value.channel != 1;
+    const T* from = source + y * a.value.row;
+    float* target = row(y);
     for (int i = thread; i < CP * a.staged_columns(); i += kThreads) {
       const int column = channels_first ? i % a.staged_columns() : i / CP;
       const int channel = channels_first ? i / a.staged_columns() : i % CP;
-      const bool present = first_column + column < a.width && channel < a.channels;
-      target[position(a, column) + channel] =
-          present ? static_cast<float>(source[channel * a.value.channel + column * a.value.column])
+      const bool present = column < available && channel < a.channels;
+      target[place(column) + channel] =
+          present ? static_cast<float>(from[channel * a.value.channel + column * a.value.column])
                   : 0.f;
     }
   }
-
-  // The rows under the first window row of the tile's tokens.
-  static OVERLOCK_KERNEL_BODY void stage_first(const Arguments<T>& a, const Tile& tile, int thread,
-                                               float* ring) {
-    const int last = last_row(a, tile);
-    for (int y = a.start_row(tile.first_row); y <= last; ++y) stage(a, tile, y, thread, ring);
-  }
-
-  // Row of the map under the first window row of the tile's last token row.
-  static OVERLOCK_KERNEL_BODY int last_row(const Arguments<T>& a, const Tile& tile) {
-    const int y = tile.first_row + kTileRows - 1;
-    return a.start_row(y < a.height ? y : a.height - 1);
-  }
 };
 
-// Where the windows of a thread's two tokens lie in a staged row.
+// The windows of a thread's two tokens.
 template <int CP>
 struct PairWindow {
-  int even, odd;  // place of the left token's tap 0, and of its tap 1
-  bool shifted;   // whether the right token's window begins one column later
+  int first_row;
+  int even, odd;         // place of the left token's tap 0, and of its tap 1, in a staged row
+  bool shifted;          // whether the right token's window begins one column later
+  const float* bias[2];  // of the first window row
 
-  template <typename T>
-  static OVERLOCK_KERNEL_BODY PairWindow of(const Arguments<T>& a, const Tile& tile, int thread) {
-    const int left = a.start_column(tile.token(a, thread, 0).x);
-    const int right = a.start_column(tile.token(a, thread, 1).x);
-    const int column = left - a.start_column(tile.first_column);
-    return {ValueRing<CP, T>::position(a, column), ValueRing<CP, T>::position(a, column + 1),
-            right > left};
+  template <int K, typename T>
+  static OVERLOCK_KERNEL_BODY PairWindow of(const ValueRing<CP, K, T>& ring, const Tile& tile,
+                                            int thread) {
+    const Arguments<T>& a = ring.a;
+    const Token left = tile.token(a, thread, 0), right = tile.token(a, thread, 1);
+    const int column = a.start_column(left.x) - a.start_column(tile.first_column);
+    return {
+        a.start_row(left.y),
+        ring.place(column),
+        ring.place(column + 1),
+        a.start_column(right.x) > a.start_column(left.x),
+        {a.bias_row(tile.group, left.y, left.x, 0), a.bias_row(tile.group, right.y, right.x, 0)}};
   }
   // Place of the left token's tap `tap`, which may be K: the right token's last.
   OVERLOCK_KERNEL_BODY int place(int tap) const {

@@ -33,9 +33,9 @@ struct TokenGradMemory {
   OVERLOCK_HOST_DEVICE TokenGradMemory(const Arguments<T>& a, float* shared) {
     folded = shared;  // [K, kChannelStride]
     values = folded + a.kernel_size * kChannelStride<CP>;
-    d_logits = values + ValueRing<CP, T>::floats(a);    // [K, kTokenStride]
-    queries = d_logits + a.kernel_size * kTokenStride;  // [kTokens, CP]
-    d_rpb = queries + kTokens * CP;                     // [2K-1, 2K-1]
+    d_logits = values + ValueRing<CP, 0, T>::floats(a);  // [K, kTokenStride]
+    queries = d_logits + a.kernel_size * kTokenStride;   // [kTokens, CP]
+    d_rpb = queries + kTokens * CP;                      // [2K-1, 2K-1]
     floats = d_rpb - shared + a.side() * a.side();
   }
 };
@@ -43,6 +43,7 @@ struct TokenGradMemory {
 // What a thread keeps of its two tokens.
 template <int CP>
 struct TokenGradState {
+  PairWindow<CP> window;
   Vector<CP> query[2], grad_out[2], d_query[2];
   float logsumexp[2], delta[2];  // in base 2; grad_out . out
   bool valid[2];
@@ -75,36 +76,43 @@ OVERLOCK_KERNEL_BODY TokenGradState<CP> load_state(const Arguments<T>& a,
 
 // d_logits of one window row, kept in shared memory, and their part of d_query.
 template <int CP, int K, typename T>
-OVERLOCK_KERNEL_BODY void row_gradients(const Arguments<T>& a, const TokenGradMemory<CP, T>& memory,
-                                        const Tile& tile, int tap_row, int thread,
-                                        const float* values, TokenGradState<CP>& state) {
-  const Token tokens[2] = {tile.token(a, thread, 0), tile.token(a, thread, 1)};
-  const float* left_bias = a.bias_row(tile.group, tokens[0].y, tokens[0].x, tap_row);
-  const float* right_bias = a.bias_row(tile.group, tokens[1].y, tokens[1].x, tap_row);
-  const PairWindow<CP> window = PairWindow<CP>::of(a, tile, thread);
+OVERLOCK_KERNEL_BODY void row_gradients(const Arguments<T>& a, const float* folded,
+                                        const float* values, int tap_row, int thread,
+                                        float* d_logits, TokenGradState<CP>& state) {
+  const PairWindow<CP>& window = state.window;
+  const float* bias[2] = {window.bias[0] + tap_row * a.side(), window.bias[1] + tap_row * a.side()};
+  // Stored at the end, as the loads of the next tap would have to wait for a store.
+  float results[2][kMaxTaps<K>];
   // Products of grad_out and the values of a column; those of the next column are one tap ahead.
-  float left = 0.f, right = 0.f;
-  dot_pair(state.grad_out, values + window.place(0), left, right);
+  Vector<CP> value = load_vector<CP>(values + window.place(0));
+  float left = dot(state.grad_out[0], value, 0.f), right = dot(state.grad_out[1], value, 0.f);
   OVERLOCK_UNROLL
   for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
     if (tap >= a.kernel_size) continue;
-    float next_left = 0.f, next_right = 0.f;
-    dot_pair(state.grad_out, values + window.place(tap + 1), next_left, next_right);
-    const float* row = memory.folded + tap * kChannelStride<CP>;
-    float logits[2] = {row[CP] + kLog2E * left_bias[tap], row[CP] + kLog2E * right_bias[tap]};
-    dot_pair(state.query, row, logits[0], logits[1]);
+    value = load_vector<CP>(values + window.place(tap + 1));
+    const float next_left = dot(state.grad_out[0], value, 0.f);
+    const float next_right = dot(state.grad_out[1], value, 0.f);
     const float d_weights[2] = {left, window.shifted ? next_right : right};
-    float* d_logits = memory.d_logits + tap * kTokenStride + 2 * thread;
+    const float* row = folded + tap * kChannelStride<CP>;
+    const Vector<CP> factors = load_vector<CP>(row);
     OVERLOCK_UNROLL
     for (int side = 0; side < 2; ++side) {
-      const float weight = exp2_of(logits[side] - state.logsumexp[side]);
+      const float start = row[CP] - state.logsumexp[side] + kLog2E * bias[side][tap];
+      const float weight = exp2_of(dot(state.query[side], factors, start));
       const float d_logit =
           state.valid[side] ? weight * (d_weights[side] - state.delta[side]) : 0.f;
-      d_logits[side] = d_logit;
-      add_scaled(state.d_query[side], d_logit, row);
+      results[side][tap] = d_logit;
+      add_scaled(state.d_query[side], d_logit, factors);
     }
     left = next_left;
     right = next_right;
+  }
+  OVERLOCK_UNROLL
+  for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
+    if (tap >= a.kernel_size) continue;
+    float* target = d_logits + tap * kTokenStride + 2 * thread;
+    target[0] = results[0][tap];
+    target[1] = results[1][tap];
   }
 }
 
@@ -130,7 +138,8 @@ OVERLOCK_KERNEL_BODY void add_folded_gradient(const Arguments<T>& a,
     const Float4 d_logits = load4(memory.d_logits + tap * kTokenStride + token);
     OVERLOCK_UNROLL
     for (int j = 0; j < 4; ++j) {
-      add_scaled(sum, d_logits.v[j], memory.queries + (token + j) * CP + channel);
+      const float* query = memory.queries + (token + j) * CP + channel;
+      add_scaled(sum, d_logits.v[j], load_vector<kChannels>(query));
       bias += d_logits.v[j];
     }
   }
@@ -197,11 +206,12 @@ OVERLOCK_KERNEL_BODY void token_grad_block(Block& block, const Arguments<T>& arg
   });
   for (int i = first_tile; i < a.tiles(); i += static_cast<int>(g.chunks)) {
     const Tile tile = Tile::of(a, pair, i);
-    const int last_row = ValueRing<CP, T>::last_row(a, tile);
+    const ValueRing<CP, K, T> ring(a, tile, memory.values);
     block.phase([&](int thread) {
-      ValueRing<CP, T>::stage_first(a, tile, thread, memory.values);
       stage_folded<CP>(a, tile, 0, thread, memory.folded);
+      ring.stage_first(tile, thread);
       states[thread] = load_state<CP>(a, g, tile, thread);
+      states[thread].window = PairWindow<CP>::of(ring, tile, thread);
       OVERLOCK_UNROLL
       for (int side = 0; side < 2; ++side) {
         OVERLOCK_UNROLL
@@ -212,19 +222,22 @@ OVERLOCK_KERNEL_BODY void token_grad_block(Block& block, const Arguments<T>& arg
     });
     for (int tap_row = 0; tap_row < a.kernel_size; ++tap_row) {
       block.phase([&](int thread) {
-        const int y = a.start_row(tile.token(a, thread, 0).y) + tap_row;
-        row_gradients<CP, K>(a, memory, tile, tap_row, thread,
-                             memory.values + y % kRingRows * ValueRing<CP, T>::row_floats(a),
+        const int y = states[thread].window.first_row + tap_row;
+        row_gradients<CP, K>(a, memory.folded, ring.row(y), tap_row, thread, memory.d_logits,
                              states[thread]);
       });
       block.phase([&](int thread) {
-        if (tap_row + 1 < a.kernel_size) {
-          ValueRing<CP, T>::stage(a, tile, last_row + tap_row + 1, thread, memory.values);
+        const int next = ring.last_row + tap_row + 1;
+        const bool more = tap_row + 1 < a.kernel_size;
+        CarriedRow<CP, K, T> carried;
+        if (more) {
           stage_folded<CP>(a, tile, tap_row + 1, thread, memory.folded);
+          carried = ring.load(next, thread);
         }
         add_folded_gradient<CP, K>(a, memory, thread, i == first_tile,
                                    d_folded + tap_row * a.kernel_size * kChannelStride<CP>);
         add_bias_gradient(a, memory, tile, tap_row, thread);
+        if (more) ring.store(next, thread, carried);
       });
     }
     block.phase([&](int thread) {

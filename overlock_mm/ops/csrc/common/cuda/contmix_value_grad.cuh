@@ -1,9 +1,9 @@
 // Backward pass of ContMix, gradient of the values: a gather over the windows that hold a
 // token, which are those of an interval of rows and columns. No atomics.
 //
-// A block owns a tile of the value map. It visits the queries whose windows reach it, up to 32
-// of a row at a time, a lane to a query. For every row of the tile, first the lanes make the
-// weights of the window row that falls on it, then, now each an owner of results, gather them.
+// A block owns a tile of the value map. It visits the queries whose windows reach it, 32 at a
+// time, a lane to a query. For every row of the tile, first the lanes make the weights of the
+// window rows that fall on it, then, now each an owner of results, gather them.
 #pragma once
 
 #include "contmix_tile.cuh"
@@ -13,7 +13,7 @@ namespace overlock {
 // Distance between the channels of two queries: lanes that gather four channels each for two
 // neighbouring pairs of columns read queries two apart, from different banks.
 template <int CP>
-constexpr int kGradStride = CP == 16 ? CP + 8 : CP + 4;
+constexpr int kGradStride = CP == 8 ? CP + 4 : CP + 8;
 
 template <int CP, typename T>
 struct ValueGradMemory {
@@ -33,65 +33,99 @@ struct ValueGradMemory {
   }
 };
 
-// A row of queries that a block visits together.
-struct Queries {
-  int row, first_column, last_column;
+// Queries that a block visits together: one row of 32 columns or, where the map is narrow, two
+// of 16 or four of 8.
+struct QueryPatch {
+  int first_row, first_column, last_row, last_column;
+  int bits;  // of a column's number in the patch
 
+  static OVERLOCK_KERNEL_BODY int bits_for(int columns) {
+    return columns <= 8 ? 3 : columns <= 16 ? 4 : 5;
+  }
+  OVERLOCK_KERNEL_BODY int columns() const { return 1 << bits; }
+  OVERLOCK_KERNEL_BODY int rows() const { return kThreads >> bits; }
+  OVERLOCK_KERNEL_BODY int row_of(int thread) const { return thread >> bits; }
   OVERLOCK_KERNEL_BODY Token token(int thread) const {
-    return {row, first_column + thread, first_column + thread <= last_column};
+    const int y = first_row + row_of(thread), x = first_column + (thread & (columns() - 1));
+    return {y, x, y <= last_row && x <= last_column};
+  }
+  // Row of the window of the queries in patch row `row` that falls on map row y, -1 if none.
+  template <typename T>
+  OVERLOCK_KERNEL_BODY int tap_row(const Arguments<T>& a, int row, int y) const {
+    const int query_row = first_row + row;
+    const int tap = query_row <= last_row ? y - a.start_row(query_row) : -1;
+    return tap < a.kernel_size ? tap : -1;
   }
 };
 
+// What a lane keeps of its query, and of the two columns that it gathers.
 template <int CP>
 struct QueryState {
   Vector<CP> query;
-  float logsumexp;  // in base 2
+  float logsumexp;    // in base 2
+  const float* bias;  // of the first window row
+  int place;          // of its first weight
+  int first, last;    // columns of the patch that reach the two columns, counted in the patch
 };
+
+// Threads that gather the same two columns, four channels at a time each.
+constexpr int kGatherers = kThreads / kPairColumns;
 
 // Weights that a query gives to a map row, in the places of their columns.
 template <int CP, int K, typename T>
 OVERLOCK_KERNEL_BODY void write_weights(const Arguments<T>& a, const ValueGradMemory<CP, T>& memory,
-                                        const Tile& tile, const Token& token, int tap_row,
-                                        int thread, const QueryState<CP>& state) {
-  const float* bias = a.bias_row(tile.group, token.y, token.x, tap_row);
+                                        int tap_row, const QueryState<CP>& state) {
+  const float* bias = state.bias + tap_row * a.side();
   const float* folded = memory.folded + tap_row * a.kernel_size * kChannelStride<CP>;
-  const int column = a.start_column(token.x) - (tile.first_column - a.kernel_size + 1);
-  float* weights = memory.weights + column * kThreads + thread;
+  float* weights = memory.weights + state.place;
+  // All logits before the first store, for which the loads of the next would have to wait.
+  float logits[kMaxTaps<K>];
   OVERLOCK_UNROLL
   for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
     if (tap >= a.kernel_size) continue;
     const float* row = folded + tap * kChannelStride<CP>;
     const float start = row[CP] - state.logsumexp + kLog2E * bias[tap];
-    weights[tap * kThreads] = exp2_of(dot(state.query, row, start));
+    logits[tap] = dot(state.query, load_vector<CP>(row), start);
+  }
+  OVERLOCK_UNROLL
+  for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
+    if (tap < a.kernel_size) weights[tap * kThreads] = exp2_of(logits[tap]);
   }
 }
 
-// Adds what a row of queries contributes to four channels of two columns of a map row.
+// Finds the queries of a patch that reach the two columns of a thread.
+template <int CP, typename T>
+OVERLOCK_KERNEL_BODY void set_gathered(const Arguments<T>& a, const QueryPatch& patch,
+                                       const Tile& tile, int thread, QueryState<CP>& state) {
+  const int left = tile.first_column + thread / kGatherers * 2;
+  const int right = left + 1 < a.width ? left + 1 : left;
+  const int first = inverse_first(left, a.kernel_size) - patch.first_column;
+  const int last = inverse_last(right, a.width, a.kernel_size) - patch.first_column;
+  state.first = first > 0 ? first : 0;
+  state.last = left >= a.width ? -1 : last < patch.columns() ? last : patch.columns() - 1;
+}
+
+// Adds what a patch of queries contributes to some channels of two columns of map row y.
 template <int CP, typename T>
 OVERLOCK_KERNEL_BODY void gather(const Arguments<T>& a, const ValueGradMemory<CP, T>& memory,
-                                 const Queries& queries, const Tile& tile, int row, int thread) {
-  constexpr int kFours = CP / 4;
-  for (int i = thread; i < kPairColumns * kFours; i += kThreads) {
-    const int column = i / kFours * 2;
-    const int channel = i % kFours * 4;
-    const int left = tile.first_column + column;
-    if (left >= a.width) continue;
-    const int right = left + 1 < a.width ? left + 1 : left;
-    int first = inverse_first(left, a.kernel_size);
-    int last = inverse_last(right, a.width, a.kernel_size);
-    first = first > queries.first_column ? first : queries.first_column;
-    last = last < queries.last_column ? last : queries.last_column;
-    float* target = memory.sums + (row * kTileColumns + column) * CP + channel;
+                                 const QueryPatch& patch, const Tile& tile, int y, int thread,
+                                 const QueryState<CP>& state) {
+  const int column = thread / kGatherers * 2;
+  const float* weights = memory.weights + (column + a.kernel_size - 1) * kThreads;
+  for (int channel = thread % kGatherers * 4; channel < CP; channel += 4 * kGatherers) {
+    float* target = memory.sums + ((y - tile.first_row) * kTileColumns + column) * CP + channel;
     Float4 sums[2] = {load4(target), load4(target + CP)};
-    const float* weights = memory.weights + (column + a.kernel_size - 1) * kThreads;
-    for (int x = first; x <= last; ++x) {
-      const int query = x - queries.first_column;
-      const Float4 grad_out = load4(memory.grad_out + query * kGradStride<CP> + channel);
-      OVERLOCK_UNROLL
-      for (int side = 0; side < 2; ++side) {
-        const float weight = weights[side * kThreads + query];
+    for (int row = 0; row < patch.rows(); ++row) {
+      if (patch.tap_row(a, row, y) < 0) continue;
+      const int start = row * patch.columns();
+      for (int query = start + state.first; query <= start + state.last; ++query) {
+        const Float4 grad_out = load4(memory.grad_out + query * kGradStride<CP> + channel);
         OVERLOCK_UNROLL
-        for (int j = 0; j < 4; ++j) sums[side].v[j] += weight * grad_out.v[j];
+        for (int side = 0; side < 2; ++side) {
+          const float weight = weights[side * kThreads + query];
+          OVERLOCK_UNROLL
+          for (int j = 0; j < 4; ++j) sums[side].v[j] += weight * grad_out.v[j];
+        }
       }
     }
     *reinterpret_cast<Float4*>(target) = sums[0];
@@ -124,39 +158,46 @@ OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& arg
     }
     for (int i = thread; i < kTokens * CP; i += kThreads) memory.sums[i] = 0.f;
   });
-  for (int column = first_column; column <= last_column; column += kThreads) {
-    // A query always meets the same columns. The weights of the others stay zero.
+  const int bits = QueryPatch::bits_for(last_column - first_column + 1);
+  for (int column = first_column; column <= last_column; column += 1 << bits) {
+    // A lane's queries always meet the same columns. The weights of the others stay zero.
     block.phase([&](int thread) {
       for (int i = 0; i < ValueGradMemory<CP, T>::weight_columns(a); ++i) {
         memory.weights[i * kThreads + thread] = 0.f;
       }
+      const QueryPatch patch = {first_row, column, last_row, last_column, bits};
+      set_gathered(a, patch, tile, thread, states[thread]);
     });
-    for (int y = first_row; y <= last_row; ++y) {
-      const int end_query = column + kThreads - 1;
-      const Queries queries = {y, column, last_column < end_query ? last_column : end_query};
+    for (int row = first_row; row <= last_row; row += kThreads >> bits) {
+      const QueryPatch patch = {row, column, last_row, last_column, bits};
       block.phase([&](int thread) {
-        const Token token = queries.token(thread);
+        const Token token = patch.token(thread);
         if (!token.valid) return;
-        states[thread].query =
-            load_channels<CP>(a.query, tile.batch, tile.group, token, a.query_channels);
-        states[thread].logsumexp =
-            kLog2E * logsumexp[(pair * a.height + token.y) * a.width + token.x];
+        QueryState<CP>& state = states[thread];
+        state.query = load_channels<CP>(a.query, tile.batch, tile.group, token, a.query_channels);
+        state.logsumexp = kLog2E * logsumexp[(pair * a.height + token.y) * a.width + token.x];
+        state.bias = a.bias_row(tile.group, token.y, token.x, 0);
+        state.place =
+            (a.start_column(token.x) - (tile.first_column - a.kernel_size + 1)) * kThreads + thread;
         const Vector<CP> grad =
             load_channels<CP>(grad_out, tile.batch, tile.group, token, a.channels);
+        float* target = memory.grad_out + thread * kGradStride<CP>;
         OVERLOCK_UNROLL
-        for (int c = 0; c < CP; ++c) memory.grad_out[thread * kGradStride<CP> + c] = grad.v[c];
+        for (int c = 0; c < CP; ++c) target[c] = grad.v[c];
       });
-      const int start = a.start_row(y);
-      const int begin = start > tile.first_row ? start : tile.first_row;
-      const int end = start + a.kernel_size < end_row ? start + a.kernel_size : end_row;
-      for (int target = begin; target < end; ++target) {
+      // The windows of successive rows of queries overlap.
+      const int start = a.start_row(row);
+      const int last_patch_row = row + patch.rows() - 1;
+      const int end =
+          a.start_row(last_patch_row < last_row ? last_patch_row : last_row) + a.kernel_size;
+      for (int y = start > tile.first_row ? start : tile.first_row; y < end && y < end_row; ++y) {
         block.phase([&](int thread) {
-          const Token token = queries.token(thread);
-          if (!token.valid) return;
-          write_weights<CP, K>(a, memory, tile, token, target - start, thread, states[thread]);
+          const Token token = patch.token(thread);
+          const int tap_row = patch.tap_row(a, patch.row_of(thread), y);
+          if (tap_row < 0 || !token.valid) return;
+          write_weights<CP, K>(a, memory, tap_row, states[thread]);
         });
-        block.phase(
-            [&](int thread) { gather(a, memory, queries, tile, target - tile.first_row, thread); });
+        block.phase([&](int thread) { gather(a, memory, patch, tile, y, thread, states[thread]); });
       }
     }
   }

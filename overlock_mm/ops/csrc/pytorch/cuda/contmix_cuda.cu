@@ -37,8 +37,12 @@ __global__ void __launch_bounds__(kThreads)
   forward_block<CP, K>(block, a, out, logsumexp, blockIdx.x, reinterpret_cast<float*>(shared));
 }
 
+// Blocks of the backward pass that shared memory lets a multiprocessor run at a time; without
+// the number, the compiler spills registers to make room for more.
+constexpr int kBackwardBlocks = 8;
+
 template <int CP, int K, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     token_grad_kernel(Arguments<T> a, TokenGradients<T> gradients) {
   extern __shared__ Float4 shared[];
   DeviceBlock block;
@@ -46,7 +50,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <int CP, int K, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     value_grad_kernel(Arguments<T> a, Map<const T> grad_out, const float* logsumexp,
                       Map<T> d_value) {
   extern __shared__ Float4 shared[];

@@ -75,8 +75,13 @@ void launch(Kernel<T> kernel, const AggregateSizes& sizes, const Tensor& first,
 }
 
 AggregateSizes aggregate_sizes(const Tensor& value, int64_t kernel_size, int64_t dilation) {
-  return {value.size(0), value.size(1), value.size(2), value.size(3),
-          value.size(4), kernel_size,   dilation};
+  return {value.size(0),
+          value.size(1),
+          static_cast<int>(value.size(2)),
+          static_cast<int>(value.size(3)),
+          static_cast<int>(value.size(4)),
+          static_cast<int>(kernel_size),
+          static_cast<int>(dilation)};
 }
 
 // Calls run(T()) for the dtype of the values.
