@@ -16,7 +16,7 @@ from benchmarks import run, tiers
 from benchmarks.cells import Deadline, DeviceLostError
 
 #: What the pages need beyond torch; a machine for measuring may lack it.
-FOR_PAGES = ('matplotlib', 'yaml')
+FOR_PAGES = ('matplotlib', 'mmengine', 'yaml')
 
 
 def parser() -> argparse.ArgumentParser:
@@ -201,7 +201,7 @@ def _write_pages(required: bool) -> int:
         logging.log(
             logging.ERROR if required else logging.INFO,
             'Pages need %s. To write them: python -m benchmarks report.',
-            ' and '.join(missing),
+            ', '.join(missing),
         )
         return int(required)
     from benchmarks import network_report, readme, report

@@ -67,8 +67,11 @@ def measure(folder, pattern='', seconds=None, fresh=False, **options):
     return json.loads(path.read_text())
 
 
-def test_what_is_compiled_comes_last(tmp_path, asked):
+def test_what_is_compiled_comes_last(tmp_path, asked, monkeypatch):
+    resets = []
+    monkeypatch.setattr(torch.compiler, 'reset', lambda: resets.append(len(asked)))
     content = measure(tmp_path)
+    assert len(resets) == 2 * len(REGISTRY) and resets == sorted(resets)
     assert [r['case']['name'] for r in content['results']] == [case.name for case in REGISTRY]
     assert asked[-1] == f'{TINY.name}: chain, unfold, compiled'
     training = content['results'][-1]['implementations']
@@ -197,6 +200,24 @@ def test_options_of_a_gpu_are_refused_on_a_cpu(option, capsys):
     with pytest.raises(SystemExit):
         __main__.main(['run', *option])
     assert '--tier, --limit and --fresh are for --device cuda.' in capsys.readouterr().err
+
+
+def test_a_machine_without_openmmlab_measures_all_the_same(monkeypatch, caplog):
+    caplog.set_level('INFO')
+    monkeypatch.setattr(__main__, 'FOR_PAGES', ('no_such_package',))
+    assert __main__._write_pages(required=False) == 0
+    assert 'Pages need no_such_package.' in caplog.text
+    assert __main__._write_pages(required=True) == 1
+
+
+def test_a_card_that_no_longer_answers_is_noticed(monkeypatch):
+    def fail(device):
+        raise RuntimeError('CUDA error: an illegal memory access was encountered')
+
+    monkeypatch.setattr(torch.cuda, 'synchronize', fail)
+    cells.check_device(CPU)
+    with pytest.raises(DeviceLostError, match='illegal memory access'):
+        cells.check_device(torch.device('cuda'))
 
 
 def test_tiers_hold_what_their_help_says():
