@@ -144,6 +144,9 @@ def _fastest(content: dict[str, Any], results: list[dict[str, Any]]) -> list[lis
     rows = [['network', 'top-1', 'parameters (M)', 'precision', *_titles(results)]]
     for precision in precisions(results):
         for name in dict.fromkeys(n for r in results for n in forms_for_inference(r)):
+            entries = (entry for r in results for entry in r['candidates'].values())
+            if (name, precision) not in {(entry['of'], entry['precision']) for entry in entries}:
+                continue
             facts = content['networks'][name.split(',')[0]]
             parameters = f'{facts["parameters"] / 1e6:.1f}' if 'parameters' in facts else '-'
             row = [name, f'{facts["top1"]:.1f}', parameters, precision]

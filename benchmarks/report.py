@@ -65,7 +65,8 @@ def _device(content: dict) -> list[str]:
     machine = content['machine']
     versions = ', '.join(f'{name} {version}' for name, version in machine['versions'].items())
     rates = ', '.join(
-        f'{rate / 1e9:.0f} GFLOP/s in {dtype}'
+        (f'{rate / 1e12:.0f} TFLOP/s' if rate > 1e13 else f'{rate / 1e9:.0f} GFLOP/s')
+        + f' in {dtype}'
         for dtype, rate in machine['matmul_flops_per_s'].items()
     )
     sections = [

@@ -327,6 +327,7 @@ def test_networks_become_a_page(tiny_networks, tmp_path):
     page = network_report.write(tmp_path, tmp_path / 'page.md').read_text()
     assert '### Some GPU\n\n2026-01-31' in page
     assert '| OverLoCK-XT, fused form | ConvNeXt-T | bfloat16 |' in page
+    assert '| ConvNeXt-T | 82.1 | 0.0 | autocast to bfloat16 |' not in page
     assert "Swin-T, eager, bfloat16: `ModuleNotFoundError: No module named 'mmpretrain'`" in page
 
 
