@@ -80,7 +80,13 @@ void depthwise(const DepthwiseCall<float>* a, const DepthwiseNorm<float>* norm, 
   }
 }
 
-// Columns of a row of F.
+// Column of F that holds the bias of the projection, and the number of columns.
+int bias_column(int channels, int query_channels, int kernel_size) {
+  int column = 0;
+  with_sizes(channels, query_channels, kernel_size,
+             [&](auto padded, auto) { column = decltype(padded)::value; });
+  return column;
+}
 int folded_columns(int channels, int query_channels, int kernel_size) {
   int columns = 0;
   with_sizes(channels, query_channels, kernel_size,
@@ -98,13 +104,15 @@ void contmix_fold(const Arguments<float>* a, const Folding<float>* folding, floa
 }
 
 void contmix_unfold(const Arguments<float>* a, const Folding<float>* folding, const float* d_folded,
-                    float* d_key, int64_t slices, float* d_projection) {
+                    float* d_key, int64_t slices, float* d_projection, bool reversed) {
   with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto) {
     constexpr int CP = decltype(channels)::value;
-    for (int64_t i = 0; i < a->pairs() * a->query_channels * folding->regions; ++i) {
-      unfold_key_element<CP>(*folding, d_folded, d_key, i);
+    for (int64_t i = 0; i < a->pairs() * a->query_channels; ++i) {
+      SharedMemory shared(kUnfoldThreads);
+      HostBlock<kUnfoldThreads> block{reversed};
+      unfold_key_block<CP>(block, *folding, d_folded, d_key, i, shared.data());
     }
-    for (int64_t i = 0; i < slices * folding->taps * (folding->regions + 1); ++i) {
+    for (int64_t i = 0; i < slices * folding->taps * folding->regions; ++i) {
       unfold_projection_element<CP>(*folding, d_folded, slices, d_projection, i);
     }
   });

@@ -205,11 +205,12 @@ def contmix(kernels, tensors, grad_out, kernel_size, reverse, chunks):
     )
     call('contmix_backward', a, gradients, Map.of(d_value), reverse)
     slices = min(2, batch * groups)
-    d_key, d_projection = nans(*key.shape), nans(slices, taps, regions + 1)
+    d_key, d_weight = nans(*key.shape), nans(slices, taps, regions)
     d_folded = d_folded.sum(2)
-    call('contmix_unfold', a, folding, d_folded, d_key, slices, d_projection)
-    d_weight, d_bias = d_projection.sum(0).split((regions, 1), 1)
-    return out, logsumexp, (d_query, d_key, d_value, d_weight, d_bias[:, 0], d_rpb.sum((0, 2)))
+    call('contmix_unfold', a, folding, d_folded, d_key, slices, d_weight, reverse)
+    bias_column = kernels.bias_column(channels, query_channels, kernel_size)
+    d_bias = d_folded[..., bias_column].sum((0, 1))
+    return out, logsumexp, (d_query, d_key, d_value, d_weight.sum(0), d_bias, d_rpb.sum((0, 2)))
 
 
 @functools.cache

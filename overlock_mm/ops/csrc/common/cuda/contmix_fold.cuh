@@ -38,6 +38,7 @@ OVERLOCK_KERNEL_BODY void fold_element(const Folding<T>& f, float* folded, int64
   if (column < f.query_channels) {
     const T* key = f.key_of(row / f.taps) + column * f.key.channel;
     const float* projection = f.proj_weight + tap * f.regions;
+    OVERLOCK_UNROLL_BY_8
     for (int s = 0; s < f.regions; ++s) {
       sum += projection[s] * static_cast<float>(key[s * f.key.row]);
     }
@@ -48,47 +49,60 @@ OVERLOCK_KERNEL_BODY void fold_element(const Folding<T>& f, float* folded, int64
   folded[index] = kLog2E * sum;
 }
 
-// Gradient of the keys [B, G, Cq, S] from that of F, [B, G, K*K, kChannelStride], which is not
-// in base 2 and lacks the scale. index counts the elements of the result, which is contiguous.
-template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void unfold_key_element(const Folding<T>& f, const float* d_folded, T* d_key,
-                                             int64_t index) {
-  const int region = static_cast<int>(index % f.regions);
-  const int64_t row = index / f.regions;
+constexpr int kUnfoldThreads = 256;
+constexpr int kUnfoldRegions = 64;  // whose sums a block makes at a time
+constexpr int kUnfoldParts = kUnfoldThreads / kUnfoldRegions;
+
+// Gradient of the keys [B, G, Cq, S], contiguous, from that of F, [B, G, K*K, kChannelStride],
+// which is not in base 2 and lacks the scale. One block per channel; index counts channels, then
+// groups, then batches.
+template <int CP, typename Block, typename T>
+OVERLOCK_KERNEL_BODY void unfold_key_block(Block& block, const Folding<T>& f, const float* d_folded,
+                                           T* d_key, int64_t index, float* shared) {
   const float* column =
-      d_folded + row / f.query_channels * f.taps * kChannelStride<CP> + row % f.query_channels;
-  float sum = 0.f;
-  for (int tap = 0; tap < f.taps; ++tap) {
-    sum += f.proj_weight[tap * f.regions + region] * column[tap * kChannelStride<CP>];
+      d_folded + index / f.query_channels * f.taps * kChannelStride<CP> + index % f.query_channels;
+  for (int first = 0; first < f.regions; first += kUnfoldRegions) {
+    block.phase([&](int thread) {
+      const int region = first + thread % kUnfoldRegions;
+      float sum = 0.f;
+      if (region < f.regions) {
+        OVERLOCK_UNROLL_BY_8
+        for (int tap = thread / kUnfoldRegions; tap < f.taps; tap += kUnfoldParts) {
+          sum += f.proj_weight[tap * f.regions + region] * column[tap * kChannelStride<CP>];
+        }
+      }
+      shared[thread] = sum;
+    });
+    block.phase([&](int thread) {
+      const int region = first + thread;
+      if (thread >= kUnfoldRegions || region >= f.regions) return;
+      float sum = 0.f;
+      OVERLOCK_UNROLL
+      for (int part = 0; part < kUnfoldParts; ++part) sum += shared[part * kUnfoldRegions + thread];
+      d_key[index * f.regions + region] = static_cast<T>(f.scale * sum);
+    });
   }
-  d_key[index] = static_cast<T>(f.scale * sum);
 }
 
-// Gradient of the projection's weight and, as one more region, of its bias:
-// [slices, K*K, S + 1], sums over the pairs of batch and group slice, slice + slices, ...
-// index counts its elements.
+// Gradient of the projection's weight, [slices, K*K, S], sums over the pairs of batch and group
+// slice, slice + slices, ... index counts its elements.
 template <int CP, typename T>
 OVERLOCK_KERNEL_BODY void unfold_projection_element(const Folding<T>& f, const float* d_folded,
                                                     int64_t slices, float* d_projection,
                                                     int64_t index) {
-  const int region = static_cast<int>(index % (f.regions + 1));
-  const int64_t row = index / (f.regions + 1);
+  const int region = static_cast<int>(index % f.regions);
+  const int64_t row = index / f.regions;
   const int64_t tap = row % f.taps;
   float sum = 0.f;
   for (int64_t pair = row / f.taps; pair < f.pairs(); pair += slices) {
     const float* d_row = d_folded + (pair * f.taps + tap) * kChannelStride<CP>;
-    if (region == f.regions) {
-      sum += d_row[CP];
-      continue;
-    }
     const T* key = f.key_of(pair) + region * f.key.row;
-    float product = 0.f;
+    OVERLOCK_UNROLL_BY_8
     for (int c = 0; c < f.query_channels; ++c) {
-      product += d_row[c] * static_cast<float>(key[c * f.key.channel]);
+      sum += d_row[c] * static_cast<float>(key[c * f.key.channel]);
     }
-    sum += f.scale * product;
   }
-  d_projection[index] = sum;
+  d_projection[index] = f.scale * sum;
 }
 
 }  // namespace overlock

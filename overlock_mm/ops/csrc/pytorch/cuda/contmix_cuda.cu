@@ -71,10 +71,11 @@ __global__ void __launch_bounds__(kFoldThreads)
 }
 
 template <int CP, typename T>
-__global__ void __launch_bounds__(kFoldThreads)
-    unfold_key_kernel(Folding<T> folding, const float* d_folded, T* d_key, int64_t count) {
-  const int64_t index = global_thread();
-  if (index < count) unfold_key_element<CP>(folding, d_folded, d_key, index);
+__global__ void __launch_bounds__(kUnfoldThreads)
+    unfold_key_kernel(Folding<T> folding, const float* d_folded, T* d_key) {
+  __shared__ float shared[kUnfoldThreads];
+  DeviceBlock block;
+  unfold_key_block<CP>(block, folding, d_folded, d_key, blockIdx.x, shared);
 }
 
 template <int CP, typename T>
@@ -113,12 +114,12 @@ void check_blocks(int64_t blocks) {
               " thread blocks, and a launch takes 2^31 - 1; split the batch.");
 }
 
-template <auto kKernel, typename... Values>
+template <auto kKernel, int Threads = kThreads, typename... Values>
 void launch(int64_t blocks, int64_t floats, Values... values) {
   check_blocks(blocks);
-  allow_shared_memory<kKernel>();
+  if (floats > 0) allow_shared_memory<kKernel>();
   const auto stream = c10::cuda::getCurrentCUDAStream();
-  kKernel<<<static_cast<unsigned>(blocks), kThreads, floats * sizeof(float), stream>>>(values...);
+  kKernel<<<static_cast<unsigned>(blocks), Threads, floats * sizeof(float), stream>>>(values...);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -135,11 +136,7 @@ int64_t resident_blocks(int64_t floats) {
 // One thread per element of a result with `count` elements.
 template <auto kKernel, typename... Values>
 void launch_elements(int64_t count, Values... values) {
-  const int64_t blocks = (count + kFoldThreads - 1) / kFoldThreads;
-  check_blocks(blocks);
-  const auto stream = c10::cuda::getCurrentCUDAStream();
-  kKernel<<<static_cast<unsigned>(blocks), kFoldThreads, 0, stream>>>(values..., count);
-  C10_CUDA_KERNEL_LAUNCH_CHECK();
+  launch<kKernel, kFoldThreads>((count + kFoldThreads - 1) / kFoldThreads, 0, values..., count);
 }
 
 // [B, G, C, H, W], or [B, G, C, S] for keys.
@@ -271,9 +268,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
   const Parameters parameters(proj_weight, proj_bias, rpb);
   const Tensor lse = logsumexp.contiguous();
   const auto options = value.options().dtype(at::kFloat);
-  const int64_t batches = value.size(0), groups = value.size(1), regions = key.size(3);
+  const int64_t batches = value.size(0), groups = value.size(1);
   const int64_t taps = kernel_size * kernel_size, side = 2 * kernel_size - 1;
-  Tensor d_projection, d_rpb;
+  Tensor d_projection, d_bias, d_rpb;
   dispatch(query, value, kernel_size, [&](auto zero, auto channels, auto window) {
     using T = decltype(zero);
     constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
@@ -297,21 +294,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
         a.pairs() * a.tiles(), ValueGradMemory<CP, T>(a, nullptr).floats, a, gradients.grad_out,
         gradients.logsumexp, output_map<T>(d_value));
     d_folded = d_folded.sum(2);
+    d_bias = d_folded.select(3, CP).sum(at::IntArrayRef{0, 1}, false, proj_bias.scalar_type());
+    launch<unfold_key_kernel<CP, T>, kUnfoldThreads>(a.pairs() * a.query_channels, 0, f,
+                                                     d_folded.const_data_ptr<float>(),
+                                                     d_key.mutable_data_ptr<T>());
     const int64_t slices = std::min(a.pairs(), kMaxSlices);
-    d_projection = at::empty({slices, taps, regions + 1}, options);
-    launch_elements<unfold_key_kernel<CP, T>>(d_key.numel(), f, d_folded.const_data_ptr<float>(),
-                                              d_key.mutable_data_ptr<T>());
+    d_projection = at::empty({slices, taps, key.size(3)}, options);
     launch_elements<unfold_projection_kernel<CP, T>>(d_projection.numel(), f,
                                                      d_folded.const_data_ptr<float>(), slices,
                                                      d_projection.mutable_data_ptr<float>());
   });
-  const Tensor d_parameters = d_projection.sum(0);
-  return {d_query,
-          d_key,
-          d_value,
-          d_parameters.narrow(1, 0, regions).to(proj_weight.scalar_type()).contiguous(),
-          d_parameters.select(1, regions).to(proj_bias.scalar_type()).contiguous(),
-          d_rpb.sum(at::IntArrayRef{0, 2}).to(rpb.scalar_type())};
+  return {d_query, d_key,
+          d_value, d_projection.sum(0, false, proj_weight.scalar_type()),
+          d_bias,  d_rpb.sum(at::IntArrayRef{0, 2}, false, rpb.scalar_type())};
 }
 
 // Whether this binary holds code that the device can run: all kernels are compiled for the same
