@@ -6,9 +6,8 @@ the CPU, in one precision, without gradients, hooks, autocast, tracers, modes or
 Compiled graphs hold them as one operator each.
 """
 
-from collections.abc import Callable
 from functools import cache
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +15,12 @@ from torch.nn.modules import module as torch_module
 
 from overlock_mm.layers.contmix import upsampled_size
 from overlock_mm.ops import extension, selection
-from overlock_mm.ops.dispatch import bypasses_dispatcher
+from overlock_mm.ops.dispatch import bypasses_dispatcher, constant_when_traced, is_exporting
 from overlock_mm.ops.pointwise import onednn_backend
 from overlock_mm.ops.precision import in_autocast
 
-P = ParamSpec('P')
 #: What the kernels compute.
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def _constant_when_traced(function: Callable[P, bool]) -> Callable[P, bool]:
-    """Mark a function as ``torch.compiler.assume_constant_result`` does.
-
-    That one imports the compiler, which takes two seconds, for everyone who imports this package.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 def serves(block: nn.Module, x: Tensor, *others: Tensor) -> bool:
@@ -88,18 +77,16 @@ def fused_dynamic_block(
     )
 
 
-@_constant_when_traced
+@constant_when_traced
 def _with_onednn(dtype: torch.dtype) -> bool:
     """Whether products are oneDNN's: see :mod:`overlock_mm.ops.pointwise.onednn_backend`."""
     there = torch._C._get_mkldnn_enabled() and onednn_backend.why_not_there() is None
     return there and dtype == torch.float32
 
 
-@_constant_when_traced
+@constant_when_traced
 def _in_compiled_graphs() -> bool:
     """Whether the graph that is traced may hold the blocks: it is for this process, no export."""
-    # torch before 2.7 does not say what the graph is for.
-    is_exporting = getattr(torch.compiler, 'is_exporting', lambda: True)
     return _is_there() and not selection.any_chosen() and not is_exporting()
 
 

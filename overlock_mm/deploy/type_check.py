@@ -21,6 +21,7 @@ from overlock_mm.layers.basic import (
 from overlock_mm.layers.basic_block import BasicBlock
 from overlock_mm.layers.context_residual import ContextResidual
 from overlock_mm.layers.contmix import ContMix
+from overlock_mm.layers.depthwise import DepthwiseConv2d, KeptDepthwiseConv2d
 from overlock_mm.layers.dynamic_block import DynamicBlock, Fusion
 from overlock_mm.layers.recompute import KeptConv2d
 from overlock_mm.layers.reparam import DilatedBranch, DilatedReparamConv
@@ -46,8 +47,12 @@ CHILDREN: Mapping[type[nn.Module], Mapping[str, Types]] = {
         'grn': (GRN,),
         'reduce': (KeptConv2d,),
     },
-    DilatedBranch: {'conv': (nn.Conv2d,), 'norm': _NORMS},
-    DilatedReparamConv: {'conv': (KeptConv2d,), 'norm': _NORMS, 'branches': (nn.ModuleDict,)},
+    DilatedBranch: {'conv': (DepthwiseConv2d,), 'norm': _NORMS},
+    DilatedReparamConv: {
+        'conv': (KeptDepthwiseConv2d,),
+        'norm': _NORMS,
+        'branches': (nn.ModuleDict,),
+    },
     ContMix: {
         'query': (ConvNorm,),
         'key': (ConvNorm,),

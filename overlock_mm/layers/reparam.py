@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from overlock_mm.layers.basic import build_norm
-from overlock_mm.layers.recompute import KeptConv2d
+from overlock_mm.layers.depthwise import DepthwiseConv2d, KeptDepthwiseConv2d, uses_kernels
 
 #: Dilated branches (kernel, dilation) beside the K x K depthwise convolution of
 #: a reparameterized layer, by K (supplement of the paper; RepLKNet's successor UniRepLKNet).
@@ -72,15 +72,7 @@ class DilatedBranch(nn.Module):
         self, channels: int, kernel_size: int, dilation: int, norm_cfg: Mapping[str, Any]
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            channels,
-            channels,
-            kernel_size,
-            padding=dilation * (kernel_size // 2),
-            dilation=dilation,
-            groups=channels,
-            bias=False,
-        )
+        self.conv = DepthwiseConv2d(channels, kernel_size, dilation)
         self.norm = build_norm(norm_cfg, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,9 +98,7 @@ class DilatedReparamConv(nn.Module):
         self.kernel_size = kernel_size
         #: One of :data:`overlock_mm.layers.forms.FORMS`: training or reparameterized.
         self.form = 'training'
-        self.conv = KeptConv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
-        )
+        self.conv = KeptDepthwiseConv2d(channels, kernel_size)
         self.norm = build_norm(norm_cfg, channels)
         self.branches = nn.ModuleDict(
             {
@@ -118,6 +108,8 @@ class DilatedReparamConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if uses_kernels(self.conv, x):  # converted once for all branches
+            x = x.contiguous(memory_format=torch.channels_last)
         y = self.conv(x)
         if self.form != 'training':
             return y

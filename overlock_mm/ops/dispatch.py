@@ -30,6 +30,24 @@ def overridable(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+def constant_when_traced(function: Callable[P, bool]) -> Callable[P, bool]:
+    """Mark a function as ``torch.compiler.assume_constant_result`` does.
+
+    That one imports the compiler, which takes two seconds, for everyone who imports this package.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_traced
+def is_exporting() -> bool:
+    """Return whether the graph that is compiled is an export, for programs without this package.
+
+    torch before 2.7 does not say what the graph is for; every graph is an export there.
+    """
+    return getattr(torch.compiler, 'is_exporting', lambda: True)()
+
+
 def bypasses_dispatcher(arguments: Sequence[Any]) -> bool:
     """Return whether a backend may be called directly.
 
