@@ -24,7 +24,7 @@ compiles = pytest.mark.skipif(
 #: Shared memory of one block on the smallest GPUs of compute capability 8.0 or higher.
 SHARED_MEMORY = 99 * 1024
 FLOAT32 = {
-    *('proj_weight', 'proj_bias', 'rpb', 'tap_bias', 'position_bias', 'logsumexp', 'delta'),
+    *('proj_weight', 'proj_bias', 'rpb', 'logsumexp', 'delta'),
     *('d_folded', 'd_tap_bias', 'd_position_bias', 'sums'),
 }
 INTEGERS = {

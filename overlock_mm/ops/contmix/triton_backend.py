@@ -140,21 +140,20 @@ def contmix_backward(
     )
 
 
-def _fold(arguments: ContMixArguments, sizes: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+def _fold(arguments: ContMixArguments, sizes: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Return what `fold_kernel` prepares."""
     key, value, k = arguments.key, arguments.value, arguments.kernel_size
     batch, groups, query_channels, regions = key.shape
     row, parts = sizes['ROW'], sizes['PARTS']
     folded = value.new_empty(parts, batch * groups, k, sizes['QP'], row)
-    tap_bias = value.new_empty(k, row, dtype=torch.float32)
-    position_bias = value.new_empty(groups, 2 * k - 1, k - 1 + row, dtype=torch.float32)
+    biases = value.new_empty(2, groups, k, k, row, row)
     _launch(
         _kernels('triton_kernels').fold_kernel,
-        batch * groups * k,
+        batch * groups * k + groups * k * k,
         *(key, key.stride()),
         *_packed(arguments.proj_weight, arguments.proj_bias, arguments.rpb),
-        *(folded, tap_bias, position_bias),
-        *(arguments.scale, batch, groups),
+        *(folded, biases),
+        *(arguments.scale, batch * groups, groups),
         QUERY_CHANNELS=query_channels,
         REGIONS=regions,
         K=k,
@@ -162,8 +161,9 @@ def _fold(arguments: ContMixArguments, sizes: dict[str, Any]) -> tuple[Tensor, T
         QP=sizes['QP'],
         SP=min(64, padded(regions)),
         PARTS=parts,
+        num_warps=1,
     )
-    return folded, tap_bias, position_bias
+    return folded, biases
 
 
 def _unfold_grad(d_folded: Tensor, arguments: ContMixArguments) -> tuple[Tensor, Tensor]:

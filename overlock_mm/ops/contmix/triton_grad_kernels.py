@@ -20,10 +20,11 @@ import triton.language as tl
 
 from overlock_mm.ops.contmix.triton_kernels import (
     LOG2E,
-    bias_offset,
-    load_bias,
+    load_biases,
     load_folded,
+    one_hot_shifts,
     row_logits,
+    shift_of,
 )
 from overlock_mm.ops.contmix.triton_tiles import (
     band_start,
@@ -71,8 +72,7 @@ def query_grad_kernel(
     value,
     value_strides,
     folded,
-    tap_bias,
-    position_bias,
+    biases,
     out,
     out_strides,
     logsumexp,
@@ -115,7 +115,8 @@ def query_grad_kernel(
     band = band_start(first, width, K)
     column = band + tl.arange(0, BAND)
     position = band_position(x, band, width, K, ROW, BAND)
-    offset = bias_offset(group, y, x, height, width, K, ROW)
+    shift = shift_of(y, height, K)
+    shifts = one_hot_shifts(x, width, K, ROW, q.dtype)
     first_row = window_start(y, height, K)
     d_q = tl.zeros([TOKENS, QP], tl.float32)
     for tap_row in range(K):
@@ -131,8 +132,8 @@ def query_grad_kernel(
             CP,
         )
         f, rest = load_folded(folded, pair, tap_row, pairs, K, ROW, QP, PARTS)
-        bias = load_bias(tap_bias, position_bias, offset, tap_row, K, ROW)
-        logits = row_logits(q, f, rest, bias, PARTS, PRECISION)
+        bias, bias_rest = load_biases(biases, group, shift, tap_row, groups, K, ROW)
+        logits = row_logits(q, shifts, f, rest, bias, bias_rest, PARTS, PRECISION)
         d_logits = row_logit_grad(logits, lse, go, values, go_dot_out, position, PRECISION)
         d_q = product(
             factor(d_logits, GRAD_DTYPE, PRECISION),
@@ -150,8 +151,7 @@ def value_grad_kernel(
     query,
     query_strides,
     folded,
-    tap_bias,
-    position_bias,
+    biases,
     logsumexp,
     d_value,
     d_value_strides,
@@ -184,14 +184,15 @@ def value_grad_kernel(
         # A padding tap, whose weight is zero, where the window does not hold the token.
         tap = x[None, :] - window_start(qx, width, K)[:, None]
         tap = tl.where((tap >= 0) & (tap < K), tap, K)
+        shifts = one_hot_shifts(qx, width, K, ROW, query.dtype.element_ty)
         for qy in range(inverse_first(y, K), inverse_last(y, height, K) + 1):
             q = load_row(query, query_strides, batch, group, qy, qx, valid, QUERY_CHANNELS, QP)
             go = load_row(grad_out, grad_out_strides, batch, group, qy, qx, valid, CHANNELS, CP)
-            offset = bias_offset(group, qy, qx, height, width, K, ROW)
             tap_row = y - window_start(qy, height, K)
             f, rest = load_folded(folded, pair, tap_row, pairs, K, ROW, QP, PARTS)
-            bias = load_bias(tap_bias, position_bias, offset, tap_row, K, ROW)
-            logits = row_logits(q, f, rest, bias, PARTS, PRECISION)
+            shift = shift_of(qy, height, K)
+            bias, bias_rest = load_biases(biases, group, shift, tap_row, groups, K, ROW)
+            logits = row_logits(q, shifts, f, rest, bias, bias_rest, PARTS, PRECISION)
             flat = (tl.cast(pair, tl.int64) * height + qy) * width + qx
             lse = load_logsumexp(logsumexp, flat, valid)
             weight = factor(tl.exp2(logits - lse[:, None]), grad_out.dtype.element_ty, PRECISION)
@@ -208,8 +209,7 @@ def parameter_grad_kernel(
     value,
     value_strides,
     folded,
-    tap_bias,
-    position_bias,
+    biases,
     logsumexp,
     delta,
     d_folded,
@@ -251,23 +251,24 @@ def parameter_grad_kernel(
     band = band_start(first, width, K)
     column = band + tl.arange(0, BAND)
     position = band_position(x, band, width, K, ROW, BAND)
+    shifts = one_hot_shifts(x, width, K, ROW, query.dtype.element_ty)
     bias_column = tl.arange(0, 2 * ROW)
-    bias_tap = bias_column[None, :] - (window_start(x, width, K) - x + K - 1)[:, None]
+    bias_tap = bias_column[None, :] - shift_of(x, width, K)[:, None]
     bias_tap = tl.where((bias_tap >= 0) & (bias_tap < K), bias_tap, K)
 
     f, rest = load_folded(folded, pair, tap_row, pairs, K, ROW, QP, PARTS)
     folded_sum = tl.zeros([QP, ROW], tl.float32)
-    tap_sum = tl.zeros([ROW], tl.float32)
+    tap_sum = tl.zeros([TOKENS, ROW], tl.float32)
     # Window start minus token row is shift - (K - 1); all rows of a class share it. Away from
     # the borders it is -(K // 2), and near them each row is a class of its own.
     for index in range(chunk - chunks, K - 1, chunks):
         border = index + tl.zeros([], tl.int32)
         shift = tl.where(border >= K // 2, border + 1, border)
         row = tl.where(shift > K // 2, K - 1 - shift, height - 1 - shift)
+        shift = tl.where(border < 0, K // 2, shift)
         row = tl.where(border < 0, K // 2 + chunk, row)
         end = tl.where(border < 0, K // 2 + height - K + 1, row + 1)
-        offset = bias_offset(group, row, x, height, width, K, ROW)
-        bias = load_bias(tap_bias, position_bias, offset, tap_row, K, ROW)
+        bias, bias_rest = load_biases(biases, group, shift, tap_row, groups, K, ROW)
         class_sum = tl.zeros([TOKENS, ROW], tl.float32)
         for y in range(row, end, chunks):
             flat = (tl.cast(pair, tl.int64) * height + y) * width + x
@@ -279,7 +280,7 @@ def parameter_grad_kernel(
             )
             lse = load_logsumexp(logsumexp, flat, valid)
             go_dot_out = tl.load(delta + flat, mask=valid, other=0.0)
-            logits = row_logits(q, f, rest, bias, PARTS, PRECISION)
+            logits = row_logits(q, shifts, f, rest, bias, bias_rest, PARTS, PRECISION)
             d_logits = row_logit_grad(logits, lse, go, values, go_dot_out, position, PRECISION)
             class_sum += d_logits
             folded_sum = product(
@@ -288,7 +289,7 @@ def parameter_grad_kernel(
                 folded_sum,
                 PRECISION,
             )
-        tap_sum += tl.sum(class_sum, 0)
+        tap_sum += class_sum
         rows = tl.cast(program // K // chunks, tl.int64) * K + tap_row
         target = rows * (chunks + K - 1) + chunk + tl.where(border < 0, 0, chunks - chunk + border)
         tl.store(
@@ -297,6 +298,6 @@ def parameter_grad_kernel(
         )
 
     tap = tl.arange(0, ROW)
-    tl.store(d_tap_bias + tl.cast(program, tl.int64) * ROW + tap, tap_sum)
+    tl.store(d_tap_bias + tl.cast(program, tl.int64) * ROW + tap, tl.sum(tap_sum, 0))
     element = tl.arange(0, QP)[:, None] * ROW + tap[None, :]
     tl.store(d_folded + tl.cast(program, tl.int64) * (QP * ROW) + element, folded_sum)

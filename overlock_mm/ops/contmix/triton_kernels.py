@@ -14,13 +14,17 @@ waits for other warps, and even small maps occupy the whole GPU.
 Padded sizes: ROW is K, QP Cq and CP C, each padded to a power of two of 16 or more, as `tl.dot`
 demands. K is odd, so that a padding tap always exists.
 
-What `fold_kernel` prepares, contiguous, with logits in units of log 2:
+What `fold_kernel` prepares, contiguous, in the dtype of the activations, with logits in units of
+log 2. There are two parts, values rounded and what that leaves, where one would not be as good as
+float32:
 
-- folded [parts, B*G, K, QP, ROW]: F, for each window row by channel and tap, in the dtype of the
-  activations. Half precision has two parts, F rounded and what that leaves, whose sum is as good
-  as float32.
-- tap_bias [K, ROW], float32: the bias of the projection, -inf in the padding.
-- position_bias [G, 2K-1, K-1+ROW], float32, zero in the padding.
+- folded [parts, B*G, K, QP, ROW]: F, for each window row by channel and tap; for half precision
+  in two parts.
+- biases [2, G, K, K, ROW, ROW]: the sum of both biases, for each shift of the rows and each
+  window row by shift of the columns and tap, about minus infinity in the padding. The *shift* of a
+  token is the start of its window minus its own row (or column), plus K - 1: K // 2 away from the
+  borders, 0 to K - 1 near them. A tile selects its biases by a matrix product with the one-hot
+  shifts of its tokens.
 """
 
 import triton
@@ -48,10 +52,9 @@ def fold_kernel(
     proj_bias,
     rpb,
     folded,
-    tap_bias,
-    position_bias,
+    biases,
     scale,
-    batches,
+    pairs,
     groups,
     QUERY_CHANNELS: tl.constexpr,
     REGIONS: tl.constexpr,
@@ -61,66 +64,68 @@ def fold_kernel(
     SP: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Fold one window row of one (batch, group); grid (B * G * K,).
-
-    The biases are copied by the programs of the first batch.
-    """
+    """Fold a window row of a (batch, group), or add biases; grid (B * G * K + G * K * K,)."""
     tap_row = tl.program_id(0) % K
-    pair = tl.program_id(0) // K
-    channel = tl.arange(0, QP)[:, None]
-    tap = tl.arange(0, ROW)
-    base = tl.cast(pair // groups, tl.int64) * key_strides[0]
-    base += tl.cast(pair % groups, tl.int64) * key_strides[1]
-    total = tl.zeros([QP, ROW], tl.float32)
-    for first in range(0, REGIONS, SP):
-        region = first + tl.arange(0, SP)
-        offset = base + channel.to(tl.int64) * key_strides[2]
-        offset = offset + region.to(tl.int64)[None, :] * key_strides[3]
-        mask = (channel < QUERY_CHANNELS) & (region < REGIONS)[None, :]
-        keys = tl.load(key + offset, mask=mask, other=0.0).to(tl.float32)
-        offset = (tap_row * K + tap)[None, :] * REGIONS + region[:, None]
-        mask = (tap < K)[None, :] & (region < REGIONS)[:, None]
-        projection = tl.load(proj_weight + offset, mask=mask, other=0.0)
-        total = tl.dot(keys, projection, total, input_precision='ieee')
-    total *= scale * LOG2E
-    part = total.to(folded.dtype.element_ty)
-    target = tl.cast(tl.program_id(0), tl.int64) * (QP * ROW) + channel * ROW + tap[None, :]
-    tl.store(folded + target, part)
-    if PARTS == 2:
-        rest = (total - part.to(tl.float32)).to(folded.dtype.element_ty)
-        parts = tl.cast(batches * groups * K, tl.int64) * (QP * ROW)
-        tl.store(folded + parts + target, rest)
-
-    if pair == 0:
-        bias = tl.load(proj_bias + tap_row * K + tap, mask=tap < K, other=float('-inf'))
-        tl.store(tap_bias + tap_row * ROW + tap, bias * LOG2E)
-    if pair < groups:
+    tap = tl.arange(0, ROW)[None, :]
+    if tl.program_id(0) < pairs * K:
+        pair = tl.program_id(0) // K
+        channel = tl.arange(0, QP)[:, None]
+        base = tl.cast(pair // groups, tl.int64) * key_strides[0]
+        base += tl.cast(pair % groups, tl.int64) * key_strides[1]
+        total = tl.zeros([QP, ROW], tl.float32)
+        for first in range(0, REGIONS, SP):
+            region = first + tl.arange(0, SP)
+            offset = base + channel.to(tl.int64) * key_strides[2]
+            offset = offset + region.to(tl.int64)[None, :] * key_strides[3]
+            mask = (channel < QUERY_CHANNELS) & (region < REGIONS)[None, :]
+            keys = tl.load(key + offset, mask=mask, other=0.0).to(tl.float32)
+            offset = (tap_row * K + tap) * REGIONS + region[:, None]
+            mask = (tap < K) & (region < REGIONS)[:, None]
+            projection = tl.load(proj_weight + offset, mask=mask, other=0.0)
+            total = product(keys, projection, total, 'tf32x3')
+        target = tl.cast(tl.program_id(0), tl.int64) * (QP * ROW) + channel * ROW + tap
+        store_parts(folded, target, total * (scale * LOG2E), pairs * K, QP * ROW, PARTS)
+    else:
+        index = tl.program_id(0) - pairs * K
+        shift = index // K % K
+        group = index // K // K
+        column = tl.arange(0, ROW)[:, None]
         side: tl.constexpr = 2 * K - 1
-        columns: tl.constexpr = K - 1 + ROW
-        column = tl.arange(0, 2 * ROW)
-        for row in range(tap_row, side, K):
-            bias = tl.load(rpb + (pair * side + row) * side + column, mask=column < side, other=0.0)
-            flat = (pair * side + row) * columns + column
-            tl.store(position_bias + flat, bias * LOG2E, mask=column < columns)
+        inside = (tap < K) & (column < K)
+        offset = (group * side + shift + tap_row) * side + column + tap
+        bias = tl.load(rpb + offset, mask=inside, other=0.0)
+        bias += tl.load(proj_bias + tap_row * K + tap, mask=tap < K, other=0.0)
+        # Finite, because it meets the zeros of the one-hot shifts.
+        lowest: tl.constexpr = -6e4 if biases.dtype.element_ty.is_fp16() else -1e30
+        bias = tl.where(tap < K, bias * LOG2E, lowest)
+        target = tl.cast(index, tl.int64) * (ROW * ROW) + column * ROW + tap
+        store_parts(biases, target, bias, groups * K * K, ROW * ROW, 2)
 
 
 @triton.jit
-def bias_offset(group, y, x, height, width, K: tl.constexpr, ROW: tl.constexpr):
-    """Return where a tile's biases of window row 0 lie in `position_bias`, [T, ROW].
-
-    The bias of the neighbour at row r seen from row y is row r - y + K - 1.
-    """
-    x = tl.minimum(x, width - 1)
-    row = group * (2 * K - 1) + window_start(y, height, K) - y + K - 1
-    column = window_start(x, width, K) - x + K - 1
-    return row * (K - 1 + ROW) + column[:, None] + tl.arange(0, ROW)[None, :]
+def store_parts(pointer, offset, x, count, SIZE: tl.constexpr, PARTS: tl.constexpr):
+    """Write one of `count` matrices, rounded, and if there are two parts what that leaves."""
+    if PARTS == 2:
+        part = factor(x, pointer.dtype.element_ty, 'tf32')
+        rest = (x - part.to(tl.float32)).to(pointer.dtype.element_ty)
+        tl.store(pointer + offset, part)
+        tl.store(pointer + tl.cast(count, tl.int64) * SIZE + offset, rest)
+    else:
+        tl.store(pointer + offset, x)
 
 
 @triton.jit
-def load_bias(tap_bias, position_bias, offset, tap_row, K: tl.constexpr, ROW: tl.constexpr):
-    """Load both biases of a tile's logits of one window row, [T, ROW], -inf in the padding."""
-    bias = tl.load(position_bias + offset + tap_row * (K - 1 + ROW))
-    return bias + tl.load(tap_bias + tap_row * ROW + tl.arange(0, ROW))[None, :]
+def load_parts(
+    pointer, index, count, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTS: tl.constexpr
+):
+    """Load a matrix [ROWS, COLUMNS] of `count`, and its other part if there are two."""
+    offset = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    pointer += tl.cast(index, tl.int64) * (ROWS * COLUMNS)
+    x = tl.load(pointer + offset)
+    rest = x
+    if PARTS == 2:
+        rest = tl.load(pointer + tl.cast(count, tl.int64) * (ROWS * COLUMNS) + offset)
+    return x, rest
 
 
 @triton.jit
@@ -134,23 +139,39 @@ def load_folded(
     QP: tl.constexpr,
     PARTS: tl.constexpr,
 ):
-    """Load F of a window row and, in half precision, what its rounding left, both [QP, ROW]."""
-    element = tl.arange(0, QP)[:, None] * ROW + tl.arange(0, ROW)[None, :]
-    base = (tl.cast(pair, tl.int64) * K + tap_row) * (QP * ROW)
-    f = tl.load(folded + base + element)
-    rest = f
-    if PARTS == 2:
-        rest = tl.load(folded + base + tl.cast(pairs, tl.int64) * (K * QP * ROW) + element)
-    return f, rest
+    """Load F of a window row in parts, [QP, ROW]."""
+    return load_parts(folded, pair * K + tap_row, pairs * K, QP, ROW, PARTS)
 
 
 @triton.jit
-def row_logits(q, f, rest, bias, PARTS: tl.constexpr, PRECISION: tl.constexpr):
+def load_biases(biases, group, shift, tap_row, groups, K: tl.constexpr, ROW: tl.constexpr):
+    """Load the biases of a window row for a shift of the rows in two parts, [ROW, ROW]."""
+    return load_parts(biases, (group * K + shift) * K + tap_row, groups * K * K, ROW, ROW, 2)
+
+
+@triton.jit
+def shift_of(i, size, K: tl.constexpr):
+    """Return the shift of row (or column) i."""
+    return window_start(i, size, K) - i + K - 1
+
+
+@triton.jit
+def one_hot_shifts(x, width, K: tl.constexpr, ROW: tl.constexpr, DTYPE: tl.constexpr):
+    """Return the shifts of a tile's columns, [T, ROW]; none beyond the map."""
+    same = shift_of(x, width, K)[:, None] == tl.arange(0, ROW)[None, :]
+    # By way of float32: the interpreter takes the bits of an integer for those of bfloat16.
+    return same.to(tl.float32).to(DTYPE)
+
+
+@triton.jit
+def row_logits(q, shifts, f, f_rest, bias, bias_rest, PARTS: tl.constexpr, PRECISION: tl.constexpr):
     """Compute a tile's logits of one window row, [T, ROW] float32."""
-    logits = product(q, f, bias, PRECISION)
+    # The one-hot shifts are exact in TF32, and so are the parts of the biases, nearly.
+    logits = product(shifts, bias, tl.zeros([q.shape[0], f.shape[1]], tl.float32), 'tf32')
+    logits = product(shifts, bias_rest, logits, 'tf32')
     if PARTS == 2:
-        logits = product(q, rest, logits, PRECISION)
-    return logits
+        logits = product(q, f_rest, logits, PRECISION)
+    return product(q, f, logits, PRECISION)
 
 
 @triton.jit
@@ -160,8 +181,7 @@ def forward_kernel(
     value,
     value_strides,
     folded,
-    tap_bias,
-    position_bias,
+    biases,
     out,
     out_strides,
     logsumexp,
@@ -193,7 +213,8 @@ def forward_kernel(
     # A column outside of a token's window gets the weight of a padding tap, which is zero.
     tap = column[None, :] - window_start(x, width, K)[:, None]
     tap = tl.where((tap >= 0) & (tap < K), tap, K)
-    offset = bias_offset(group, y, x, height, width, K, ROW)
+    shift = shift_of(y, height, K)
+    shifts = one_hot_shifts(x, width, K, ROW, q.dtype)
     first_row = window_start(y, height, K)
 
     largest = tl.full([TOKENS], float('-inf'), tl.float32)
@@ -212,8 +233,8 @@ def forward_kernel(
             CP,
         )
         f, rest = load_folded(folded, pair, tap_row, pairs, K, ROW, QP, PARTS)
-        bias = load_bias(tap_bias, position_bias, offset, tap_row, K, ROW)
-        logits = row_logits(q, f, rest, bias, PARTS, PRECISION)
+        bias, bias_rest = load_biases(biases, group, shift, tap_row, groups, K, ROW)
+        logits = row_logits(q, shifts, f, rest, bias, bias_rest, PARTS, PRECISION)
         new_largest = tl.maximum(largest, tl.max(logits, 1))
         rescale = tl.exp2(largest - new_largest)[:, None]
         weight = tl.exp2(logits - new_largest[:, None])
