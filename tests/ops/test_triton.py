@@ -156,7 +156,7 @@ def test_refuses_with_all_reasons(backend):
         regions=81,
     )
     reasons = backend.why_not(call)
-    assert any('S must' in reason for reason in reasons) == (backend is cuda_backend)
+    assert not any('S must' in reason for reason in reasons)
     for wanted in (
         'dtype must be float16, bfloat16 or float32, got torch.float64.',
         'C must be at most 32, got 40.',
@@ -164,7 +164,6 @@ def test_refuses_with_all_reasons(backend):
     ):
         assert wanted in reasons
     # The CUDA kernels take any number of regions.
-    assert ('S must be at most 64, got 81.' in reasons) == (backend is triton_backend)
 
 
 @pytest.mark.parametrize('backend', [cuda_backend, triton_backend])
