@@ -16,8 +16,9 @@ import triton
 
 from benchmarks.gpu_code.calls import GpuCall, all_calls
 from benchmarks.gpu_code.cards import CARDS, WARP
+from benchmarks.gpu_code.launch import Launch
 from benchmarks.gpu_code.report import STORED
-from benchmarks.gpu_code.triton_launches import Launch, launches
+from benchmarks.gpu_code.triton_launches import launches
 
 logger = logging.getLogger('benchmarks')
 

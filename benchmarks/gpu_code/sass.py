@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -78,7 +78,7 @@ class Code:
     @cached_property
     def blocks(self) -> dict[int, list[Instruction]]:
         """Basic blocks by their first address, those that are reached from the entry only."""
-        return {first: self._parts[first] for first in sorted(self._flow)}
+        return {first: self.parts[first] for first in sorted(self._flow)}
 
     @cached_property
     def loops(self) -> list[Loop]:
@@ -118,26 +118,27 @@ class Code:
         widths = (i.load_bits for block in self.blocks.values() for i in block)
         return Counter(bits for bits in widths if bits)
 
-    def executed(
-        self,
-        iterations: dict[int, float],
-        counted: Callable[[Instruction], bool] = lambda instruction: True,
-    ) -> float:
-        """Instructions that a warp executes if it takes the longer way at each branch.
-
-        Args:
-            iterations: How often the body of a loop runs in all, by the header of the loop.
-            counted: Whether an instruction is counted.
-        """
+    @cached_property
+    def innermost_loop(self) -> dict[int, int]:
+        """The header of the innermost loop around each basic block that is in one."""
         innermost: dict[int, int] = {}
         for loop in all_loops(self.loops):  # an inner loop comes after those around it
             innermost.update(dict.fromkeys(loop.blocks, loop.header))
+        return innermost
+
+    def executed(self, iterations: dict[int | None, float]) -> float:
+        """Instructions that a warp executes.
+
+        Args:
+            iterations: How often the instructions of each loop are executed, by its header, and
+                those outside of all loops, by None.
+        """
         return sum(
-            sum(map(counted, block)) * (iterations[innermost[first]] if first in innermost else 1)
+            len(block) * iterations[self.innermost_loop.get(first)]
             for first, block in self.blocks.items()
         )
 
-    def in_innermost_loops(self, iterations: dict[int, float]) -> float:
+    def in_innermost_loops(self, iterations: dict[int | None, float]) -> float:
         """Those of them that are in loops without another loop in them."""
         return sum(
             len(self.blocks[first]) * iterations[loop.header]
@@ -147,7 +148,8 @@ class Code:
         )
 
     @cached_property
-    def _parts(self) -> dict[int, list[Instruction]]:
+    def parts(self) -> dict[int, list[Instruction]]:
+        """Basic blocks by their first address, also those that are never reached."""
         firsts = {self.instructions[0].address}
         for instruction, following in zip(self.instructions, self.instructions[1:], strict=False):
             if _ends_block(instruction):
@@ -165,15 +167,15 @@ class Code:
     def _flow(self) -> networkx.DiGraph:
         """Control flow between the basic blocks that are reached from the entry."""
         flow = networkx.DiGraph()
-        firsts = list(self._parts)
+        firsts = list(self.parts)
         flow.add_nodes_from(firsts)
         meeting: dict[str, int] = {}  # where the threads of a warp meet again, by barrier
         for first, following in zip(firsts, [*firsts[1:], None], strict=True):
-            for instruction in self._parts[first]:
+            for instruction in self.parts[first]:
                 if instruction.opcode.startswith('BSSY'):
                     barrier = instruction.operands.split(',')[0].split()[-1]
                     meeting[barrier] = _targets(instruction)[0]
-            last = self._parts[first][-1]
+            last = self.parts[first][-1]
             if last.opcode.startswith('BSYNC'):
                 flow.add_edge(first, meeting[last.operands.split()[-1]])
                 continue

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -15,28 +14,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from benchmarks.gpu_code import ptx, sass, triton_ir
+from benchmarks.gpu_code import ptx, sass
 from benchmarks.gpu_code.cards import CARDS, WARP
-
-
-@dataclass(frozen=True)
-class Launch:
-    """One launch of a kernel.
-
-    Attributes:
-        code: The machine code.
-        blocks: Blocks of the launch.
-        threads: Threads of a block.
-        shared: Bytes of shared memory of a block.
-        iterations: How often the body of each loop runs, by the address of the loop, as a mean
-            over the blocks; None if that is not known.
-    """
-
-    code: sass.Code
-    blocks: int
-    threads: int
-    shared: int
-    iterations: dict[int, float] | None
+from benchmarks.gpu_code.launch import Launch, iterations
 
 
 def launches(call: Callable[[], Any], capability: int) -> list[Launch]:
@@ -65,35 +45,31 @@ def launches(call: Callable[[], Any], capability: int) -> list[Launch]:
 
 def _launch(compiled: Any, grid: tuple[int, ...], bound: dict[str, Any]) -> Launch:
     (code,) = sass.disassemble(compiled.asm['cubin'])
-    integers = {name: int(x) for name, x in bound.items() if isinstance(x, int)}
-    ir_loops = triton_ir.loops(compiled.asm['ttgir'], integers, grid)
+    (source,) = ptx.parse(compiled.asm['ptx']).values()
+    threads = int(re.search(r'\.reqntid (\d+)', compiled.asm['ptx'])[1])
+    arguments = list(_arguments(list(compiled.src.signature.values()), list(bound.values())))
+    # Triton adds pointers to buffers of its own.
+    arguments += [bytes(8)] * (len(source.parameters) - len(arguments))
     return Launch(
         code=code,
         blocks=math.prod(grid),
-        threads=int(re.search(r'\.reqntid (\d+)', compiled.asm['ptx'])[1]),
+        threads=threads,
         shared=compiled.metadata.shared,
-        iterations=_iterations(code, ptx.parse(compiled.asm['ptx']), ir_loops),
+        iterations=iterations(code, source, arguments, (*grid, 1, 1)[:3], threads),
     )
 
 
-def _iterations(
-    code: sass.Code, source: sass.Code, ir_loops: list[triton_ir.IRLoop]
-) -> dict[int, float] | None:
-    """Iterations of the loops of machine code, by their headers; None if they are not known.
-
-    A loop may have been unrolled by some factor. Loads and matrix products must still be executed
-    as often as in the PTX that the code was assembled from, but for a few that it did not need.
-    """
-    iterations = triton_ir.attributed(code.loops, ir_loops)
-    in_source = triton_ir.attributed(source.loops, ir_loops)
-    if iterations is None or in_source is None:
-        return None
-    executed, expected = code.executed(iterations, _is_kept), source.executed(in_source, _is_kept)
-    return iterations if math.isclose(executed, expected, rel_tol=0.2) else None
-
-
-def _is_kept(instruction: sass.Instruction) -> bool:
-    return instruction.is_matrix or instruction.load_bits > 0
+def _arguments(types: list[Any], values: list[Any]) -> Iterator[bytes]:
+    """The arguments that are not compiled in, as they lie in memory."""
+    for kind, value in zip(types, values, strict=True):
+        if isinstance(kind, tuple):
+            yield from _arguments(list(kind), list(value))
+        elif kind.startswith('*'):
+            yield bytes(8)
+        elif kind.startswith(('i', 'u')):
+            yield int(value).to_bytes(max(1, int(kind[1:]) // 8), 'little', signed=value < 0)
+        elif kind != 'constexpr':
+            yield bytes(8 if kind == 'fp64' else 4)
 
 
 @contextmanager
