@@ -1,6 +1,6 @@
 """Runs the control flow of a kernel in PTX, to see how often its loops run.
 
-Whether a loop goes on follows, in the kernels here, from the arguments of the launch and from the
+Whether a loop continues follows, in the kernels here, from the arguments of the launch and from the
 thread's own number, not from what is in memory. One thread of a warp is followed; of all
 instructions only those are computed that branches depend on.
 """
@@ -108,7 +108,7 @@ class Step:
 
 
 class UnknownBranchError(Exception):
-    """What is in memory decides whether a loop goes on."""
+    """What is in memory decides whether a loop continues."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Kernel:
             position: The thread.
 
         Raises:
-            UnknownBranchError: What is in memory decides whether a loop goes on.
+            UnknownBranchError: What is in memory decides whether a loop continues.
         """
         memory = dict(zip(self.parameters, arguments, strict=True))
         registers: dict[str, int | None] = {**position.special_registers()}
