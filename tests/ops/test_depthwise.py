@@ -345,7 +345,7 @@ def test_channels_innermost_survives_loading():
         (dict(addend=normal(1, 4, 5, 5).to('meta')), ValueError, 'addend on meta'),
         (dict(dilation=0), ValueError, 'dilation must be a positive integer, got 0'),
         (dict(dilation=1.0), ValueError, 'dilation must be a positive integer, got 1.0'),
-        (dict(backend='gpu'), ValueError, "one of: cpu, cuda, triton, reference; got 'gpu'"),
+        (dict(backend='gpu'), ValueError, "one of: cpu, triton, cuda, reference; got 'gpu'"),
         (dict(stat='max'), ValueError, "one of: mean, norm; got 'max'"),
     ],
 )

@@ -44,11 +44,11 @@ def no_extension(monkeypatch):
 
 def test_the_order_is_that_of_the_documentation():
     assert list(BACKENDS) == ['cpu', 'triton', 'cuda', 'reference']
-    assert list(depthwise.BACKENDS) == ['cpu', 'cuda', 'triton', 'reference']
+    assert list(depthwise.BACKENDS) == ['cpu', 'triton', 'cuda', 'reference']
     assert list(available_backends()) == list(BACKENDS)
     assert list(available_backends('depthwise_conv2d')) == list(depthwise.BACKENDS)
     small = depthwise.Call('depthwise_conv2d', CPU, torch.float32, kernel_size=3)
-    assert list(available_backends(small)) == ['cpu', 'reference', 'cuda', 'triton']
+    assert list(available_backends(small)) == ['cpu', 'reference', 'triton', 'cuda']
 
 
 def test_every_backend_explains_itself(no_extension):

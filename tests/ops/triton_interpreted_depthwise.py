@@ -65,6 +65,16 @@ def test_gradients(shape, dilation, dtype, layout):
     assert_gradients(shape, dilation, 'triton', dtype=dtype, layout=layout)
 
 
+def test_parameters_are_read_as_they_are():
+    """Those in float32, as under autocast, are not rounded to the dtype of the map."""
+    x = torch.randn(1, 16, 4, 5).bfloat16()
+    weight = torch.zeros(16, 1, 3, 3)
+    weight[..., 1, 1] = 1 / 3
+    bias = torch.full([16], 1 / 7)
+    wanted = (x.float() * weight[0, 0, 1, 1] + bias[0]).bfloat16()
+    assert torch.equal(ops.depthwise_conv2d(x, weight, bias, backend='triton'), wanted)
+
+
 def test_the_largest_kernel():
     assert_right(Shape(1, 16, 3, 9, 17), 'depthwise_conv2d', {}, 'triton', layout='strided')
 

@@ -2,4 +2,4 @@
 
 from overlock_mm.ops.selection import load_backends
 
-load_backends(__name__, 'cpu', 'cuda', 'triton', 'reference')
+load_backends(__name__, 'cpu', 'triton', 'cuda', 'reference')

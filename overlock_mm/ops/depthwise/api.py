@@ -43,7 +43,8 @@ def depthwise_conv2d(
     Args:
         x: [B, C, H, W]; channels_last memory is read as it is, other layouts are converted.
         weight: [C, 1, k, k], k odd, 3 to 17. Fastest as :func:`channels_innermost` returns it.
-        bias: [C]; the parameters share a dtype, which may differ from that of x.
+        bias: [C]; the parameters share a dtype, which may differ from that of x, to which backends
+            may round them.
         input_bias: [C]; the padding is zero all the same.
         addend: [B, C, H, W], in the dtype of x.
         gelu_input: Apply GELU before the convolution.

@@ -9,17 +9,23 @@ A backend is a module that registers four functions, which know nothing of autog
     depthwise_conv2d_stats(x, weight, bias, input_bias, addend, gelu_input, stat) -> (y, [B, C])
 
 and ``why_not(call)``: see :mod:`overlock_mm.ops.selection`. Arguments are validated and not empty,
-with any strides; parameters have the dtype of the activations. Maps are returned in channels_last
-memory, the gradient of the weight contiguous and in the dtype of accumulation.
+with any strides. The dtype of the parameters may differ from that of the activations: a backend
+computes with them as they are, or converts them as :func:`with_converted_parameters` does. Maps are
+returned in channels_last memory, the gradient of the weight contiguous and in the dtype of
+accumulation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+from torch import Tensor
 
 from overlock_mm.ops.depthwise.call import Call
 from overlock_mm.ops.depthwise.self_test import problem
 from overlock_mm.ops.selection import Backends
 
-__all__ = ['BACKENDS', 'Call']
+__all__ = ['BACKENDS', 'Call', 'convert_parameters', 'with_converted_parameters']
 
 #: Smallest kernel for which the kernels of this package precede cuDNN, the definition. In bfloat16
 #: and channels_last memory cuDNN took 3.7 ms on an H200 where the arithmetic of a 17 x 17 kernel
@@ -29,10 +35,27 @@ MIN_OWN_KERNEL_SIZE = 5
 
 def _order(call: Call) -> Iterable[str]:
     if 0 < call.kernel_size < MIN_OWN_KERNEL_SIZE and call.dilation == 1:
-        return ('cpu', 'reference', 'cuda', 'triton')
-    if call.gradient:  # of which 'cuda' has no kernel
-        return ('cpu', 'triton', 'cuda', 'reference')
+        return ('cpu', 'reference', 'triton', 'cuda')
     return BACKENDS
+
+
+def convert_parameters(x: Tensor, *args: Any) -> list[Any]:
+    """Return an operator's arguments, with parameters in the dtype of the activations."""
+    dtype = x.dtype
+    return [
+        x,
+        *(arg.to(dtype) if isinstance(arg, Tensor) and arg.dtype != dtype else arg for arg in args),
+    ]
+
+
+def with_converted_parameters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a backend's function that needs its parameters in the dtype of the activations."""
+
+    @wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*convert_parameters(*args))
+
+    return wrapper
 
 
 _OPERATORS = ('depthwise_conv2d', 'depthwise_conv2d_norm', 'depthwise_conv2d_stats')

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from overlock_mm.ops.depthwise import reference
-from overlock_mm.ops.depthwise.backends import BACKENDS, Call
+from overlock_mm.ops.depthwise.backends import BACKENDS, Call, with_converted_parameters
 
 
 def why_not(call: Call) -> list[str]:
@@ -17,17 +17,20 @@ def why_not(call: Call) -> list[str]:
     return []
 
 
+@with_converted_parameters
 def depthwise_conv2d(*args: Any) -> Tensor:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
     return _channels_last(reference.depthwise_conv2d(*args))
 
 
+@with_converted_parameters
 def depthwise_conv2d_norm(*args: Any) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
     y, normed = reference.depthwise_conv2d_norm(*args)
     return _channels_last(y), _channels_last(normed)
 
 
+@with_converted_parameters
 def depthwise_conv2d_stats(*args: Any) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
     y, stat = reference.depthwise_conv2d_stats(*args)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from overlock_mm.ops.depthwise import reference
-from overlock_mm.ops.depthwise.backends import BACKENDS, Call
+from overlock_mm.ops.depthwise.backends import BACKENDS, Call, convert_parameters
 from overlock_mm.ops.precision import compute_dtype, without_autocast
 from overlock_mm.ops.registration import Operator, define, gradients_of_definition
 
@@ -29,15 +29,6 @@ def _two_maps(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 def _map_and_stat(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return _map(x), x.new_empty(x.shape[:2], dtype=compute_dtype(x.dtype))
-
-
-def _as_activations(x: Tensor, *args: Any) -> list[Any]:
-    """Return a backend's arguments, with parameters in the dtype of the activations."""
-    dtype = x.dtype
-    return [
-        x,
-        *(arg.to(dtype) if isinstance(arg, Tensor) and arg.dtype != dtype else arg for arg in args),
-    ]
 
 
 def _describe(name: str, x: Tensor, weight: Tensor, *rest: Any, transformed: bool = False) -> Call:
@@ -58,10 +49,10 @@ def _operator(
     name = definition.__name__
 
     def run(functions: Mapping[str, Callable[..., Any]], x: Tensor, *args: Any) -> Any:
-        return functions[name](*_as_activations(x, *args)) if x.numel() > 0 else fake(x)
+        return functions[name](x, *args) if x.numel() > 0 else fake(x)
 
     def defined(*args: Any) -> Any:
-        return definition(*_as_activations(*args))
+        return definition(*convert_parameters(*args))
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.positions = [i for i, x in enumerate(inputs) if isinstance(x, Tensor)]
@@ -101,7 +92,7 @@ def _gradients(
     *_, dilation, backend = rest
     gradients: list[Tensor | None] = [None] * 8
     if 0 in needed:
-        reversed_weight = weight.to(x.dtype).flip((2, 3))
+        reversed_weight = weight.flip((2, 3))
         gradients[0] = torch.ops.overlock_mm.depthwise_conv2d(
             grad_out, reversed_weight, None, None, None, False, False, dilation, backend
         )

@@ -1,6 +1,7 @@
 """Backend 'triton': Triton kernels that make one pass over the map.
 
-Maps are read in channels_last memory; others are converted in every call. GELU before the
+Maps are read in channels_last memory; others are converted in every call. Parameters are read in
+the dtype that they have. GELU before the
 convolution is computed once for each column of the kernel. Sums are float32; results are the same
 bits in every run on one device.
 """
