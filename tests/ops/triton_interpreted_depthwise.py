@@ -67,11 +67,11 @@ def test_gradients(shape, dilation, dtype, layout):
 
 def test_parameters_are_read_as_they_are():
     """Those in float32, as under autocast, are not rounded to the dtype of the map."""
-    x = torch.randn(1, 16, 4, 5).bfloat16()
+    x = torch.randn(1, 16, 4, 5).half()  # the interpreter cuts bfloat16 off
     weight = torch.zeros(16, 1, 3, 3)
     weight[..., 1, 1] = 1 / 3
     bias = torch.full([16], 1 / 7)
-    wanted = (x.float() * weight[0, 0, 1, 1] + bias[0]).bfloat16()
+    wanted = (x.float() * weight[0, 0, 1, 1] + bias[0]).half()
     assert torch.equal(ops.depthwise_conv2d(x, weight, bias, backend='triton'), wanted)
 
 
