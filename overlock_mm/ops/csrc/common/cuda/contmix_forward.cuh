@@ -36,7 +36,7 @@ OVERLOCK_KERNEL_BODY void forward_row(const Arguments<T>& a, int tap_row, const 
   float logits[2][kMaxTaps<K> + 1];
   OVERLOCK_UNROLL
   for (int side = 0; side < 2; ++side) {
-    const float* bias = state.window.bias[side] + tap_row * a.side();
+    const float* bias = a.rpb + state.window.bias[side] + tap_row * a.side();
     OVERLOCK_UNROLL
     for (int tap = 0; tap < kMaxTaps<K>; ++tap) {
       if (tap < kernel_size) logits[side][tap] = kLog2E * bias[tap];
@@ -93,7 +93,7 @@ OVERLOCK_KERNEL_BODY void forward_block(Block& block, const Arguments<T>& argume
                                         float* shared) {
   const Arguments<T> a = with_window<K>(arguments);
   const ForwardMemory<CP, T> memory(a, shared);
-  const int64_t pair = index / a.tiles();
+  const int pair = static_cast<int>(index / a.tiles());
   const Tile tile = Tile::of(a, pair, static_cast<int>(index % a.tiles()));
   const ValueRing<CP, K, T> ring(a, tile, memory.values);
   typename Block::template PerThread<ForwardState<CP>> states;
@@ -136,7 +136,7 @@ OVERLOCK_KERNEL_BODY void forward_block(Block& block, const Arguments<T>& argume
       if (!token.valid) continue;
       store_channels(out, tile.batch, tile.group, token, a.channels, state.sum[side],
                      1.f / state.total[side]);
-      logsumexp[(pair * a.height + token.y) * a.width + token.x] =
+      logsumexp[(int64_t{pair} * a.height + token.y) * a.width + token.x] =
           kLn2 * state.largest[side] + logf(state.total[side]);
     }
   });

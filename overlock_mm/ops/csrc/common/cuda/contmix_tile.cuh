@@ -99,12 +99,11 @@ struct Arguments {
   Map<const T> query, value;
   const float* folded;  // [B, G, K*K, kChannelStride], contiguous
   const float* rpb;     // [G, 2K-1, 2K-1], contiguous
-  int64_t batches, groups;
-  int query_channels, channels, height, width, kernel_size;
+  int batches, groups, query_channels, channels, height, width, kernel_size;
 
   OVERLOCK_HOST_DEVICE int taps() const { return kernel_size * kernel_size; }
   OVERLOCK_HOST_DEVICE int side() const { return 2 * kernel_size - 1; }
-  OVERLOCK_HOST_DEVICE int64_t pairs() const { return batches * groups; }
+  OVERLOCK_HOST_DEVICE int64_t pairs() const { return int64_t{batches} * groups; }
   OVERLOCK_HOST_DEVICE int tile_columns() const {
     return (width + kTileColumns - 1) / kTileColumns;
   }
@@ -118,10 +117,10 @@ struct Arguments {
 
   OVERLOCK_KERNEL_BODY int start_row(int y) const { return start(y, height); }
   OVERLOCK_KERNEL_BODY int start_column(int x) const { return start(x, width); }
-  // Position biases of one window row, from its first column on.
-  OVERLOCK_KERNEL_BODY const float* bias_row(int64_t group, int y, int x, int tap_row) const {
-    return rpb + (group * side() + bias_offset(y, height) + tap_row) * side() +
-           bias_offset(x, width);
+  // Place in rpb of the bias of a window's first tap.
+  OVERLOCK_KERNEL_BODY int bias_place(int group, int y, int x) const {
+    const int row = group * side() + bias_offset(y, height);
+    return row * side() + bias_offset(x, width);
   }
   // Row (column) of the position bias that meets the first row (column) of a window.
   OVERLOCK_KERNEL_BODY int bias_offset(int i, int size) const {
@@ -149,11 +148,10 @@ struct Token {
 };
 
 struct Tile {
-  int64_t batch, group;
-  int first_row, first_column;
+  int batch, group, first_row, first_column;
 
   template <typename T>
-  OVERLOCK_KERNEL_BODY static Tile of(const Arguments<T>& a, int64_t pair, int index) {
+  OVERLOCK_KERNEL_BODY static Tile of(const Arguments<T>& a, int pair, int index) {
     const int columns = a.tile_columns();
     return {pair / a.groups, pair % a.groups, index / columns * kTileRows,
             index % columns * kTileColumns};
@@ -237,15 +235,18 @@ OVERLOCK_KERNEL_BODY void stage_folded(const Arguments<T>& a, const Tile& tile, 
   for (int i = 4 * thread; i < count; i += 4 * kThreads) copy4(folded + i, source + i);
 }
 
-// A row of the map under a tile on its way from global to shared memory: a thread carries the
-// same channels of every kStep-th column. Its loads can be under way while it computes.
+// A row of the map under a tile on its way from global to shared memory, whose loads can be
+// under way while the thread computes. A thread carries some channels of every kStep-th column,
+// in packs, or all channels of one column, element by element.
 template <int CP, int K, typename T>
 struct CarriedRow {
   static constexpr int kPacks = CP / kPackSize<T>;
   static constexpr int kStep = kThreads / kPacks;
-  static constexpr int kCount = (kTileColumns - 1 + kMaxTaps<K> + kStep - 1) / kStep;
+  static constexpr int kColumns = kTileColumns - 1 + kMaxTaps<K>;
+  static constexpr int kCount = (kColumns + kStep - 1) / kStep;
   static_assert(kStep % 2 == 0, "columns of a thread have the same parity");
-  Pack<T> packs[kCount];
+  static_assert(kColumns <= kThreads, "a thread per column");
+  Pack<T> packs[kCount > kPacks ? kCount : kPacks];
 };
 
 // Staged rows of the map under a tile: [kRingRows, 2, half columns, kChannelStride].
@@ -262,7 +263,7 @@ struct ValueRing {
   const T* source;  // row 0 of the map, from the first column under the tile on
   int available;    // columns of the map from there on
   int last_row;     // of the map, under the first window row of the tile's last tokens
-  bool packed;
+  bool packed, planar;
 
   static OVERLOCK_HOST_DEVICE int row_floats(const Arguments<T>& a) {
     return 2 * a.half_columns() * kChannelStride<CP>;
@@ -272,7 +273,10 @@ struct ValueRing {
   }
 
   OVERLOCK_KERNEL_BODY ValueRing(const Arguments<T>& arguments, const Tile& tile, float* shared)
-      : a(arguments), rows(shared), packed(a.value.packed(a.channels)) {
+      : a(arguments),
+        rows(shared),
+        packed(a.value.packed(a.channels)),
+        planar(a.value.channel != 1) {
     const int first_column = a.start_column(tile.first_column);
     const int y = tile.first_row + kTileRows - 1;
     source = a.value.at(tile.batch, tile.group, 0, first_column);
@@ -285,33 +289,50 @@ struct ValueRing {
     return (column / 2 + column % 2 * a.half_columns()) * kChannelStride<CP>;
   }
 
-  // Loads row y, if its layout allows packs. Zeros beyond the map.
+  // Loads row y, if its layout is packed or planar. Zeros beyond the map.
   OVERLOCK_KERNEL_BODY Carried load(int y, int thread) const {
+    constexpr int kSize = kPackSize<T>;
     Carried carried{};
-    if (!packed) return carried;
-    const int channel = thread % Carried::kPacks * kPackSize<T>;
-    const int first = thread / Carried::kPacks;
-    const T* from = source + y * a.value.row + first * a.value.column + channel;
-    OVERLOCK_UNROLL
-    for (int i = 0; i < Carried::kCount; ++i) {
-      if (first + i * Carried::kStep < available && channel < a.channels) {
-        carried.packs[i] = *reinterpret_cast<const Pack<T>*>(from);
+    const T* from = source + y * a.value.row;
+    if (packed) {
+      const int channel = thread % Carried::kPacks * kSize;
+      const int first = thread / Carried::kPacks;
+      from += first * a.value.column + channel;
+      OVERLOCK_UNROLL
+      for (int i = 0; i < Carried::kCount; ++i) {
+        if (first + i * Carried::kStep < available && channel < a.channels) {
+          carried.packs[i] = *reinterpret_cast<const Pack<T>*>(from);
+        }
+        from += Carried::kStep * a.value.column;
       }
-      from += Carried::kStep * a.value.column;
+    } else if (planar && thread < available) {
+      from += thread * a.value.column;
+      OVERLOCK_UNROLL
+      for (int c = 0; c < CP; ++c) {
+        if (c < a.channels) carried.packs[c / kSize].v[c % kSize] = from[c * a.value.channel];
+      }
     }
     return carried;
   }
 
-  // Stores row y, which `load` has loaded if its layout allows packs.
+  // Stores row y, which `load` has loaded if its layout is packed or planar.
   OVERLOCK_KERNEL_BODY void store(int y, int thread, const Carried& carried) const {
-    if (!packed) return copy_elements(y, thread);
-    const int channel = thread % Carried::kPacks * kPackSize<T>;
-    const int first = thread / Carried::kPacks;
-    float* target = row(y) + place(first) + channel;
-    OVERLOCK_UNROLL
-    for (int i = 0; i < Carried::kCount; ++i) {
-      if (first + i * Carried::kStep < a.staged_columns()) {
-        store_pack(carried.packs[i], target + i * Carried::kStep / 2 * kChannelStride<CP>);
+    constexpr int kSize = kPackSize<T>;
+    if (packed) {
+      const int first = thread / Carried::kPacks;
+      float* target = row(y) + place(first) + thread % Carried::kPacks * kSize;
+      OVERLOCK_UNROLL
+      for (int i = 0; i < Carried::kCount; ++i) {
+        if (first + i * Carried::kStep < a.staged_columns()) {
+          store_pack(carried.packs[i], target + i * Carried::kStep / 2 * kChannelStride<CP>);
+        }
+      }
+    } else if (!planar) {
+      copy_elements(y, thread);
+    } else if (thread < a.staged_columns()) {
+      OVERLOCK_UNROLL
+      for (int i = 0; i < Carried::kPacks; ++i) {
+        store_pack(carried.packs[i], row(y) + place(thread) + i * kSize);
       }
     }
   }
@@ -324,19 +345,15 @@ struct ValueRing {
   }
 
  private:
+  // Of channels that are adjacent in memory, to which neighbouring threads are assigned.
   OVERLOCK_KERNEL_BODY void copy_elements(int y, int thread) const {
-    // Neighbouring threads take neighbouring elements: channels where these are adjacent in
-    // memory, else columns.
-    const bool channels_first = a.value.channel != 1;
     const T* from = source + y * a.value.row;
     float* target = row(y);
     for (int i = thread; i < CP * a.staged_columns(); i += kThreads) {
-      const int column = channels_first ? i % a.staged_columns() : i / CP;
-      const int channel = channels_first ? i / a.staged_columns() : i % CP;
+      const int column = i / CP, channel = i % CP;
       const bool present = column < available && channel < a.channels;
       target[place(column) + channel] =
-          present ? static_cast<float>(from[channel * a.value.channel + column * a.value.column])
-                  : 0.f;
+          present ? static_cast<float>(from[column * a.value.column + channel]) : 0.f;
     }
   }
 };
@@ -345,9 +362,9 @@ struct ValueRing {
 template <int CP>
 struct PairWindow {
   int first_row;
-  int even, odd;         // place of the left token's tap 0, and of its tap 1, in a staged row
-  bool shifted;          // whether the right token's window begins one column later
-  const float* bias[2];  // of the first window row
+  int even, odd;  // place of the left token's tap 0, and of its tap 1, in a staged row
+  bool shifted;   // whether the right token's window begins one column later
+  int bias[2];    // places of the tokens' first biases
 
   template <int K, typename T>
   static OVERLOCK_KERNEL_BODY PairWindow of(const ValueRing<CP, K, T>& ring, const Tile& tile,
@@ -355,12 +372,11 @@ struct PairWindow {
     const Arguments<T>& a = ring.a;
     const Token left = tile.token(a, thread, 0), right = tile.token(a, thread, 1);
     const int column = a.start_column(left.x) - a.start_column(tile.first_column);
-    return {
-        a.start_row(left.y),
-        ring.place(column),
-        ring.place(column + 1),
-        a.start_column(right.x) > a.start_column(left.x),
-        {a.bias_row(tile.group, left.y, left.x, 0), a.bias_row(tile.group, right.y, right.x, 0)}};
+    return {a.start_row(left.y),
+            ring.place(column),
+            ring.place(column + 1),
+            a.start_column(right.x) > a.start_column(left.x),
+            {a.bias_place(tile.group, left.y, left.x), a.bias_place(tile.group, right.y, right.x)}};
   }
   // Place of the left token's tap `tap`, which may be K: the right token's last.
   OVERLOCK_KERNEL_BODY int place(int tap) const {

@@ -67,7 +67,7 @@ OVERLOCK_KERNEL_BODY TokenGradState<CP> load_state(const Arguments<T>& a,
     state.delta[side] = 0.f;
     OVERLOCK_UNROLL
     for (int c = 0; c < CP; ++c) state.delta[side] += state.grad_out[side].v[c] * out.v[c];
-    const int64_t row = (tile.batch * a.groups + tile.group) * a.height + token.y;
+    const int64_t row = int64_t{tile.batch * a.groups + tile.group} * a.height + token.y;
     state.logsumexp[side] = kLog2E * g.logsumexp[row * a.width + token.x];
     state.valid[side] = token.valid;
   }
@@ -80,7 +80,8 @@ OVERLOCK_KERNEL_BODY void row_gradients(const Arguments<T>& a, const float* fold
                                         const float* values, int tap_row, int thread,
                                         float* d_logits, TokenGradState<CP>& state) {
   const PairWindow<CP>& window = state.window;
-  const float* bias[2] = {window.bias[0] + tap_row * a.side(), window.bias[1] + tap_row * a.side()};
+  const float* bias[2] = {a.rpb + window.bias[0] + tap_row * a.side(),
+                          a.rpb + window.bias[1] + tap_row * a.side()};
   // Stored at the end, as the loads of the next tap would have to wait for a store.
   float results[2][kMaxTaps<K>];
   // Products of grad_out and the values of a column; those of the next column are one tap ahead.
@@ -196,7 +197,7 @@ OVERLOCK_KERNEL_BODY void token_grad_block(Block& block, const Arguments<T>& arg
                                            float* shared) {
   const Arguments<T> a = with_window<K>(arguments);
   const TokenGradMemory<CP, T> memory(a, shared);
-  const int64_t pair = index / g.chunks;
+  const int pair = static_cast<int>(index / g.chunks);
   const int first_tile = static_cast<int>(index % g.chunks);
   float* d_folded = g.d_folded + index * a.taps() * kChannelStride<CP>;
   typename Block::template PerThread<TokenGradState<CP>> states;

@@ -62,10 +62,10 @@ struct QueryPatch {
 template <int CP>
 struct QueryState {
   Vector<CP> query;
-  float logsumexp;    // in base 2
-  const float* bias;  // of the first window row
-  int place;          // of its first weight
-  int first, last;    // columns of the patch that reach the two columns, counted in the patch
+  float logsumexp;  // in base 2
+  int bias;         // place of its first bias
+  int place;        // of its first weight
+  int first, last;  // columns of the patch that reach the two columns, counted in the patch
 };
 
 // Threads that gather the same two columns, four channels at a time each.
@@ -75,7 +75,7 @@ constexpr int kGatherers = kThreads / kPairColumns;
 template <int CP, int K, typename T>
 OVERLOCK_KERNEL_BODY void write_weights(const Arguments<T>& a, const ValueGradMemory<CP, T>& memory,
                                         int tap_row, const QueryState<CP>& state) {
-  const float* bias = state.bias + tap_row * a.side();
+  const float* bias = a.rpb + state.bias + tap_row * a.side();
   const float* folded = memory.folded + tap_row * a.kernel_size * kChannelStride<CP>;
   float* weights = memory.weights + state.place;
   // All logits before the first store, for which the loads of the next would have to wait.
@@ -140,7 +140,7 @@ OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& arg
                                            const Map<T>& d_value, int64_t index, float* shared) {
   const Arguments<T> a = with_window<K>(arguments);
   const ValueGradMemory<CP, T> memory(a, shared);
-  const int64_t pair = index / a.tiles();
+  const int pair = static_cast<int>(index / a.tiles());
   const Tile tile = Tile::of(a, pair, static_cast<int>(index % a.tiles()));
   const int end_row = tile.first_row + kTileRows < a.height ? tile.first_row + kTileRows : a.height;
   const int end_column =
@@ -175,8 +175,9 @@ OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& arg
         if (!token.valid) return;
         QueryState<CP>& state = states[thread];
         state.query = load_channels<CP>(a.query, tile.batch, tile.group, token, a.query_channels);
-        state.logsumexp = kLog2E * logsumexp[(pair * a.height + token.y) * a.width + token.x];
-        state.bias = a.bias_row(tile.group, token.y, token.x, 0);
+        state.logsumexp =
+            kLog2E * logsumexp[(int64_t{pair} * a.height + token.y) * a.width + token.x];
+        state.bias = a.bias_place(tile.group, token.y, token.x);
         state.place =
             (a.start_column(token.x) - (tile.first_column - a.kernel_size + 1)) * kThreads + thread;
         const Vector<CP> grad =

@@ -29,17 +29,18 @@ constexpr int kFoldThreads = 256;
 // Sums over batches and groups that the gradient of the projection is made of, at most.
 constexpr int64_t kMaxSlices = 32;
 
+// Blocks that a multiprocessor shall run at a time, which bounds the registers.
+template <int CP, int K>
+constexpr int kForwardBlocks = CP <= 16 && K > 0 ? 12 : 8;
+constexpr int kBackwardBlocks = 8;
+
 template <int CP, int K, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<CP, K>)
     forward_kernel(Arguments<T> a, Map<T> out, float* logsumexp) {
   extern __shared__ Float4 shared[];
   DeviceBlock block;
   forward_block<CP, K>(block, a, out, logsumexp, blockIdx.x, reinterpret_cast<float*>(shared));
 }
-
-// Blocks of the backward pass that shared memory lets a multiprocessor run at a time; without
-// the number, the compiler spills registers to make room for more.
-constexpr int kBackwardBlocks = 8;
 
 template <int CP, int K, typename T>
 __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
@@ -196,8 +197,8 @@ Arguments<T> arguments(const Tensor& query, const Tensor& value, const Tensor& f
           input_map<T>(value),
           folded.const_data_ptr<float>(),
           parameters.rpb.const_data_ptr<float>(),
-          value.size(0),
-          value.size(1),
+          static_cast<int>(value.size(0)),
+          static_cast<int>(value.size(1)),
           static_cast<int>(query.size(2)),
           static_cast<int>(value.size(2)),
           static_cast<int>(value.size(3)),
