@@ -78,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
     compiled.add_argument(
         '--architectures', type=int, nargs='+', default=[80, 90, 100, 120], help='90 is sm_90'
     )
-    compiled.add_argument('--backends', nargs='+', default=['triton'])
+    compiled.add_argument(
+        '--backends', nargs='+', choices=('triton', 'cuda'), help='default: cuda where nvcc is'
+    )
     compiled.add_argument(
         '--print',
         action='store_true',
@@ -122,9 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _describe_code(arguments: argparse.Namespace) -> bool:
     """Compile the kernels; whether the result was stored and not only printed."""
     from benchmarks.gpu_code import report as gpu_code_report
-    from benchmarks.gpu_code import run as gpu_code  # only this command needs Triton
+    from benchmarks.gpu_code import run as gpu_code
 
-    kernels = gpu_code.run(arguments.architectures, arguments.backends, arguments.calls)
+    backends = arguments.backends or gpu_code.default_backends()
+    kernels = gpu_code.run(arguments.architectures, backends, arguments.calls)
     if arguments.print:
         print(gpu_code_report.tables(kernels))
         return False

@@ -227,7 +227,7 @@ def test_a_loop_that_memory_ends_is_unknown():
 def test_integers_are_computed(instruction, value):
     kernel = ptx.parse('.entry kernel()\n{\n' + instruction + ';\n ret;\n}')['kernel']
     registers = {'%r9': 77}
-    ptx._compute(ptx.Step.of(kernel.code.instructions[0]), registers, {})
+    ptx._compute(ptx.Step.of(kernel.code.instructions[0]), registers, [])
     assert registers['%r9'] == value
 
 
@@ -317,7 +317,7 @@ def test_a_launch_is_compiled_with_its_own_arguments(tmp_path, monkeypatch):
     def call():
         tiny_triton_kernel.row_sums[(7,)](x, x, 30, BLOCK=64)
 
-    (found,) = launches(call, 90)
+    (found,) = launches(90, call)
     assert (found.code.name, found.blocks, found.threads) == ('row_sums', 7, 128)
     # Blocks 0 to 6 read 30 rows in steps of 7.
     outside, in_loop = found.iterations.values()

@@ -31,7 +31,7 @@ DTYPES = ('bfloat16', 'float16', 'float32')
 
 @dataclass(frozen=True)
 class GpuCall:
-    """One call of a backend, on tensors of the device 'meta'.
+    """One call of a backend.
 
     Attributes:
         case: The shape.
@@ -60,7 +60,7 @@ class GpuCall:
     @property
     def floor_bytes(self) -> int:
         """Bytes that any implementation must move."""
-        tensors = self._tensors()
+        tensors = self._tensors('meta')
         if isinstance(self.case, DepthwiseCase):
             return self.case.floor_bytes(tensors)
         forward = cases.floor_bytes(tensors, backward=False)
@@ -70,8 +70,8 @@ class GpuCall:
 
     @torch.no_grad()
     def run(self, backend: str) -> None:
-        """Call the functions of a backend, for example 'triton'."""
-        case, tensors = self.case, self._tensors()
+        """Call the functions of a backend: 'triton' on tensors without data, or 'cuda'."""
+        case, tensors = self.case, self._tensors('cuda' if backend == 'cuda' else 'meta')
         if isinstance(case, DepthwiseCase):
             functions = DEPTHWISE[backend].functions
             x, weight, bias, *norm = tensors
@@ -106,9 +106,9 @@ class GpuCall:
         logsumexp = out.new_empty(batch, groups, height, width, dtype=torch.float32)
         functions['contmix_backward'](torch.empty_like(out), arguments, out, logsumexp)
 
-    def _tensors(self) -> list[Tensor]:
+    def _tensors(self, device: str) -> list[Tensor]:
         case = self.case
-        tensors = case.arguments(torch.device('meta'), getattr(torch, self.dtype))
+        tensors = case.arguments(torch.device(device), getattr(torch, self.dtype))
         planes = self.layout == 'NCHW'
         if isinstance(case, DepthwiseCase):
             return [tensors[0].contiguous() if planes else tensors[0], *tensors[1:]]

@@ -153,8 +153,10 @@ class Kernel:
         Raises:
             UnknownBranchError: What is in memory decides whether a loop continues.
         """
-        memory = dict(zip(self.parameters, arguments, strict=True))
+        memory = list(arguments)
         registers: dict[str, int | None] = {**position.special_registers()}
+        # Parameters may be read by address: that of each begins with its number.
+        registers |= {name: number << 32 for number, name in enumerate(self.parameters)}
         found: Counter[int] = Counter()
         blocks, following = self.code.blocks, self._following
         address: int | None = self.code.instructions[0].address
@@ -277,23 +279,29 @@ def _holds(predicate: str, negated: bool, registers: dict[str, int | None]) -> b
     return None if value is None else bool(value) != negated
 
 
-def _compute(step: Step, registers: dict[str, int | None], memory: dict[str, bytes]) -> None:
+def _compute(step: Step, registers: dict[str, int | None], memory: list[bytes]) -> None:
     """Execute an instruction. What is not known becomes None."""
     holds = _holds(step.predicate, step.negated, registers)
     if holds is False:
         return
     values: list[int | None] = [None] * len(step.written)
     if holds and step.kind == 'ld' and step.modifiers[0] == 'param':
-        values = _parameters(step, memory)
+        values = _parameters(step, registers, memory)
     elif holds and len(values) == 1:
         values = [_result(step, [_value(source, registers) for source in step.sources])]
     registers.update(zip(step.written, values, strict=True))
 
 
-def _parameters(step: Step, memory: dict[str, bytes]) -> list[int | None]:
+def _parameters(
+    step: Step, registers: dict[str, int | None], memory: list[bytes]
+) -> list[int | None]:
     name, _, offset = step.sources[0].strip('[]').partition('+')
+    base = registers.get(name.strip())
+    if base is None:
+        return [None] * len(step.written)
+    number, first = divmod(base + int(offset or 0), 1 << 32)
     size = int(step.modifiers[-1][1:]) // 8
-    data = memory[name.strip()][int(offset or 0) :]
+    data = memory[number][first : first + size * len(step.written)]
     return [
         int.from_bytes(data[i * size : (i + 1) * size], 'little') for i in range(len(step.written))
     ]
@@ -306,7 +314,7 @@ def _value(operand: str, registers: dict[str, int | None]) -> int | None:
         # Numbers with a fraction are written as 0f3F800000 and are not followed.
         return None if operand[:2] in ('0f', '0d') else int(operand.rstrip('U'), 0)
     # A symbol is an address, which is aligned.
-    return None if operand[0] in '{[' else 0
+    return None if operand[0] in '{[' else registers.get(operand, 0)
 
 
 def _result(step: Step, values: list[int | None]) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -194,18 +193,18 @@ def all_loops(loops: list[Loop]) -> Iterator[Loop]:
         yield from all_loops(loop.inner)
 
 
-def disassemble(cubin: bytes) -> list[Code]:
-    """The kernels of compiled code, by ``cuobjdump``, which comes with Triton and with CUDA.
+def disassemble(path: Path, *selection: str) -> list[Code]:
+    """The kernels in compiled code, by ``cuobjdump``, which comes with Triton and with CUDA.
+
+    Args:
+        path: A cubin, or a library with several.
+        selection: Options of cuobjdump that leave out others, for example '-arch', 'sm_90'.
 
     Raises:
         FileNotFoundError: There is no cuobjdump.
         RuntimeError: cuobjdump or nvdisasm failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, 'code.cubin')
-        path.write_bytes(cubin)
-        sass, resources = (_cuobjdump(option, path) for option in ('-sass', '-res-usage'))
-    return parse(sass, resources)
+    return parse(cuobjdump('-sass', *selection, path), cuobjdump('-res-usage', *selection, path))
 
 
 def parse(sass: str, resources: str) -> list[Code]:
@@ -226,15 +225,22 @@ def parse(sass: str, resources: str) -> list[Code]:
     return kernels
 
 
-def _cuobjdump(option: str, path: Path) -> str:
+def cuobjdump(*arguments: str | Path) -> str:
+    """The output of cuobjdump.
+
+    Raises:
+        FileNotFoundError: There is no cuobjdump.
+        RuntimeError: It failed.
+    """
     program = find_tool('cuobjdump')
     # It runs nvdisasm, which it looks for on PATH.
     environment = {'PATH': f'{program.parent}:/usr/bin:/bin'}
     result = subprocess.run(
-        [program, option, path], capture_output=True, text=True, env=environment, check=False
+        [program, *arguments], capture_output=True, text=True, env=environment, check=False
     )
     if result.returncode != 0:
-        raise RuntimeError(f'{program} {option} failed: {result.stderr.strip()}')
+        command = ' '.join(map(str, arguments))
+        raise RuntimeError(f'{program} {command} failed: {result.stderr.strip()}')
     return result.stdout
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -19,12 +21,12 @@ from benchmarks.gpu_code.cards import CARDS, WARP
 from benchmarks.gpu_code.launch import Launch, iterations
 
 
-def launches(call: Callable[[], Any], capability: int) -> list[Launch]:
+def launches(capability: int, call: Callable[[], Any]) -> list[Launch]:
     """Run a function on tensors of the device 'meta'; what it would launch on a GPU.
 
     Args:
-        call: Launches Triton kernels.
         capability: The compute capability to compile for, 90 for 9.0.
+        call: Launches Triton kernels.
     """
     found: list[Launch] = []
     compile_and_launch = JITFunction.run
@@ -44,7 +46,10 @@ def launches(call: Callable[[], Any], capability: int) -> list[Launch]:
 
 
 def _launch(compiled: Any, grid: tuple[int, ...], bound: dict[str, Any]) -> Launch:
-    (code,) = sass.disassemble(compiled.asm['cubin'])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'code.cubin')
+        path.write_bytes(compiled.asm['cubin'])
+        (code,) = sass.disassemble(path)
     (source,) = ptx.parse(compiled.asm['ptx']).values()
     threads = int(re.search(r'\.reqntid (\d+)', compiled.asm['ptx'])[1])
     arguments = list(_arguments(list(compiled.src.signature.values()), list(bound.values())))
