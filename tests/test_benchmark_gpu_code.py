@@ -287,6 +287,8 @@ def test_page_says_what_is_not_derived(tmp_path):
         'inner_instructions_per_tap': 380.0,
         'issue_us': 130.0,
     }
+    assert '| bfloat16 | NCHW | triton | forward | 130 (x 70) |' in report.summary([derived])
+    assert '| forward | not derived |' in report.summary([derived, kernel])
     page = report.tables([derived])
     assert '| 8 (1 + 2) | 20 | 2000 | 3 (19%) | 5.05 | 16 HMMA.1688 | 0 / 0 / 32 / 76 |' in page
     assert '| 402 (380) | 130 |' in page

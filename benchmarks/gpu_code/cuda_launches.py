@@ -26,7 +26,7 @@ from benchmarks.gpu_code.launch import Launch, iterations
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / 'build' / 'gpu_code'
 RUNTIME = BUILD / 'libno_device.so'
-#: Shared memory that every kernel has from compute capability 9.0 on, and does not use.
+#: What the system adds to the shared memory of a kernel, from compute capability 9.0 on.
 RESERVED = 1024
 
 _ON_LAUNCH = ctypes.CFUNCTYPE(
@@ -168,7 +168,7 @@ class Recorder:
         arguments: list[bytes],
     ) -> Launch:
         code = self._code(name)
-        reserved = RESERVED if self.capability >= 90 else 0
+        reserved = RESERVED if self.capability >= 90 and code.static_shared else 0
         return Launch(
             code=code,
             blocks=math.prod(grid),

@@ -13,7 +13,7 @@ from benchmarks.gpu_code.cards import WARP
 #: Iterations of a loop, known when compiling, that the assembler may write out.
 UNROLLABLE = 16
 #: Warps of a launch that are followed; the mean of a random sample stands for all.
-SAMPLE = 100
+SAMPLE = 32
 
 
 @dataclass(frozen=True)

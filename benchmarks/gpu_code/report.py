@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_code.cards import CARDS
+from benchmarks.report import plain
 from benchmarks.stored import RESULTS
 
 STORED = RESULTS / 'kernels-gpu.json'
@@ -28,49 +29,89 @@ card, and a time that it cannot beat; a real time is longer.
   blocks that a multiprocessor holds at a time, with the fraction of its warps that they fill. It
   follows from registers, shared memory and threads. *Waves* is how often the card is filled.
 - *matrix* counts instructions of the matrix units in the code; *loads* those from global memory by
-  the bits that a thread loads (128 / 64 / 32 / 16); *barriers* those of a block.
+  the bits that a thread loads (128 and more / 64 / 32 / 16 and fewer); *barriers* those of a block.
 - *per tap* is the number of instructions of a thread for each tap of the call (for ContMix, taps of
   a token, whatever its channels; for depthwise operators, taps of each output), and in parentheses
   those of them in innermost loops.
 - *issue* is the estimate: the time in which the card issues all instructions of the launch, four
-  per multiprocessor and cycle, as if nothing ever waited. Iterations of loops come from the
-  compiler's own code; each branch is counted as taken the longer way. *floor* is the time in which
-  the memory of the card moves the bytes that any implementation must move: each input read once,
-  each result written once. Small operations of PyTorch around the kernels are in neither.
-- "not derived" stands where the compiler has rearranged the loops so that their iterations are not
-  known.
+  per multiprocessor and cycle, as if nothing ever waited and all of the card were busy. How often
+  loops run follows from the control flow, which is executed for a sample of the threads with the
+  arguments of the launch. *Floor* is the time in which the memory of the card moves the bytes that
+  any implementation must move: each input read once, each result written once. Operations of
+  PyTorch itself around the kernels are in neither.
+- "not derived" stands where the iterations of a loop are not known: what is in memory decides, or
+  the compiler has made another loop of it.
+
+All calls and dtypes are in `benchmarks/results/kernels-gpu.json`. After a change of a kernel,
+`python -m benchmarks gpu-code --print --architectures 90 --calls REGEX` prints its tables in
+seconds.
 """
 
 
 def write(stored: Path = STORED, page: Path = PAGE) -> Path:
     """Write the page; its path."""
     content = json.loads(stored.read_text(encoding='utf-8'))
+    kernels = content['kernels']
     versions = ', '.join(f'{name} {version}' for name, version in content['versions'].items())
-    sections = [HEAD, f'{content["date"]}; {versions}.\n']
-    for capability in sorted({kernel['capability'] for kernel in content['kernels']}):
-        of_card = [k for k in content['kernels'] if k['capability'] == capability]
-        sections.append(tables(of_card))
+    cards = [
+        f'- sm_{capability}: {card.name}, {card.multiprocessors} multiprocessors, '
+        f'{card.clock / 1e9:.4g} GHz, {card.bandwidth / 1e12:.4g} TB/s'
+        for capability, card in CARDS.items()
+    ]
+    sections = [
+        HEAD,
+        f'Compiled on {content["date"]} by {versions}.\n',
+        '## Estimates\n',
+        'In µs, with the multiple of the floor in parentheses. Published figures of the cards:\n',
+        '\n'.join(cards) + '\n',
+        summary(kernels),
+        '## Kernels in bfloat16\n',
+        tables([kernel for kernel in kernels if kernel['dtype'] == 'bfloat16']),
+    ]
     page.write_text('\n'.join(sections), encoding='utf-8')
     return page
+
+
+def summary(kernels: list[dict[str, Any]]) -> str:
+    """For each shape, the estimates of all calls on all cards."""
+    by_call: dict[tuple[str, ...], dict[int, list[dict[str, Any]]]] = {}
+    for kernel in kernels:
+        call = tuple(kernel[key] for key in ('case', 'dtype', 'layout', 'backend', 'part'))
+        by_call.setdefault(call, {}).setdefault(kernel['capability'], []).append(kernel)
+    capabilities = sorted({kernel['capability'] for kernel in kernels})
+    sections = []
+    for case in dict.fromkeys(call[0] for call in by_call):
+        lines = [['dtype', 'layout', 'backend', 'part', *(CARDS[c].name for c in capabilities)]]
+        lines.append(['---'] * 4 + ['--:'] * len(capabilities))
+        for call in (call for call in by_call if call[0] == case):
+            lines.append([*call[1:], *(_estimate(by_call[call].get(c, [])) for c in capabilities)])
+        sections += [f'### {case}\n', _markdown(lines)]
+    return '\n'.join(sections)
 
 
 def tables(kernels: list[dict[str, Any]]) -> str:
     """A table of kernels for each architecture, backend, shape, dtype and layout."""
     sections = []
     keys = ('capability', 'backend', 'case', 'dtype', 'layout')
-    previous: tuple[Any, ...] = ()
     for key, group in groupby(kernels, lambda kernel: tuple(kernel[k] for k in keys)):
         capability, backend, case, dtype, layout = key
-        if previous[:1] != key[:1]:
-            card = CARDS[capability]
-            sections.append(
-                f'## sm_{capability}: {card.name}\n\nPublished: {card.multiprocessors} '
-                f'multiprocessors, {card.clock / 1e9:.3g} GHz, {card.bandwidth / 1e12:.3g} TB/s.\n'
-            )
-        sections += [f'### sm_{capability}, {backend}: {case}, {dtype}, {layout}\n']
-        sections.append(_table(list(group)))
-        previous = key
+        title = f'sm_{capability} ({CARDS[capability].name}), {backend}: {case}, {dtype}, {layout}'
+        sections += [f'### {title}\n', _table(list(group))]
     return '\n'.join(sections)
+
+
+def _estimate(kernels: list[dict[str, Any]]) -> str:
+    """The time of all kernels of a call, and how many times its floor that is."""
+    times = [kernel.get('issue_us') for kernel in kernels]
+    if not times:
+        return ''
+    if None in times:
+        return 'not derived'
+    return f'{plain(sum(times), 3)} (x {plain(sum(times) / kernels[0]["floor_us"], 2)})'
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
 
 
 def _table(kernels: list[dict[str, Any]]) -> str:
@@ -80,9 +121,9 @@ def _table(kernels: list[dict[str, Any]]) -> str:
     for part, group in groupby(kernels, lambda kernel: kernel['part']):
         of_part = list(group)
         lines += map(_row, of_part)
-        total = _sum(kernel.get('issue_us') for kernel in of_part)
-        lines.append([f'*{part}*', *[''] * 10, total, f'{of_part[0]["floor_us"]:.3g}'])
-    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
+        floor = plain(of_part[0]['floor_us'], 3)
+        lines.append([f'*{part}*', *[''] * 10, _estimate(of_part), floor])
+    return _markdown(lines)
 
 
 def _row(kernel: dict[str, Any]) -> list[str]:
@@ -94,7 +135,7 @@ def _row(kernel: dict[str, Any]) -> list[str]:
     taps = 'not derived'
     if 'instructions_per_tap' in kernel:
         inner = kernel['inner_instructions_per_tap']
-        taps = f'{kernel["instructions_per_tap"]:.3g} ({inner:.3g})'
+        taps = f'{plain(kernel["instructions_per_tap"], 3)} ({plain(inner, 3)})'
     return [
         kernel['kernel'],
         str(kernel['registers']),
@@ -107,11 +148,6 @@ def _row(kernel: dict[str, Any]) -> list[str]:
         ' / '.join(map(str, widths)),
         str(kernel['barriers']),
         taps,
-        _sum([kernel.get('issue_us')]),
+        plain(kernel['issue_us'], 3) if 'issue_us' in kernel else 'not derived',
         '',
     ]
-
-
-def _sum(times: Any) -> str:
-    times = list(times)
-    return 'not derived' if None in times else f'{sum(times):.3g}'
