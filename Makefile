@@ -74,7 +74,7 @@ bench-gpu: env ## Operators and networks on a GPU in TIER=3, 8 or 30 minutes (8 
 	$(PY) -m benchmarks run --device cuda --tier $(TIER)
 	$(PY) -m benchmarks networks --device cuda --tier $(TIER)
 
-gpu-report: env ## Compile the GPU kernels and describe their code, without a GPU; docs/gpu_kernels.md
+gpu-report: env ## Compile the GPU kernels and describe their code, without a GPU: 20 min (2 cores)
 	$(CPU) $(PY) -m benchmarks gpu-code
 
 bench-networks: env ## Measure whole networks beside others in all runtimes on the CPU; docs/networks.md

@@ -93,7 +93,7 @@ def kernels(library: Path, capability: int, pattern: str) -> list[dict[str, Any]
     output = subprocess.run(
         [sys.executable, '-m', __name__, str(library), str(capability), pattern],
         cwd=ROOT,
-        env={**os.environ, 'LD_PRELOAD': str(RUNTIME)},
+        env={**os.environ, 'LD_PRELOAD': str(RUNTIME), 'CUDA_VISIBLE_DEVICES': '0'},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
