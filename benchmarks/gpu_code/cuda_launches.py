@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ def nvcc_release() -> str:
     return re.findall(r'release ([\d.]+)', output)[0]
 
 
-def build(capabilities: Iterable[int]) -> Path:
+def build(capabilities: Sequence[int]) -> Path:
     """Compile the extension and the runtime; the extension's path.
 
     Raises:
@@ -64,10 +64,12 @@ def build(capabilities: Iterable[int]) -> Path:
     nvcc = find_nvcc()
     if nvcc is None:
         raise FileNotFoundError('nvcc was not found; put it on PATH or set CUDA_HOME.')
+    # Of its own for each set of architectures, so that few files are compiled again.
+    folder = BUILD / '_'.join(map(str, capabilities))
     architectures = ';'.join(f'{c // 10}.{c % 10}+PTX' for c in capabilities)
     subprocess.run(
         [sys.executable, 'setup.py', '-q', 'build_ext']
-        + ['--build-temp', str(BUILD / 'temp'), '--build-lib', str(BUILD / 'lib')],
+        + ['--build-temp', str(folder / 'temp'), '--build-lib', str(folder / 'lib')],
         cwd=ROOT,
         env={**os.environ, 'FORCE_CUDA': '1', 'TORCH_CUDA_ARCH_LIST': architectures},
         stdout=subprocess.DEVNULL,
@@ -80,7 +82,7 @@ def build(capabilities: Iterable[int]) -> Path:
         + [str(Path(__file__).with_name('no_device.cpp'))],
         check=True,
     )
-    (library,) = (BUILD / 'lib').glob('overlock_mm/_C.*.so')
+    (library,) = (folder / 'lib').glob('overlock_mm/_C.*.so')
     return library
 
 
