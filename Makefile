@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # A worker for each core; each takes tests from the slower one when its own are done.
 PYTEST := $(ONE_THREAD) $(PY) -m pytest --numprocesses=auto --dist=worksteal --durations=20
 
-CPP_FILES := $(shell find overlock_mm/ops/csrc tests/ops -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
+CPP_FILES := $(shell find overlock_mm/ops/csrc tests benchmarks -name '*.h' -o -name '*.c*pp' -o -name '*.cu*')
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo gallery test test-fast test-newest test-upstream test-install test-gpu test-gpu-sanitizers test-asan lint format docs bench bench-gpu gpu-report bench-networks clean clean-env

@@ -2,10 +2,13 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_code import launch, ptx, report, sass
+from benchmarks.gpu_code import cuda_launches, launch, ptx, report, run, sass
 from benchmarks.gpu_code.cards import CARDS
 
 RESOURCES = """
@@ -326,3 +329,57 @@ def test_a_launch_is_compiled_with_its_own_arguments(tmp_path, monkeypatch):
     assert 0 < outside <= 1
     assert in_loop == pytest.approx(30 / 7, rel=0.05)  # from a sample of the blocks
     assert sum(found.code.load_widths().values()) > 0
+
+
+#: In a process of its own, because the runtime without a device stays loaded.
+RECORD = """
+import ctypes
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.gpu_code import cuda_launches
+
+library, cuda_launches.RUNTIME = map(Path, sys.argv[1:])
+ctypes.CDLL(str(cuda_launches.RUNTIME), ctypes.RTLD_GLOBAL)
+launch = ctypes.CDLL(str(library)).launch_row_sums
+(found,) = cuda_launches.Recorder(library, 80).launches(lambda: launch(7, 30))
+numbers = [found.blocks, found.threads, found.shared, *found.iterations.values()]
+print(json.dumps([found.code.name, *numbers]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cuda_launches.find_nvcc() is None, reason='nvcc was not found.')
+@pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='Triton is not installed.')
+def test_a_launch_without_a_device(tmp_path):
+    library, runtime = tmp_path / 'kernel.so', tmp_path / 'runtime.so'
+    cuda_launches.build_runtime(runtime)
+    options = ['-shared', '-cudart', 'none', '-Xcompiler', '-fPIC']
+    options += ['-gencode', 'arch=compute_80,code=[sm_80,compute_80]']
+    source = Path(__file__).with_name('tiny_cuda_kernel.cu')
+    subprocess.run([cuda_launches.find_nvcc(), *options, '-o', library, source], check=True)
+    output = subprocess.run(
+        [sys.executable, '-c', RECORD, library, runtime],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    name, *numbers, outside, in_loop = json.loads(output)
+    assert run.short_name(name) == 'row_sums<64>'
+    assert numbers == [7, 64, 1000]
+    assert 0 < outside <= 1
+    assert in_loop == pytest.approx(30 / 7, rel=0.1)  # from a sample of the warps
+
+
+@pytest.mark.parametrize(
+    ('symbol', 'name'),
+    [
+        ('forward_kernel', 'forward_kernel'),
+        ('_ZN8overlock12_GLOBAL__N_114forward_kernelILi16ELi13EN3c108BFloat16EEEvPf', None),
+        ('_ZN8overlock12_GLOBAL__N_116aggregate_kernelIN3c108BFloat16EEEvPf', 'aggregate_kernel'),
+    ],
+)
+def test_short_names(symbol, name):
+    assert run.short_name(symbol) == (name or 'forward_kernel<16, 13>')

@@ -61,8 +61,7 @@ def build(capabilities: Sequence[int]) -> Path:
         FileNotFoundError: There is no nvcc.
         subprocess.CalledProcessError: A compilation failed.
     """
-    nvcc = find_nvcc()
-    if nvcc is None:
+    if find_nvcc() is None:
         raise FileNotFoundError('nvcc was not found; put it on PATH or set CUDA_HOME.')
     # Of its own for each set of architectures, so that few files are compiled again.
     folder = BUILD / '_'.join(map(str, capabilities))
@@ -75,15 +74,22 @@ def build(capabilities: Sequence[int]) -> Path:
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    subprocess.run(
-        [nvcc, '-std=c++17', '-O1', '-shared', '-cudart', 'none', '-Xcompiler', '-fPIC']
-        # torch loads the driver by its name.
-        + ['-Xlinker', '-soname=libcuda.so.1', '-o', str(RUNTIME)]
-        + [str(Path(__file__).with_name('no_device.cpp'))],
-        check=True,
-    )
+    build_runtime(RUNTIME)
     (library,) = (folder / 'lib').glob('overlock_mm/_C.*.so')
     return library
+
+
+def build_runtime(path: Path) -> None:
+    """Compile the runtime that has no device.
+
+    Raises:
+        subprocess.CalledProcessError: The compilation failed.
+    """
+    options = ['-std=c++17', '-O1', '-shared', '-cudart', 'none', '-Xcompiler', '-fPIC']
+    # torch loads the driver by its name.
+    options += ['-Xlinker', '-soname=libcuda.so.1']
+    source = Path(__file__).with_name('no_device.cpp')
+    subprocess.run([find_nvcc() or 'nvcc', *options, '-o', path, source], check=True)
 
 
 def kernels(library: Path, capability: int, pattern: str) -> list[dict[str, Any]]:

@@ -19,6 +19,12 @@ OnLaunch on_launch = nullptr;
 OnOccupancy on_occupancy = nullptr;
 cudaDeviceProp card{};
 
+// Of the launch that is being made.
+struct Configuration {
+  dim3 grid, block;
+  size_t shared;
+} configuration;
+
 std::map<const void*, std::string>& kernel_names() {
   static auto* names = new std::map<const void*, std::string>;
   return *names;
@@ -45,9 +51,23 @@ void no_device_begin(int capability, int multiprocessors, uint64_t shared, OnLau
   card.maxThreadsPerMultiProcessor = 1536;
 }
 
+void** __cudaRegisterFatBinary(void*) { return nullptr; }
+void __cudaRegisterFatBinaryEnd(void**) {}
+char __cudaInitModule(void**) { return 0; }
+void __cudaUnregisterFatBinary(void**) {}
+void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
 void __cudaRegisterFunction(void**, const char* host_function, char*, const char* name, int, void*,
                             void*, void*, void*, int*) {
   kernel_names()[host_function] = name;
+}
+unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t) {
+  return configuration = {grid, block, shared}, 0;
+}
+cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
+  *grid = configuration.grid;
+  *block = configuration.block;
+  *shared = configuration.shared;
+  return *static_cast<cudaStream_t*>(stream) = nullptr, cudaSuccess;
 }
 cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host_function) {
   *kernel = reinterpret_cast<cudaKernel_t>(const_cast<void*>(host_function));
