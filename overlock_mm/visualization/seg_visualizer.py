@@ -1,5 +1,6 @@
 """Pictures of segmentations of small images."""
 
+import numpy as np
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import PixelData
 from mmseg.visualization import SegLocalVisualizer
@@ -12,6 +13,12 @@ class EnlargingSegVisualizer(EnlargingMixin, SegLocalVisualizer):
     """mmseg's visualizer on an enlarged image; arguments as in :class:`EnlargingMixin`."""
 
     fields = ('gt_sem_seg', 'pred_sem_seg')
+
+    def _get_center_loc(self, mask: np.ndarray) -> np.ndarray:
+        """Where mmseg puts the label of a mask [H, W], (x, y), without its second of sorting."""
+        y = mask.sum(1).argmax()
+        columns = np.flatnonzero(mask[y])
+        return np.array([columns[len(columns) // 2], y])
 
     def _scale(self, labels: PixelData) -> PixelData:
         data = labels.data

@@ -3,6 +3,7 @@ import pytest
 import torch
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 
 from overlock_mm.visualization.seg_visualizer import EnlargingSegVisualizer
 
@@ -32,3 +33,12 @@ def test_picture_and_label_maps_grow_together(tmp_path):
 def test_factor_is_a_positive_integer():
     with pytest.raises(ValueError, match='positive integer, got 1.5'):
         EnlargingSegVisualizer(factor=1.5)
+
+
+def test_labels_are_where_mmseg_puts_them(tmp_path):
+    visualizer = EnlargingSegVisualizer(factor=1, save_dir=str(tmp_path))
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        mask = generator.integers(0, 2, (7, 9), dtype=np.uint8)
+        expected = SegLocalVisualizer._get_center_loc(visualizer, mask)
+        assert visualizer._get_center_loc(mask).tolist() == expected.tolist()
