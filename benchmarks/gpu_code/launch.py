@@ -12,6 +12,10 @@ from benchmarks.gpu_code.cards import WARP
 
 #: Iterations of a loop, known when compiling, that the assembler may write out.
 UNROLLABLE = 16
+#: Loads. They and matrix products are what the assembler neither adds nor removes.
+KEPT = ('LDG', 'LDGSTS', 'LDS')
+#: Stands for a loop of the iterations that are left by another one; they are not counted.
+LEFT = -1
 #: Warps of a launch that are followed; the mean of a random sample stands for all.
 SAMPLE = 32
 
@@ -46,37 +50,27 @@ def iterations(
 ) -> dict[int | None, float] | None:
     """Iterations of the loops of machine code, by their headers; None if they are not known.
 
-    Loads and matrix products show whether a loop has been unrolled: they are executed as often as
-    in the PTX that the code was assembled from, but for some that it does not need or adds.
+    Loads and matrix products show which loop of the PTX became which, and whether it was unrolled:
+    they are executed about as often in the code that was assembled from it.
     """
     try:
         runs = ptx.iterations(source, arguments, _sample(grid, threads))
     except ptx.UnknownBranchError:
         return None
-    matching = _matching_loops(code, source.code, runs)
-    if matching is None:
-        return None
-    found = {loop: runs[of_source] for loop, of_source in matching.items()}
-    if len(matching) == len(runs):  # else the body of a loop has come to hold those in it
-        kept, kept_in_source = _kept(code), _kept(source.code)
-        for loop, of_source in matching.items():
-            if loop is not None and kept_in_source[of_source]:
-                found[loop] /= max(1, round(kept[loop] / kept_in_source[of_source]))
-    executed = sum(count * found[loop] for loop, count in _kept(code).items())
-    expected = sum(count * runs[loop] for loop, count in _kept(source.code).items())
-    return found if executed <= 1.5 * expected and expected <= 1.5 * executed else None
-
-
-def _matching_loops(
-    code: sass.Code, source: sass.Code, runs: dict[int | None, float]
-) -> dict[int | None, int | None] | None:
-    """The loop in PTX of each loop of machine code, by their headers, if the nests are the same.
-
-    Innermost loops of few iterations may be missing in machine code. What is outside of loops is
-    matched too, as None.
-    """
-    found = list(_matches(code.loops, source.loops, runs, None))
-    return {None: None, **found[0]} if len(found) == 1 else None
+    kept, kept_in_source = _kept(code), _kept(source.code)
+    expected = sum(count * runs[loop] for loop, count in kept_in_source.items())
+    best: tuple[float, dict[int | None, float] | None] = (1.5, None)
+    for matching in _matches(code.loops, source.code.loops, runs, None):
+        matching = {None: None, **matching}
+        found = {loop: runs.get(of_source, 0.0) for loop, of_source in matching.items()}
+        if set(runs) <= set(matching.values()):  # else a body has come to hold those in it
+            for loop, of_source in matching.items():
+                if loop is not None and kept_in_source[of_source]:
+                    found[loop] /= max(1, round(kept[loop] / kept_in_source[of_source]))
+        executed = sum(count * found[loop] for loop, count in kept.items())
+        error = max(executed, expected, 1.0) / max(min(executed, expected), 1.0)
+        best = min(best, (error, found), key=lambda candidate: candidate[0])
+    return best[1]
 
 
 def _matches(
@@ -85,6 +79,11 @@ def _matches(
     runs: dict[int | None, float],
     outer: int | None,
 ) -> Iterator[dict[int | None, int | None]]:
+    """The loop in PTX of each loop of machine code, by their headers: each way to see it.
+
+    Innermost loops of few iterations may be missing in machine code; others may be followed by
+    a loop for the iterations that are left.
+    """
     if not source_loops:
         if not code_loops:
             yield {}
@@ -92,20 +91,24 @@ def _matches(
     source, *other_sources = source_loops
     if all(runs[loop.header] <= UNROLLABLE * runs[outer] for loop in sass.all_loops([source])):
         yield from _matches(code_loops, other_sources, runs, outer)
-    if code_loops:
-        code_loop, *others = code_loops
-        for inner in _matches(code_loop.inner, source.inner, runs, source.header):
-            for rest in _matches(others, other_sources, runs, outer):
-                yield {code_loop.header: source.header, **inner, **rest}
+    if not code_loops:
+        return
+    code_loop, *others = code_loops
+    for inner in _matches(code_loop.inner, source.inner, runs, source.header):
+        for rest in _matches(others, other_sources, runs, outer):
+            yield {code_loop.header: source.header, **inner, **rest}
+    if others and not (source.inner or code_loop.inner or others[0].inner):
+        for rest in _matches(others[1:], other_sources, runs, outer):
+            yield {code_loop.header: source.header, others[0].header: LEFT, **rest}
 
 
 def _kept(code: sass.Code) -> Counter[int | None]:
-    """Loads and matrix products in each loop, without those in it."""
+    """Loads and matrix products in each loop, without those of the loops in it."""
     return Counter(
         code.innermost_loop.get(first)
         for first, block in code.blocks.items()
         for instruction in block
-        if instruction.is_matrix or instruction.load_bits
+        if instruction.is_matrix or instruction.base in KEPT
     )
 
 

@@ -32,6 +32,7 @@ _MACHINE_OPCODES = {
     r'brx\b': 'BRX',
     r'ld\.global\b': 'LDG',
     r'cp\.async\.c[ag]\b': 'LDGSTS',
+    r'ld\.shared\b': 'LDS',
     r'mma\.sync\b': 'HMMA',
     r'wgmma\.mma_async\b': 'HGMMA',
     r'tcgen05\.mma\b': 'UTCHMMA',

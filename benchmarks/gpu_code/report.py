@@ -34,11 +34,12 @@ card, and a time that it cannot beat; a real time is longer.
   a token, whatever its channels; for depthwise operators, taps of each output), and in parentheses
   those of them in innermost loops.
 - *issue* is the estimate: the time in which the card issues all instructions of the launch, four
-  per multiprocessor and cycle, as if nothing ever waited and all of the card were busy. How often
-  loops run follows from the control flow, which is executed for a sample of the threads with the
-  arguments of the launch. *Floor* is the time in which the memory of the card moves the bytes that
-  any implementation must move: each input read once, each result written once. Operations of
-  PyTorch itself around the kernels are in neither.
+  per multiprocessor and cycle, as if nothing ever waited, all of the card were busy, and an
+  instruction of the matrix units took one cycle (it takes several). How often loops run follows
+  from the control flow, which is executed for a sample of the threads with the arguments of the
+  launch. *Floor* is the time in which the memory of the card moves the bytes that any
+  implementation must move: each input read once, each result written once. Operations of PyTorch
+  itself around the kernels are in neither.
 - "not derived" stands where the iterations of a loop are not known: what is in memory decides, or
   the compiler has made another loop of it.
 

@@ -34,6 +34,11 @@ class Instruction:
     operands: str
 
     @property
+    def base(self) -> str:
+        """The opcode without its modifiers."""
+        return self.opcode.split('.')[0]
+
+    @property
     def is_matrix(self) -> bool:
         """Whether it is a product of the matrix units."""
         return bool(_MATRIX.match(self.opcode))
@@ -41,7 +46,7 @@ class Instruction:
     @property
     def load_bits(self) -> int:
         """Bits that a thread loads from global memory, also into shared memory; else 0."""
-        if self.opcode.split('.')[0] not in ('LDG', 'LDGSTS'):
+        if self.base not in ('LDG', 'LDGSTS'):
             return 0
         width = _WIDTH.search(self.opcode)
         return int(width[1] or width[2]) if width else 32
@@ -105,7 +110,7 @@ class Code:
 
     def opcodes(self) -> Counter[str]:
         """How often an opcode occurs in the code, without its modifiers."""
-        return Counter(i.opcode.split('.')[0] for block in self.blocks.values() for i in block)
+        return Counter(i.base for block in self.blocks.values() for i in block)
 
     def matrix_instructions(self) -> Counter[str]:
         """Products of the matrix units by name and shape, for example HMMA.16816."""
@@ -179,7 +184,7 @@ class Code:
                 flow.add_edge(first, meeting[last.operands.split()[-1]])
                 continue
             flow.add_edges_from((first, target) for target in _targets(last))
-            leaves = _base(last) in ('BRA', 'EXIT', 'RET', 'JMP', 'BRX')
+            leaves = last.base in ('BRA', 'EXIT', 'RET', 'JMP', 'BRX')
             always = last.predicate in ('', '@PT', '@UPT') and not _has_condition(last)
             if following is not None and not (leaves and always):
                 flow.add_edge(first, following)
@@ -261,17 +266,13 @@ def find_tool(name: str) -> Path:
     return Path(found)
 
 
-def _base(instruction: Instruction) -> str:
-    return instruction.opcode.split('.')[0]
-
-
 def _ends_block(instruction: Instruction) -> bool:
     # A call may be a jump that no return belongs to.
-    return _base(instruction) in ('BRA', 'EXIT', 'RET', 'JMP', 'CALL', 'BSYNC', 'BRX')
+    return instruction.base in ('BRA', 'EXIT', 'RET', 'JMP', 'CALL', 'BSYNC', 'BRX')
 
 
 def _targets(instruction: Instruction) -> list[int]:
-    if _base(instruction) not in ('BRA', 'JMP', 'CALL', 'BSSY'):
+    if instruction.base not in ('BRA', 'JMP', 'CALL', 'BSSY'):
         return []
     match = _ADDRESS.search(instruction.operands)
     return [int(match[1], 16)] if match else []
