@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from overlock_mm.ops.contmix.triton_kernels import (
+    COUNTS,
     LOG2E,
     load_biases,
     load_folded,
@@ -63,7 +64,7 @@ def row_logit_grad(logits, lse, go, values, go_dot_out, position, PRECISION: tl.
     return tl.exp2(logits - lse[:, None]) * (weight_grad - go_dot_out[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def query_grad_kernel(
     grad_out,
     grad_out_strides,
@@ -144,7 +145,7 @@ def query_grad_kernel(
     store_row(d_query, d_query_strides, batch, group, y, x, valid, d_q / LOG2E, QUERY_CHANNELS, QP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def value_grad_kernel(
     grad_out,
     grad_out_strides,
@@ -200,7 +201,7 @@ def value_grad_kernel(
     store_row(d_value, d_value_strides, batch, group, y, x, x < width, total, CHANNELS, CP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def parameter_grad_kernel(
     grad_out,
     grad_out_strides,

@@ -43,8 +43,12 @@ from overlock_mm.ops.contmix.triton_tiles import (
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
+#: Arguments that do not make another binary where they are one or a multiple of 16: detectors see
+#: images of many sizes, and only the width decides how a map can be loaded.
+COUNTS = ('pairs', 'groups', 'height', 'chunks')
 
-@triton.jit
+
+@triton.jit(do_not_specialize=COUNTS)
 def fold_kernel(
     key,
     key_strides,
@@ -174,7 +178,7 @@ def row_logits(q, shifts, f, f_rest, bias, bias_rest, PARTS: tl.constexpr, PRECI
     return product(q, f, logits, PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward_kernel(
     query,
     query_strides,
