@@ -45,18 +45,12 @@ struct SharedMemory {
   float* data() { return words[0].v; }
 };
 
-template <int K>
-void depthwise_of_size(const DepthwiseCall<float>& a, const DepthwiseNorm<float>* norm,
-                       bool reversed) {
+template <int K, bool kWide>
+void depthwise_of_size(const DepthwiseCall<float>& a, bool reversed) {
   HostBlock<kDepthwiseThreads> block{reversed};
-  const int64_t tiles = a.batches * a.tiles();
-  for (int64_t i = 0; i < (norm == nullptr ? tiles * a.slices() : tiles); ++i) {
-    SharedMemory shared(DepthwiseMemory::of<K>(nullptr).floats);
-    if (norm == nullptr) {
-      depthwise_block<K>(block, a, i, shared.data());
-    } else {
-      depthwise_norm_block<K>(block, a, *norm, i, shared.data());
-    }
+  for (int64_t i = 0; i < a.batches * a.tiles() * a.slices(); ++i) {
+    SharedMemory shared(kDepthwiseShared);
+    depthwise_block<K, kWide>(block, a, i, shared.data());
   }
 }
 
@@ -66,17 +60,29 @@ extern "C" {
 
 int depthwise_tiles(const DepthwiseCall<float>* a) { return a->tiles(); }
 
-void depthwise(const DepthwiseCall<float>* a, const DepthwiseNorm<float>* norm, int kernel_size,
-               bool reversed) {
+void depthwise(const DepthwiseCall<float>* a, int kernel_size, bool wide, bool reversed) {
+  const auto run = [&](auto size) {
+    constexpr int K = decltype(size)::value;
+    return wide ? depthwise_of_size<K, true>(*a, reversed)
+                : depthwise_of_size<K, false>(*a, reversed);
+  };
   switch (kernel_size) {
     case 3:
-      return depthwise_of_size<3>(*a, norm, reversed);
+      return run(std::integral_constant<int, 3>());
     case 5:
-      return depthwise_of_size<5>(*a, norm, reversed);
+      return run(std::integral_constant<int, 5>());
     case 7:
-      return depthwise_of_size<7>(*a, norm, reversed);
+      return run(std::integral_constant<int, 7>());
     case 17:
-      return depthwise_of_size<17>(*a, norm, reversed);
+      return run(std::integral_constant<int, 17>());
+  }
+}
+
+void depthwise_norm(const DepthwiseNorm<float>* a, bool reversed) {
+  HostBlock<kNormThreads> block{reversed};
+  for (int64_t i = 0; i < a->blocks(); ++i) {
+    SharedMemory shared(kNormShared);
+    depthwise_norm_block(block, *a, i, shared.data());
   }
 }
 

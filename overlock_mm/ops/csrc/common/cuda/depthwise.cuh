@@ -1,11 +1,10 @@
 // Depthwise convolutions with zero padding, and the element-wise work around them.
 //
-// A block works on a tile of 8 x 8 pixels and 32 channels. The input under it, after bias and
-// GELU, is staged in shared memory as float, so that each is computed once and not once per
-// tap. A warp takes a row of the tile and a lane a channel: lanes read neighbouring words, from
-// shared memory and, in channels_last layout, from the map. A thread keeps the sums of its eight
-// pixels and the weights of one kernel row in registers, and each staged value that it reads
-// serves all the pixels it belongs to.
+// A thread computes eight rows of one column, of eight channels that are adjacent in memory. It
+// goes over the columns of the kernel. For each of them it loads every input row once, for all the
+// output rows that the row belongs to, and every tap once, for all output rows. In half precision
+// each load takes 16 bytes, where the channels are aligned to that. A block has eight columns and
+// 64 channels.
 #pragma once
 
 #include <cmath>
@@ -16,21 +15,24 @@
 
 namespace overlock {
 
-constexpr int kTileSide = 8;
-constexpr int kTilePixels = kTileSide * kTileSide;
+constexpr int kDepthwiseRows = 8;
+constexpr int kDepthwiseColumns = 8;
+constexpr int kThreadChannels = 8;
+constexpr int kDepthwiseChannels = 64;
+constexpr int kDepthwiseThreads = kDepthwiseColumns * kDepthwiseChannels / kThreadChannels;
+// A warp takes a pixel, and a block this many.
+constexpr int kNormPixels = 8;
 constexpr int kLanes = 32;
-constexpr int kDepthwiseThreads = kTileSide * kLanes;
-// Distance of two pixels' partial sums: lane p sums those of pixel p, in 32 different banks.
-constexpr int kSumStride = kLanes + 1;
+constexpr int kNormThreads = kNormPixels * kLanes;
 
-// A [B, C, H, W] tensor and its strides.
+// A [B, C, H, W] tensor, whose channels are adjacent, and its strides.
 template <typename T>
 struct ChannelMap {
   T* data;
-  int64_t batch, channel, row, column;
+  int64_t batch, row, column;
 
-  OVERLOCK_KERNEL_BODY T* at(int64_t b, int64_t c, int64_t y, int64_t x) const {
-    return data + b * batch + c * channel + y * row + x * column;
+  OVERLOCK_KERNEL_BODY T* at(int64_t b, int64_t y, int64_t x) const {
+    return data + b * batch + y * row + x * column;
   }
 };
 
@@ -38,9 +40,8 @@ struct ChannelMap {
 template <typename T>
 struct DepthwiseCall {
   ChannelMap<const T> x, addend;
-  // [C, 1, K, K]: batch is the stride of its channels, channel is not used.
-  ChannelMap<const T> weight;
-  const T* bias;        // [C], contiguous like all that follow
+  const T* weight;      // [K, K, C]
+  const T* bias;        // [C]
   const T* input_bias;  // [C]
   ChannelMap<T> y;
   float* sums;  // [B, tiles, C]: of y, or of its squares, over the pixels of a tile
@@ -48,46 +49,33 @@ struct DepthwiseCall {
   int height, width;
   bool gelu_input, gelu_output, squares;
 
-  OVERLOCK_HOST_DEVICE int tile_columns() const { return (width + kTileSide - 1) / kTileSide; }
-  OVERLOCK_HOST_DEVICE int tiles() const {
-    return (height + kTileSide - 1) / kTileSide * tile_columns();
+  OVERLOCK_HOST_DEVICE bool has_input_work() const { return gelu_input || input_bias != nullptr; }
+
+  OVERLOCK_HOST_DEVICE int tile_columns() const {
+    return (width + kDepthwiseColumns - 1) / kDepthwiseColumns;
   }
-  OVERLOCK_HOST_DEVICE int64_t slices() const { return (channels + kLanes - 1) / kLanes; }
+  OVERLOCK_HOST_DEVICE int tiles() const {
+    return (height + kDepthwiseRows - 1) / kDepthwiseRows * tile_columns();
+  }
+  OVERLOCK_HOST_DEVICE int64_t slices() const {
+    return (channels + kDepthwiseChannels - 1) / kDepthwiseChannels;
+  }
 };
 
-// LayerNorm over the channels of y, and the path around it.
+// LayerNorm over the channels of y, and the path around it. All pixels of the batch are adjacent.
 template <typename T>
 struct DepthwiseNorm {
+  T* y;                  // [pixels, C]
   const T* weight;       // [C]
   const T* bias;         // [C]
   const T* skip_weight;  // [C] or null
   const T* skip_bias;    // [C] or null
-  ChannelMap<T> normed;
+  T* normed;             // [pixels, C]
+  int64_t pixels, channels;
   float eps;
+
+  OVERLOCK_HOST_DEVICE int64_t blocks() const { return (pixels + kNormPixels - 1) / kNormPixels; }
 };
-
-struct PixelTile {
-  int64_t batch;
-  int index, first_row, first_column;
-
-  template <typename T>
-  OVERLOCK_KERNEL_BODY static PixelTile of(const DepthwiseCall<T>& a, int64_t block) {
-    const int index = static_cast<int>(block % a.tiles());
-    return {block / a.tiles(), index, index / a.tile_columns() * kTileSide,
-            index % a.tile_columns() * kTileSide};
-  }
-  // Pixels of a row of the tile that lie on the map.
-  template <typename T>
-  OVERLOCK_KERNEL_BODY int columns(const DepthwiseCall<T>& a, int row) const {
-    if (first_row + row >= a.height) return 0;
-    return a.width - first_column < kTileSide ? a.width - first_column : kTileSide;
-  }
-};
-
-template <int K>
-constexpr int kDepthwiseSide = kTileSide - 1 + K;
-template <int K>
-constexpr int kDepthwiseStaged = kDepthwiseSide<K> * kDepthwiseSide<K> * kLanes;
 
 OVERLOCK_KERNEL_BODY float gelu(float x) { return 0.5f * x * (1.f + erff(x * 0.70710678f)); }
 
@@ -96,208 +84,222 @@ OVERLOCK_KERNEL_BODY float value_or(const T* values, int64_t index, float otherw
   return values == nullptr ? otherwise : static_cast<float>(values[index]);
 }
 
-// The input of 32 channels under a tile -> [side, side, 32].
-template <int K, typename T>
-OVERLOCK_KERNEL_BODY void stage_input(const DepthwiseCall<T>& a, const PixelTile& tile,
-                                      int64_t first_channel, int thread, float* staged) {
-  const int64_t channel = first_channel + thread % kLanes;
-  const bool present = channel < a.channels;
-  const float input_bias = present ? value_or(a.input_bias, channel, 0.f) : 0.f;
-  for (int i = thread / kLanes; i < kDepthwiseSide<K> * kDepthwiseSide<K>; i += kTileSide) {
-    const int y = tile.first_row + i / kDepthwiseSide<K> - K / 2;
-    const int x = tile.first_column + i % kDepthwiseSide<K> - K / 2;
-    float value = 0.f;
-    if (present && y >= 0 && y < a.height && x >= 0 && x < a.width) {
-      value = static_cast<float>(*a.x.at(tile.batch, channel, y, x)) + input_bias;
-      if (a.gelu_input) value = gelu(value);
-    }
-    staged[i * kLanes + thread % kLanes] = value;
-  }
-}
+// The channels of a thread, which exist up to `count`. kWide says that all do, and that every
+// pointer to them is a multiple of 16 bytes.
+template <bool kWide, typename T>
+struct Channels {
+  using Values = Vector<kThreadChannels>;
+  struct alignas(16) Pack {
+    T v[kThreadChannels];
+  };
+  struct alignas(16) Words {
+    uint32_t v[sizeof(Pack) / sizeof(uint32_t)];
+  };
+  int64_t first;
+  int count;
 
-// The convolution with bias at the thread's eight pixels; `channel` exists.
-template <int K, typename T>
-OVERLOCK_KERNEL_BODY Vector<kTileSide> convolve(const DepthwiseCall<T>& a, int64_t channel,
-                                                int thread, const float* staged) {
-  Vector<kTileSide> sums;
-  OVERLOCK_UNROLL
-  for (int pixel = 0; pixel < kTileSide; ++pixel) sums.v[pixel] = value_or(a.bias, channel, 0.f);
-  for (int tap_row = 0; tap_row < K; ++tap_row) {
-    Vector<K> weight;
-    OVERLOCK_UNROLL
-    for (int tap = 0; tap < K; ++tap) {
-      weight.v[tap] = static_cast<float>(*a.weight.at(channel, 0, tap_row, tap));
-    }
-    const int row = thread / kLanes + tap_row;
-    const float* source = staged + row * kDepthwiseSide<K> * kLanes + thread % kLanes;
-    OVERLOCK_UNROLL
-    for (int column = 0; column < kDepthwiseSide<K>; ++column) {
-      const float value = source[column * kLanes];
+  OVERLOCK_KERNEL_BODY Values load(const T* pixel, bool inside = true) const {
+    Values values = {};
+    if (kWide) {
+      Words words = {};
+      // Nothing else depends on the condition, so that it becomes a predicate and not a branch.
+      if (inside) words = *reinterpret_cast<const Words*>(pixel + first);
+      const Pack pack = reinterpret_cast<const Pack&>(words);
       OVERLOCK_UNROLL
-      for (int pixel = 0; pixel < kTileSide; ++pixel) {
-        const int tap = column - pixel;
-        if (tap >= 0 && tap < K) sums.v[pixel] += weight.v[tap] * value;
+      for (int c = 0; c < kThreadChannels; ++c) values.v[c] = static_cast<float>(pack.v[c]);
+    } else {
+      OVERLOCK_UNROLL
+      for (int c = 0; c < kThreadChannels; ++c) {
+        if (inside && c < count) values.v[c] = static_cast<float>(pixel[first + c]);
       }
     }
+    return values;
   }
-  return sums;
-}
-
-struct DepthwiseMemory {
-  float* staged;
-  float* sums;    // [pixels, 32 + 1]
-  float* totals;  // [pixels]
-  int64_t floats;
-
-  template <int K>
-  OVERLOCK_HOST_DEVICE static DepthwiseMemory of(float* shared) {
-    const int64_t sums = kDepthwiseStaged<K>;
-    const int64_t totals = sums + kTilePixels * kSumStride;
-    return {shared, shared + sums, shared + totals, totals + kTilePixels};
+  OVERLOCK_KERNEL_BODY Values load_or_zero(const T* parameter) const {
+    return parameter == nullptr ? Values{} : load(parameter);
+  }
+  OVERLOCK_KERNEL_BODY void store(T* pixel, const Values& values) const {
+    if (kWide) {
+      Pack pack;
+      OVERLOCK_UNROLL
+      for (int c = 0; c < kThreadChannels; ++c) pack.v[c] = static_cast<T>(values.v[c]);
+      *reinterpret_cast<Pack*>(pixel + first) = pack;
+    } else {
+      OVERLOCK_UNROLL
+      for (int c = 0; c < kThreadChannels; ++c) {
+        if (c < count) pixel[first + c] = static_cast<T>(values.v[c]);
+      }
+    }
   }
 };
 
-// One tile and 32 channels; block = (batch * tiles + tile) * slices + slice.
-template <int K, typename Block, typename T>
-OVERLOCK_KERNEL_BODY void depthwise_block(Block& block, const DepthwiseCall<T>& a, int64_t index,
-                                          float* shared) {
-  const DepthwiseMemory memory = DepthwiseMemory::of<K>(shared);
-  const PixelTile tile = PixelTile::of(a, index / a.slices());
-  const int64_t first_channel = index % a.slices() * kLanes;
-  block.phase([&](int thread) { stage_input<K>(a, tile, first_channel, thread, memory.staged); });
-  block.phase([&](int thread) {
-    const int64_t channel = first_channel + thread % kLanes;
-    const int row = thread / kLanes;
-    float sum = 0.f;
-    if (channel < a.channels) {
-      const Vector<kTileSide> values = convolve<K>(a, channel, thread, memory.staged);
-      const int columns = tile.columns(a, row);
+OVERLOCK_KERNEL_BODY void add_product(Vector<kThreadChannels>& sums,
+                                      const Vector<kThreadChannels>& a,
+                                      const Vector<kThreadChannels>& b) {
+  OVERLOCK_UNROLL
+  for (int c = 0; c < kThreadChannels; ++c) sums.v[c] += a.v[c] * b.v[c];
+}
+
+OVERLOCK_KERNEL_BODY void apply_gelu(Vector<kThreadChannels>& values) {
+  OVERLOCK_UNROLL
+  for (int c = 0; c < kThreadChannels; ++c) values.v[c] = gelu(values.v[c]);
+}
+
+// Whether a kernel can do what precedes the convolution. It would make the loop of a large kernel,
+// before which no network has it, several times as long.
+template <int K, bool kWide>
+constexpr bool kHasInputWork = !kWide || K == 3;
+
+// The convolution with bias at the rows of a tile, in one column.
+template <int K, bool kWide, typename T>
+OVERLOCK_KERNEL_BODY void convolve(const DepthwiseCall<T>& a, const Channels<kWide, T>& channels,
+                                   int64_t batch, int first_row, int column,
+                                   Vector<kThreadChannels> (&totals)[kDepthwiseRows]) {
+  using Values = Vector<kThreadChannels>;
+  const Values bias = channels.load_or_zero(a.bias);
+  OVERLOCK_UNROLL
+  for (int row = 0; row < kDepthwiseRows; ++row) totals[row] = bias;
+  const Values input_bias = channels.load_or_zero(a.input_bias);
+  OVERLOCK_NO_UNROLL
+  for (int tap_column = 0; tap_column < K; ++tap_column) {
+    const int x = column + tap_column - K / 2;
+    const bool on_map = x >= 0 && x < a.width;
+    const T* pixel = a.x.at(batch, first_row - K / 2, x);
+    Values taps[kDepthwiseRows];  // of the last rows of the kernel, in turn
+    OVERLOCK_UNROLL
+    for (int row = 0; row < kDepthwiseRows + K - 1; ++row) {
+      const int y = first_row + row - K / 2;
+      const bool inside = on_map && y >= 0 && y < a.height;
+      Values value = channels.load(pixel, inside);
+      pixel += a.x.row;
+      if (kHasInputWork<K, kWide> && inside) {
+        OVERLOCK_UNROLL
+        for (int c = 0; c < kThreadChannels; ++c) value.v[c] += input_bias.v[c];
+        if (a.gelu_input) apply_gelu(value);
+      }
+      if (row < K) {
+        taps[row % kDepthwiseRows] = channels.load(a.weight + (row * K + tap_column) * a.channels);
+      }
       OVERLOCK_UNROLL
-      for (int pixel = 0; pixel < kTileSide; ++pixel) {
-        if (pixel >= columns) continue;
-        const int y = tile.first_row + row;
-        const int x = tile.first_column + pixel;
-        float value = values.v[pixel];
-        if (a.addend.data != nullptr) {
-          value += static_cast<float>(*a.addend.at(tile.batch, channel, y, x));
-        }
-        if (a.gelu_output) value = gelu(value);
-        *a.y.at(tile.batch, channel, y, x) = static_cast<T>(value);
-        sum += a.squares ? value * value : value;
+      for (int n = 0; n < kDepthwiseRows; ++n) {
+        if (row >= n && row - n < K)
+          add_product(totals[n], value, taps[(row - n) % kDepthwiseRows]);
       }
     }
-    memory.sums[row * kSumStride + thread % kLanes] = sum;
+  }
+}
+
+// Shared memory of a block, in floats: a sum for each of its columns and channels.
+constexpr int kDepthwiseShared = kDepthwiseColumns * kDepthwiseChannels;
+
+// One tile and 64 channels; block = (batch * tiles + tile) * slices + slice.
+template <int K, bool kWide, typename Block, typename T>
+OVERLOCK_KERNEL_BODY void depthwise_block(Block& block, const DepthwiseCall<T>& a, int64_t index,
+                                          float* shared) {
+  using Values = Vector<kThreadChannels>;
+  const int64_t tile = index / a.slices();
+  const int64_t batch = tile / a.tiles();
+  const int64_t first_channel = index % a.slices() * kDepthwiseChannels;
+  const int in_sample = static_cast<int>(tile % a.tiles());
+  const int first_row = in_sample / a.tile_columns() * kDepthwiseRows;
+  const int first_column = in_sample % a.tile_columns() * kDepthwiseColumns;
+  block.phase([&](int thread) {
+    constexpr int kGroups = kDepthwiseChannels / kThreadChannels;
+    const int64_t first = first_channel + thread % kGroups * kThreadChannels;
+    const int64_t left = a.channels - first;
+    const Channels<kWide, T> channels{first, static_cast<int>(left < 8 ? left : 8)};
+    const int column = first_column + thread / kGroups;
+    Values sum = {};
+    if (left > 0 && column < a.width) {
+      Values totals[kDepthwiseRows];
+      convolve<K>(a, channels, batch, first_row, column, totals);
+      OVERLOCK_UNROLL
+      for (int row = 0; row < kDepthwiseRows; ++row) {
+        const int y = first_row + row;
+        if (y >= a.height) continue;
+        Values& total = totals[row];
+        if (a.addend.data != nullptr) {
+          const Values addend = channels.load(a.addend.at(batch, y, column));
+          OVERLOCK_UNROLL
+          for (int c = 0; c < kThreadChannels; ++c) total.v[c] += addend.v[c];
+        }
+        if (a.gelu_output) apply_gelu(total);
+        channels.store(a.y.at(batch, y, column), total);
+        OVERLOCK_UNROLL
+        for (int c = 0; c < kThreadChannels; ++c) {
+          sum.v[c] += a.squares ? total.v[c] * total.v[c] : total.v[c];
+        }
+      }
+    }
+    if (a.sums == nullptr) return;
+    OVERLOCK_UNROLL
+    for (int c = 0; c < kThreadChannels; ++c) shared[thread * kThreadChannels + c] = sum.v[c];
   });
   if (a.sums == nullptr) return;
   block.phase([&](int thread) {
     const int64_t channel = first_channel + thread;
-    if (thread >= kLanes || channel >= a.channels) return;
+    if (channel >= a.channels) return;
     float sum = 0.f;
-    for (int row = 0; row < kTileSide; ++row) sum += memory.sums[row * kSumStride + thread];
-    a.sums[(tile.batch * a.tiles() + tile.index) * a.channels + channel] = sum;
-  });
-}
-
-// Calls run(thread, row, pixel, channel) for the thread's pixels on the map and its channels.
-template <typename T, typename Run>
-OVERLOCK_KERNEL_BODY void for_elements(const DepthwiseCall<T>& a, const PixelTile& tile, int thread,
-                                       Run run) {
-  const int row = thread / kLanes;
-  const int columns = tile.columns(a, row);
-  for (int64_t channel = thread % kLanes; channel < a.channels; channel += kLanes) {
-    OVERLOCK_UNROLL
-    for (int pixel = 0; pixel < kTileSide; ++pixel) {
-      if (pixel < columns) run(row, pixel, channel);
+    for (int column = 0; column < kDepthwiseColumns; ++column) {
+      sum += shared[column * kDepthwiseChannels + thread];
     }
-  }
-}
-
-// Sums over the lanes of what each thread has for its pixels -> totals [pixels].
-template <typename Block, typename Values>
-OVERLOCK_KERNEL_BODY void sum_over_lanes(Block& block, Values& values,
-                                         const DepthwiseMemory& memory) {
-  block.phase([&](int thread) {
-    OVERLOCK_UNROLL
-    for (int pixel = 0; pixel < kTileSide; ++pixel) {
-      const int row = thread / kLanes * kTileSide + pixel;
-      memory.sums[row * kSumStride + thread % kLanes] = values[thread].v[pixel];
-    }
-  });
-  block.phase([&](int thread) {
-    if (thread >= kTilePixels) return;
-    float sum = 0.f;
-    for (int lane = 0; lane < kLanes; ++lane) sum += memory.sums[thread * kSumStride + lane];
-    memory.totals[thread] = sum;
+    a.sums[tile * a.channels + channel] = sum;
   });
 }
 
-// One tile and all channels; block = batch * tiles + tile.
+// Shared memory of a block of the norm, in floats: two sums for each thread.
+constexpr int kNormShared = 2 * kNormThreads;
+
+// Eight pixels and all channels.
 //
-// The variance is computed around the mean in a second pass over y, which the thread itself has
-// written: a difference of two large sums would be inaccurate.
-template <int K, typename Block, typename T>
-OVERLOCK_KERNEL_BODY void depthwise_norm_block(Block& block, const DepthwiseCall<T>& a,
-                                               const DepthwiseNorm<T>& norm, int64_t index,
-                                               float* shared) {
-  const DepthwiseMemory memory = DepthwiseMemory::of<K>(shared);
-  const PixelTile tile = PixelTile::of(a, index);
-  const auto y_at = [&](int row, int pixel, int64_t channel) {
-    return a.y.at(tile.batch, channel, tile.first_row + row, tile.first_column + pixel);
+// The variance is computed around the mean, in a second pass over the pixel: a difference of two
+// large sums would be inaccurate.
+template <typename Block, typename T>
+OVERLOCK_KERNEL_BODY void depthwise_norm_block(Block& block, const DepthwiseNorm<T>& a,
+                                               int64_t index, float* shared) {
+  const auto pixel_of = [&](int thread) { return index * kNormPixels + thread / kLanes; };
+  const auto mean_of_lanes = [&](const float* sums, int thread) {
+    float sum = 0.f;
+    for (int lane = 0; lane < kLanes; ++lane) sum += sums[thread / kLanes * kLanes + lane];
+    return sum / static_cast<float>(a.channels);
   };
-  typename Block::template PerThread<Vector<kTileSide>> sums;
-  block.phase([&](int thread) { sums[thread] = Vector<kTileSide>(); });
-  for (int64_t first = 0; first < a.channels; first += kLanes) {
-    block.phase([&](int thread) { stage_input<K>(a, tile, first, thread, memory.staged); });
-    block.phase([&](int thread) {
-      const int64_t channel = first + thread % kLanes;
-      if (channel >= a.channels) return;
-      const Vector<kTileSide> values = convolve<K>(a, channel, thread, memory.staged);
-      const int row = thread / kLanes;
-      const int columns = tile.columns(a, row);
-      OVERLOCK_UNROLL
-      for (int pixel = 0; pixel < kTileSide; ++pixel) {
-        if (pixel >= columns) continue;
-        const T rounded = static_cast<T>(values.v[pixel]);
-        *y_at(row, pixel, channel) = rounded;
-        sums[thread].v[pixel] += static_cast<float>(rounded);
-      }
-    });
-  }
-  sum_over_lanes(block, sums, memory);
-  typename Block::template PerThread<Vector<kTileSide>> means;
+  float* distances = shared + kNormThreads;
   block.phase([&](int thread) {
-    OVERLOCK_UNROLL
-    for (int pixel = 0; pixel < kTileSide; ++pixel) {
-      const float total = memory.totals[thread / kLanes * kTileSide + pixel];
-      means[thread].v[pixel] = total / static_cast<float>(a.channels);
+    float sum = 0.f;
+    if (pixel_of(thread) < a.pixels) {
+      const T* y = a.y + pixel_of(thread) * a.channels;
+      for (int64_t c = thread % kLanes; c < a.channels; c += kLanes) {
+        sum += static_cast<float>(y[c]);
+      }
     }
-    sums[thread] = Vector<kTileSide>();
-    for_elements(a, tile, thread, [&](int row, int pixel, int64_t channel) {
-      const float value = static_cast<float>(*y_at(row, pixel, channel));
-      const float distance = value - means[thread].v[pixel];
-      sums[thread].v[pixel] += distance * distance;
-    });
+    shared[thread] = sum;
   });
-  sum_over_lanes(block, sums, memory);
   block.phase([&](int thread) {
-    Vector<kTileSide> factors;
-    OVERLOCK_UNROLL
-    for (int pixel = 0; pixel < kTileSide; ++pixel) {
-      const float total = memory.totals[thread / kLanes * kTileSide + pixel];
-      factors.v[pixel] = 1.f / sqrtf(total / static_cast<float>(a.channels) + norm.eps);
-    }
-    for_elements(a, tile, thread, [&](int row, int pixel, int64_t channel) {
-      T* y = y_at(row, pixel, channel);
-      const float value = static_cast<float>(*y);
-      const float normed = (value - means[thread].v[pixel]) * factors.v[pixel];
-      *norm.normed.at(tile.batch, channel, tile.first_row + row, tile.first_column + pixel) =
-          static_cast<T>(normed * static_cast<float>(norm.weight[channel]) +
-                         static_cast<float>(norm.bias[channel]));
-      if (norm.skip_weight != nullptr) {
-        *y = static_cast<T>(value * static_cast<float>(norm.skip_weight[channel]) +
-                            value_or(norm.skip_bias, channel, 0.f));
+    float sum = 0.f;
+    if (pixel_of(thread) < a.pixels) {
+      const float mean = mean_of_lanes(shared, thread);
+      const T* y = a.y + pixel_of(thread) * a.channels;
+      for (int64_t c = thread % kLanes; c < a.channels; c += kLanes) {
+        const float distance = static_cast<float>(y[c]) - mean;
+        sum += distance * distance;
       }
-    });
+    }
+    distances[thread] = sum;
+  });
+  block.phase([&](int thread) {
+    if (pixel_of(thread) >= a.pixels) return;
+    const float mean = mean_of_lanes(shared, thread);
+    const float factor = 1.f / sqrtf(mean_of_lanes(distances, thread) + a.eps);
+    T* y = a.y + pixel_of(thread) * a.channels;
+    T* normed = a.normed + pixel_of(thread) * a.channels;
+    for (int64_t c = thread % kLanes; c < a.channels; c += kLanes) {
+      const float value = static_cast<float>(y[c]);
+      normed[c] = static_cast<T>((value - mean) * factor * static_cast<float>(a.weight[c]) +
+                                 static_cast<float>(a.bias[c]));
+      if (a.skip_weight == nullptr) continue;
+      y[c] = static_cast<T>(value * static_cast<float>(a.skip_weight[c]) +
+                            value_or(a.skip_bias, c, 0.f));
+    }
   });
 }
 
