@@ -151,7 +151,7 @@ def _fold(arguments: ContMixArguments, sizes: dict[str, Any]) -> tuple[Tensor, T
         _kernels('triton_kernels').fold_kernel,
         batch * groups * k + groups * k * k,
         *(key, key.stride()),
-        *_packed(arguments.proj_weight, arguments.proj_bias, arguments.rpb),
+        *(x.contiguous() for x in (arguments.proj_weight, arguments.proj_bias, arguments.rpb)),
         *(folded, biases),
         *(arguments.scale, batch * groups, groups),
         QUERY_CHANNELS=query_channels,
@@ -307,11 +307,6 @@ def _launch(kernel: Any, programs: int, *operands: Any, **sizes: Any) -> None:
             'split the batch.'
         )
     kernel[(programs,)](*operands, **sizes)
-
-
-def _packed(*parameters: Tensor) -> tuple[Tensor, ...]:
-    """Return the parameters as contiguous float32, without a copy if they are that already."""
-    return tuple(parameter.to(torch.float32).contiguous() for parameter in parameters)
 
 
 def _kernels(name: str) -> ModuleType:

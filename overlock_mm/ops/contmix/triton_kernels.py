@@ -86,7 +86,7 @@ def fold_kernel(
             offset = (tap_row * K + tap) * REGIONS + region[:, None]
             mask = (tap < K) & (region < REGIONS)[:, None]
             projection = tl.load(proj_weight + offset, mask=mask, other=0.0)
-            total = product(keys, projection, total, 'tf32x3')
+            total = product(keys, projection.to(tl.float32), total, 'tf32x3')
         target = tl.cast(tl.program_id(0), tl.int64) * (QP * ROW) + channel * ROW + tap
         store_parts(folded, target, total * (scale * LOG2E), pairs * K, QP * ROW, PARTS)
     else:
@@ -97,8 +97,8 @@ def fold_kernel(
         side: tl.constexpr = 2 * K - 1
         inside = (tap < K) & (column < K)
         offset = (group * side + shift + tap_row) * side + column + tap
-        bias = tl.load(rpb + offset, mask=inside, other=0.0)
-        bias += tl.load(proj_bias + tap_row * K + tap, mask=tap < K, other=0.0)
+        bias = tl.load(rpb + offset, mask=inside, other=0.0).to(tl.float32)
+        bias += tl.load(proj_bias + tap_row * K + tap, mask=tap < K, other=0.0).to(tl.float32)
         # Finite, because it meets the zeros of the one-hot shifts.
         lowest: tl.constexpr = -6e4 if biases.dtype.element_ty.is_fp16() else -1e30
         bias = tl.where(tap < K, bias * LOG2E, lowest)
