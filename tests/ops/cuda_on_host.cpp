@@ -101,25 +101,33 @@ int folded_columns(int channels, int query_channels, int kernel_size) {
 }
 int tiles(const Arguments<float>* a) { return a->tiles(); }
 
-void contmix_fold(const Arguments<float>* a, const Folding<float>* folding, float* folded) {
+void contmix_fold(const Arguments<float>* a, const Folding<float>* folding, float* folded,
+                  bool reversed) {
   with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto) {
     constexpr int CP = decltype(channels)::value;
-    const int64_t count = a->pairs() * a->taps() * kChannelStride<CP>;
-    for (int64_t i = 0; i < count; ++i) fold_element<CP>(*folding, folded, i);
+    for (int i = 0; i < folding->pairs() * fold_tiles(folding->taps); ++i) {
+      SharedMemory shared(kFoldFloats);
+      HostBlock<kFoldThreads> block{reversed};
+      fold_block<CP>(block, *folding, folded, i, shared.data());
+    }
   });
 }
 
 void contmix_unfold(const Arguments<float>* a, const Folding<float>* folding, const float* d_folded,
-                    float* d_key, int64_t slices, float* d_projection, bool reversed) {
+                    float* d_key, int slices, float* d_projection, bool reversed) {
   with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto) {
     constexpr int CP = decltype(channels)::value;
-    for (int64_t i = 0; i < a->pairs() * a->query_channels; ++i) {
-      SharedMemory shared(kUnfoldThreads);
-      HostBlock<kUnfoldThreads> block{reversed};
+    const int region_tiles = fold_tiles(folding->regions);
+    for (int i = 0; i < folding->pairs() * region_tiles; ++i) {
+      SharedMemory shared(kFoldFloats);
+      HostBlock<kFoldThreads> block{reversed};
       unfold_key_block<CP>(block, *folding, d_folded, d_key, i, shared.data());
     }
-    for (int64_t i = 0; i < slices * folding->taps * folding->regions; ++i) {
-      unfold_projection_element<CP>(*folding, d_folded, slices, d_projection, i);
+    for (int i = 0; i < slices * fold_tiles(folding->taps) * region_tiles; ++i) {
+      SharedMemory shared(kFoldFloats);
+      HostBlock<kFoldThreads> block{reversed};
+      unfold_projection_block<CP>(block, *folding, d_folded, slices, d_projection, i,
+                                  shared.data());
     }
   });
 }

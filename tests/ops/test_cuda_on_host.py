@@ -43,8 +43,8 @@ class Folding(ctypes.Structure):
         ('key', Map),
         ('proj_weight', ctypes.c_void_p),
         ('proj_bias', ctypes.c_void_p),
-        ('batches', ctypes.c_int64),
-        ('groups', ctypes.c_int64),
+        ('batches', ctypes.c_int),
+        ('groups', ctypes.c_int),
         ('query_channels', ctypes.c_int),
         ('regions', ctypes.c_int),
         ('taps', ctypes.c_int),
@@ -154,7 +154,7 @@ def run(kernels, name, *operands):
             return ctypes.c_void_p(operand.data_ptr())
         if isinstance(operand, ctypes.Structure):
             return ctypes.byref(operand)
-        return ctypes.c_bool(operand) if isinstance(operand, bool) else ctypes.c_int64(operand)
+        return ctypes.c_bool(operand) if isinstance(operand, bool) else ctypes.c_int(operand)
 
     getattr(kernels, name)(*map(passed, operands))
 
@@ -190,7 +190,7 @@ def contmix(kernels, tensors, grad_out, kernel_size, reverse, chunks):
         *(batch, groups, query_channels, channels, height, width, kernel_size),
     )
     call = functools.partial(run, kernels)
-    call('contmix_fold', a, folding, folded)
+    call('contmix_fold', a, folding, folded, reverse)
     out, logsumexp = nans_like(value), nans(batch, groups, height, width)
     call('contmix_forward', a, Map.of(out), logsumexp, reverse)
 

@@ -13,13 +13,10 @@
 #define OVERLOCK_KERNEL_BODY __device__ __forceinline__
 #define OVERLOCK_UNROLL _Pragma("unroll")
 #define OVERLOCK_NO_UNROLL _Pragma("unroll 1")
-// For loops whose loads shall be under way together.
-#define OVERLOCK_UNROLL_BY_8 _Pragma("unroll 8")
 #else
 #define OVERLOCK_KERNEL_BODY inline
 #define OVERLOCK_UNROLL
 #define OVERLOCK_NO_UNROLL
-#define OVERLOCK_UNROLL_BY_8
 #endif
 
 namespace overlock {

@@ -179,32 +179,49 @@ OVERLOCK_KERNEL_BODY void store_pack(const Pack<T>& pack, float* target) {
   }
 }
 
-// Channels of one token, zero in the padding.
+// Channels of one token as they are in memory, zero in the padding: what is loaded ahead of its
+// use must not be converted before.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY Vector<CP> load_channels(const Map<const T>& map, int64_t batch, int64_t group,
-                                              const Token& token, int channels) {
-  const T* source = map.at(batch, group, token.y, token.x);
-  Vector<CP> vector;
-  if (map.packed(channels)) {
-    OVERLOCK_UNROLL
-    for (int c = 0; c < CP; c += kPackSize<T>) {
-      Pack<T> pack{};
-      if (c < channels) pack = *reinterpret_cast<const Pack<T>*>(source + c);
+struct RawChannels {
+  Pack<T> packs[CP / kPackSize<T>];
+
+  OVERLOCK_KERNEL_BODY static RawChannels load(const Map<const T>& map, int batch, int group,
+                                               const Token& token, int channels) {
+    constexpr int kSize = kPackSize<T>;
+    const T* source = map.at(batch, group, token.y, token.x);
+    RawChannels raw{};
+    if (map.packed(channels)) {
       OVERLOCK_UNROLL
-      for (int i = 0; i < kPackSize<T>; ++i) vector.v[c + i] = static_cast<float>(pack.v[i]);
+      for (int c = 0; c < CP; c += kSize) {
+        if (c < channels) raw.packs[c / kSize] = *reinterpret_cast<const Pack<T>*>(source + c);
+      }
+    } else {
+      OVERLOCK_UNROLL
+      for (int c = 0; c < CP; ++c) {
+        if (c < channels) raw.packs[c / kSize].v[c % kSize] = source[c * map.channel];
+      }
     }
-  } else {
+    return raw;
+  }
+  OVERLOCK_KERNEL_BODY Vector<CP> floats() const {
+    Vector<CP> vector;
     OVERLOCK_UNROLL
     for (int c = 0; c < CP; ++c) {
-      vector.v[c] = c < channels ? static_cast<float>(source[c * map.channel]) : 0.f;
+      vector.v[c] = static_cast<float>(packs[c / kPackSize<T>].v[c % kPackSize<T>]);
     }
+    return vector;
   }
-  return vector;
+};
+
+template <int CP, typename T>
+OVERLOCK_KERNEL_BODY Vector<CP> load_channels(const Map<const T>& map, int batch, int group,
+                                              const Token& token, int channels) {
+  return RawChannels<CP, T>::load(map, batch, group, token, channels).floats();
 }
 
 // Writes factor times the channels of one token.
 template <int CP, typename T>
-OVERLOCK_KERNEL_BODY void store_channels(const Map<T>& map, int64_t batch, int64_t group,
+OVERLOCK_KERNEL_BODY void store_channels(const Map<T>& map, int batch, int group,
                                          const Token& token, int channels, const Vector<CP>& vector,
                                          float factor) {
   T* target = map.at(batch, group, token.y, token.x);
@@ -339,8 +356,15 @@ struct ValueRing {
 
   // Stages the rows under the first window row of the tile's tokens.
   OVERLOCK_KERNEL_BODY void stage_first(const Tile& tile, int thread) const {
-    for (int y = a.start_row(tile.first_row); y <= last_row; ++y) {
-      store(y, thread, load(y, thread));
+    const int first = a.start_row(tile.first_row);
+    Carried carried[kTileRows] = {};
+    OVERLOCK_UNROLL
+    for (int i = 0; i < kTileRows; ++i) {
+      if (first + i <= last_row) carried[i] = load(first + i, thread);
+    }
+    OVERLOCK_UNROLL
+    for (int i = 0; i < kTileRows; ++i) {
+      if (first + i <= last_row) store(first + i, thread, carried[i]);
     }
   }
 

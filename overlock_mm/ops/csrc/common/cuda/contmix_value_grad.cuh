@@ -58,6 +58,13 @@ struct QueryPatch {
   }
 };
 
+// A query of the next patch, loaded while the lane works for this one.
+template <int CP, typename T>
+struct LoadedQuery {
+  RawChannels<CP, T> query, grad_out;
+  float logsumexp;
+};
+
 // What a lane keeps of its query, and of the two columns that it gathers.
 template <int CP>
 struct QueryState {
@@ -158,6 +165,16 @@ OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& arg
     }
     for (int i = thread; i < kTokens * CP; i += kThreads) memory.sums[i] = 0.f;
   });
+  typename Block::template PerThread<LoadedQuery<CP, T>> loaded;
+  const auto load = [&](const QueryPatch& patch, int thread) {
+    const Token token = patch.token(thread);
+    if (!token.valid) return;
+    using Raw = RawChannels<CP, T>;
+    loaded[thread] = {Raw::load(a.query, tile.batch, tile.group, token, a.query_channels),
+                      Raw::load(grad_out, tile.batch, tile.group, token, a.channels),
+                      logsumexp[(int64_t{pair} * a.height + token.y) * a.width + token.x]};
+  };
+
   const int bits = QueryPatch::bits_for(last_column - first_column + 1);
   for (int column = first_column; column <= last_column; column += 1 << bits) {
     // A lane's queries always meet the same columns. The weights of the others stay zero.
@@ -166,6 +183,7 @@ OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& arg
         memory.weights[i * kThreads + thread] = 0.f;
       }
       const QueryPatch patch = {first_row, column, last_row, last_column, bits};
+      load(patch, thread);
       set_gathered(a, patch, tile, thread, states[thread]);
     });
     for (int row = first_row; row <= last_row; row += kThreads >> bits) {
@@ -174,17 +192,16 @@ OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& arg
         const Token token = patch.token(thread);
         if (!token.valid) return;
         QueryState<CP>& state = states[thread];
-        state.query = load_channels<CP>(a.query, tile.batch, tile.group, token, a.query_channels);
-        state.logsumexp =
-            kLog2E * logsumexp[(int64_t{pair} * a.height + token.y) * a.width + token.x];
+        state.query = loaded[thread].query.floats();
+        state.logsumexp = kLog2E * loaded[thread].logsumexp;
         state.bias = a.bias_place(tile.group, token.y, token.x);
         state.place =
             (a.start_column(token.x) - (tile.first_column - a.kernel_size + 1)) * kThreads + thread;
-        const Vector<CP> grad =
-            load_channels<CP>(grad_out, tile.batch, tile.group, token, a.channels);
+        const Vector<CP> grad = loaded[thread].grad_out.floats();
         float* target = memory.grad_out + thread * kGradStride<CP>;
         OVERLOCK_UNROLL
         for (int c = 0; c < CP; ++c) target[c] = grad.v[c];
+        load({row + patch.rows(), column, last_row, last_column, bits}, thread);
       });
       // The windows of successive rows of queries overlap.
       const int start = a.start_row(row);

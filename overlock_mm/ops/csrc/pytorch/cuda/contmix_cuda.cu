@@ -25,9 +25,8 @@ namespace {
 
 using at::Tensor;
 
-constexpr int kFoldThreads = 256;
 // Sums over batches and groups that the gradient of the projection is made of, at most.
-constexpr int64_t kMaxSlices = 32;
+constexpr int kMaxSlices = 64;
 
 // Blocks that a multiprocessor shall run at a time, which bounds the registers.
 template <int CP, int K>
@@ -60,33 +59,29 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
                           reinterpret_cast<float*>(shared));
 }
 
-OVERLOCK_KERNEL_BODY int64_t global_thread() {
-  return static_cast<int64_t>(blockIdx.x) * kFoldThreads + threadIdx.x;
-}
-
 template <int CP, typename T>
-__global__ void __launch_bounds__(kFoldThreads)
-    fold_kernel(Folding<T> folding, float* folded, int64_t count) {
-  const int64_t index = global_thread();
-  if (index < count) fold_element<CP>(folding, folded, index);
-}
-
-template <int CP, typename T>
-__global__ void __launch_bounds__(kUnfoldThreads)
-    unfold_key_kernel(Folding<T> folding, const float* d_folded, T* d_key) {
-  __shared__ float shared[kUnfoldThreads];
+__global__ void __launch_bounds__(kFoldThreads) fold_kernel(Folding<T> folding, float* folded) {
+  __shared__ Float4 shared[kFoldFloats / 4];
   DeviceBlock block;
-  unfold_key_block<CP>(block, folding, d_folded, d_key, blockIdx.x, shared);
+  fold_block<CP>(block, folding, folded, blockIdx.x, shared[0].v);
 }
 
 template <int CP, typename T>
 __global__ void __launch_bounds__(kFoldThreads)
-    unfold_projection_kernel(Folding<T> folding, const float* d_folded, int64_t slices,
-                             float* d_projection, int64_t count) {
-  const int64_t index = global_thread();
-  if (index < count) {
-    unfold_projection_element<CP>(folding, d_folded, slices, d_projection, index);
-  }
+    unfold_key_kernel(Folding<T> folding, const float* d_folded, T* d_key) {
+  __shared__ Float4 shared[kFoldFloats / 4];
+  DeviceBlock block;
+  unfold_key_block<CP>(block, folding, d_folded, d_key, blockIdx.x, shared[0].v);
+}
+
+template <int CP, typename T>
+__global__ void __launch_bounds__(kFoldThreads)
+    unfold_projection_kernel(Folding<T> folding, const float* d_folded, int slices,
+                             float* d_projection) {
+  __shared__ Float4 shared[kFoldFloats / 4];
+  DeviceBlock block;
+  unfold_projection_block<CP>(block, folding, d_folded, slices, d_projection, blockIdx.x,
+                              shared[0].v);
 }
 
 int attribute(cudaDeviceAttr which) {
@@ -115,12 +110,21 @@ void check_blocks(int64_t blocks) {
               " thread blocks, and a launch takes 2^31 - 1; split the batch.");
 }
 
-template <auto kKernel, int Threads = kThreads, typename... Values>
+template <auto kKernel, typename... Values>
 void launch(int64_t blocks, int64_t floats, Values... values) {
   check_blocks(blocks);
-  if (floats > 0) allow_shared_memory<kKernel>();
+  allow_shared_memory<kKernel>();
   const auto stream = c10::cuda::getCurrentCUDAStream();
-  kKernel<<<static_cast<unsigned>(blocks), Threads, floats * sizeof(float), stream>>>(values...);
+  kKernel<<<static_cast<unsigned>(blocks), kThreads, floats * sizeof(float), stream>>>(values...);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// A kernel of contmix_fold.cuh.
+template <auto kKernel, typename... Values>
+void launch_fold(int64_t blocks, Values... values) {
+  check_blocks(blocks);
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  kKernel<<<static_cast<unsigned>(blocks), kFoldThreads, 0, stream>>>(values...);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -132,12 +136,6 @@ int64_t resident_blocks(int64_t floats) {
   C10_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kKernel, kThreads,
                                                                floats * sizeof(float)));
   return static_cast<int64_t>(blocks) * attribute(cudaDevAttrMultiProcessorCount);
-}
-
-// One thread per element of a result with `count` elements.
-template <auto kKernel, typename... Values>
-void launch_elements(int64_t count, Values... values) {
-  launch<kKernel, kFoldThreads>((count + kFoldThreads - 1) / kFoldThreads, 0, values..., count);
 }
 
 // [B, G, C, H, W], or [B, G, C, S] for keys.
@@ -173,8 +171,8 @@ Folding<T> folding(const Tensor& key, const Parameters& parameters, double scale
   return {input_map<T>(key),
           parameters.weight.const_data_ptr<float>(),
           parameters.bias.const_data_ptr<float>(),
-          key.size(0),
-          key.size(1),
+          static_cast<int>(key.size(0)),
+          static_cast<int>(key.size(1)),
           static_cast<int>(key.size(2)),
           static_cast<int>(key.size(3)),
           static_cast<int>(parameters.bias.size(0)),
@@ -186,7 +184,8 @@ template <int CP, typename T>
 Tensor fold(const Folding<T>& folding, const Tensor& value) {
   Tensor folded = at::empty({folding.batches, folding.groups, folding.taps, kChannelStride<CP>},
                             value.options().dtype(at::kFloat));
-  launch_elements<fold_kernel<CP, T>>(folded.numel(), folding, folded.mutable_data_ptr<float>());
+  launch_fold<fold_kernel<CP, T>>(int64_t{folding.pairs()} * fold_tiles(folding.taps), folding,
+                                  folded.mutable_data_ptr<float>());
   return folded;
 }
 
@@ -296,14 +295,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> contmix_backward(
         gradients.logsumexp, output_map<T>(d_value));
     d_folded = d_folded.sum(2);
     d_bias = d_folded.select(3, CP).sum(at::IntArrayRef{0, 1}, false, proj_bias.scalar_type());
-    launch<unfold_key_kernel<CP, T>, kUnfoldThreads>(a.pairs() * a.query_channels, 0, f,
-                                                     d_folded.const_data_ptr<float>(),
-                                                     d_key.mutable_data_ptr<T>());
-    const int64_t slices = std::min(a.pairs(), kMaxSlices);
+    launch_fold<unfold_key_kernel<CP, T>>(int64_t{f.pairs()} * fold_tiles(f.regions), f,
+                                          d_folded.const_data_ptr<float>(),
+                                          d_key.mutable_data_ptr<T>());
+    const int slices = std::min(f.pairs(), kMaxSlices);
     d_projection = at::empty({slices, taps, key.size(3)}, options);
-    launch_elements<unfold_projection_kernel<CP, T>>(d_projection.numel(), f,
-                                                     d_folded.const_data_ptr<float>(), slices,
-                                                     d_projection.mutable_data_ptr<float>());
+    launch_fold<unfold_projection_kernel<CP, T>>(
+        int64_t{slices} * fold_tiles(f.taps) * fold_tiles(f.regions), f,
+        d_folded.const_data_ptr<float>(), slices, d_projection.mutable_data_ptr<float>());
   });
   return {d_query, d_key,
           d_value, d_projection.sum(0, false, proj_weight.scalar_type()),
