@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from overlock_mm.layers.recompute import keep_results_of
 from overlock_mm.ops import depthwise_conv2d
 from overlock_mm.ops.checks import MAX_KERNEL_SIZE
-from overlock_mm.ops.depthwise.backends import BACKENDS, MIN_OWN_KERNEL_SIZE, Call
+from overlock_mm.ops.depthwise.backends import BACKENDS, Call
 from overlock_mm.ops.dispatch import is_exporting
 from overlock_mm.ops.precision import in_autocast
 
@@ -18,10 +18,10 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of stride 1 that keeps the size of the map, without bias.
 
-    On a GPU, :func:`overlock_mm.ops.depthwise_conv2d` computes large and dilated ones, for which
-    cuDNN is slow, and their gradients. It works in channels_last memory: maps in another layout
-    are converted, and so is the result. Elsewhere, in exported programs and for 3 x 3 kernels it
-    is the convolution of torch.
+    On a GPU, :func:`overlock_mm.ops.depthwise_conv2d` computes it and its gradients, for which
+    cuDNN takes many times as long. It works in channels_last memory: maps in another layout are
+    converted, and so is the result. Elsewhere and in exported programs it is the convolution of
+    torch.
     """
 
     def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
@@ -54,10 +54,8 @@ def uses_kernels(conv: nn.Module, x: Tensor) -> bool:
     """Return whether a convolution is a :class:`DepthwiseConv2d` that runs our kernels on a map."""
     if not isinstance(conv, DepthwiseConv2d) or not x.is_cuda or x.dim() != 4:
         return False
-    size, dilation = conv.kernel_size[0], conv.dilation[0]
     return (
-        (dilation > 1 or size >= MIN_OWN_KERNEL_SIZE)
-        and size <= MAX_KERNEL_SIZE
+        conv.kernel_size[0] <= MAX_KERNEL_SIZE
         and x.dtype in _DTYPES
         # Otherwise torch's convolution raises its error.
         and (x.dtype == conv.weight.dtype or in_autocast(x.device.type))
@@ -74,5 +72,5 @@ def _is_for_this_process(device: torch.device) -> bool:
 
 @cache
 def _has_kernels(device: torch.device) -> bool:
-    call = Call('depthwise_conv2d', device, torch.float32, kernel_size=MIN_OWN_KERNEL_SIZE)
+    call = Call('depthwise_conv2d', device, torch.float32, kernel_size=7)
     return any(not BACKENDS[name].why_not(call) for name in ('cuda', 'triton'))

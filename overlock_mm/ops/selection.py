@@ -38,7 +38,7 @@ class Backend:
 
 
 class Backends(Mapping[str, Backend]):
-    """The backends of a family of operators, in the usual order of automatic choice.
+    """The backends of a family of operators, in the order of automatic choice.
 
     Args:
         family: Name of the family.
@@ -47,8 +47,6 @@ class Backends(Mapping[str, Backend]):
         call_type: Describes a call to one of the operators.
         reference_is_slow: Whether it deserves a warning that 'reference' runs a call.
         problem: What a GPU backend must solve before it is used.
-        order: Names of all backends in the order of automatic choice for a call; None is the order
-            of their registration.
     """
 
     def __init__(
@@ -59,10 +57,8 @@ class Backends(Mapping[str, Backend]):
         call_type: type[Call] = Call,
         reference_is_slow: bool = False,
         problem: Problem | None = None,
-        order: Callable[[Any], Iterable[str]] | None = None,
     ) -> None:
         self.family = family
-        self._order = order
         self.problem = problem
         self.functions = tuple(functions)
         self.call_type = call_type
@@ -163,9 +159,8 @@ class Backends(Mapping[str, Backend]):
 
     def in_order(self, call: Call) -> list[str]:
         """Names in the order of automatic choice: first what was measured to be the fastest."""
-        names = list(self if self._order is None else self._order(call))
         first = preferred(call)
-        return sorted(names, key=lambda name: name != first)
+        return sorted(self, key=lambda name: name != first)
 
     def _log_choice(self, call: Call, name: str, refusals: dict[str, list[str]]) -> None:
         """Log a choice once per operator, kind of device and backend, and what is faster."""

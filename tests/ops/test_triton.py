@@ -29,7 +29,7 @@ FLOAT32 = {
 }
 INTEGERS = {
     *('batches', 'groups', 'pairs', 'height', 'width', 'chunks', 'dilation'),
-    *('channels', 'pixels'),
+    *('channels', 'pixels', 'has_bias', 'has_addend', 'statistic'),
 }
 
 
@@ -126,15 +126,12 @@ def test_depthwise_kernels_compile(tmp_path, monkeypatch, capability, everything
     from overlock_mm.ops.depthwise import triton_kernels
 
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    optional = ('bias', 'input_bias', 'addend', 'addend_strides', 'skip_weight', 'skip_bias')
+    optional = ('input_bias', 'skip_weight', 'skip_bias')
     absent = dict.fromkeys(() if everything else optional)
-    tile = {'K': 13, 'ROWS': 8, 'COLUMNS': 8, 'SLICE': 64, 'WHOLE': True, 'WIDE': everything}
-    flags = dict.fromkeys(('GELU_INPUT', 'GELU_OUTPUT', 'SQUARES'), everything)
+    tile = {'K': 13, 'ROWS': 8, 'COLUMNS': 8, 'SLICE': 64, 'WIDE': everything}
+    flags = dict.fromkeys(('GELU_INPUT', 'GELU_OUTPUT'), everything)
     for kernel, constants in (
-        (
-            triton_kernels.depthwise_kernel,
-            tile | flags | ({'K': 3} if everything else {'sums': None}),
-        ),
+        (triton_kernels.depthwise_kernel, tile | flags | ({'K': 3} if everything else {})),
         (triton_kernels.norm_kernel, {'PIXELS': 4, 'SLICE': 512}),
         (triton_kernels.weight_grad_kernel, tile | {'TAPS': 7, 'GROUPS': 4, 'COLUMNS': 4}),
     ):

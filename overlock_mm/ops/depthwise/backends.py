@@ -15,7 +15,7 @@ returned in channels_last memory, the gradient of the weight contiguous and in t
 accumulation.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -26,17 +26,6 @@ from overlock_mm.ops.depthwise.self_test import problem
 from overlock_mm.ops.selection import Backends
 
 __all__ = ['BACKENDS', 'Call', 'convert_parameters', 'with_converted_parameters']
-
-#: Smallest kernel for which the kernels of this package precede cuDNN, the definition. In bfloat16
-#: and channels_last memory cuDNN took 3.7 ms on an H200 where the arithmetic of a 17 x 17 kernel
-#: takes 0.13. The 3 x 3 kernel has not been compared; dilated kernels cuDNN does not have.
-MIN_OWN_KERNEL_SIZE = 5
-
-
-def _order(call: Call) -> Iterable[str]:
-    if 0 < call.kernel_size < MIN_OWN_KERNEL_SIZE and call.dilation == 1:
-        return ('cpu', 'reference', 'triton', 'cuda')
-    return BACKENDS
 
 
 def convert_parameters(x: Tensor, *args: Any) -> list[Any]:
@@ -66,5 +55,4 @@ BACKENDS = Backends(
     functions=(*_OPERATORS, 'depthwise_conv2d_weight_grad'),
     call_type=Call,
     problem=problem,
-    order=_order,
 )

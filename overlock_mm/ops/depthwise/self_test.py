@@ -28,15 +28,16 @@ def problem(
         return [functions['depthwise_conv2d_weight_grad'](addend, x, k, call.dilation)]
     weight = tensor(CHANNELS, 1, k, k, scale=1 / k)
     bias, input_bias, norm_weight, norm_bias = (tensor(CHANNELS) for _ in range(4))
-    # Before a large kernel no network has it, and Triton would take ten seconds to compile it.
-    gelu_input = k < 5
+    # No network has it around large kernels, and Triton would take seconds to compile it.
+    has_gelu = k < 5
+    before = (input_bias, addend, True) if has_gelu else (None, addend, False)
     arguments: dict[str, tuple[Any, ...]] = {
-        'depthwise_conv2d': (weight, bias, input_bias, addend, gelu_input, True, call.dilation),
+        'depthwise_conv2d': (weight, bias, None, addend, False, has_gelu, call.dilation),
         'depthwise_conv2d_norm': (
             *(weight, bias, norm_weight, norm_bias, 1e-6),
             *(norm_weight, norm_bias),
         ),
-        'depthwise_conv2d_stats': (weight, bias, input_bias, addend, True, 'mean'),
+        'depthwise_conv2d_stats': (weight, bias, *before, 'mean'),
     }
     results = functions[call.op](x, *arguments[call.op])
     return [results] if isinstance(results, Tensor) else [*results]

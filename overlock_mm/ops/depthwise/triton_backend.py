@@ -69,7 +69,6 @@ def depthwise_conv2d_weight_grad(
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             SLICE=tile.slice,
-            WHOLE=channels % tile.slice == 0,
             WIDE=launch.needs_wide_offsets(x, grad_out),
             num_warps=tile.warps,
         )
@@ -87,7 +86,6 @@ def depthwise_conv2d_stats(
 ) -> tuple[Tensor, Tensor]:
     """See :mod:`overlock_mm.ops.depthwise.backends`."""
     y, sums = _convolution(x, weight, bias, input_bias, addend, gelu_input, stat=stat)
-    assert sums is not None
     if stat == 'norm':
         return y, sums.sum(1).sqrt()
     return y, sums.sum(1) / (x.shape[2] * x.shape[3])
@@ -141,17 +139,15 @@ def _convolution(
     gelu_output: bool = False,
     stat: str | None = None,
     dilation: int = 1,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Return the map, and its sums ('mean') or those of its squares ('norm') over each tile."""
     out = torch.empty_like(x, memory_format=torch.channels_last)
     x = launch.channels_last(x)
-    addend = None if addend is None else launch.channels_last(addend)
-    maps = (x, out) if addend is None else (x, out, addend)
+    added = x if addend is None else launch.channels_last(addend)
     batch, channels, height, width = x.shape
     tile = launch.map_tile(x, dilation)
-    sums = None
-    if stat is not None:
-        sums = x.new_empty(batch, tile.per_sample, channels, dtype=torch.float32)
+    statistic = 0 if stat is None else ('mean', 'norm').index(stat) + 1
+    sums = x.new_empty((batch, tile.per_sample, channels) if statistic else 0, dtype=torch.float32)
     # [k, k, C]; nothing is copied where the channels are innermost already.
     weight = weight.squeeze(1).permute(1, 2, 0).contiguous()
     with torch.cuda.device_of(x):
@@ -159,10 +155,10 @@ def _convolution(
             x,
             launch.strides(x),
             weight,
-            contiguous(bias),
+            weight if bias is None else bias.contiguous(),
             contiguous(input_bias),
-            addend,
-            None if addend is None else launch.strides(addend),
+            added,
+            launch.strides(added),
             out,
             launch.strides(out),
             sums,
@@ -170,15 +166,16 @@ def _convolution(
             width,
             channels,
             dilation,
+            int(bias is not None),
+            int(addend is not None),
+            statistic,
             K=weight.shape[0],
             GELU_INPUT=gelu_input,
             GELU_OUTPUT=gelu_output,
-            SQUARES=stat == 'norm',
             ROWS=tile.rows,
             COLUMNS=tile.columns,
             SLICE=tile.slice,
-            WHOLE=channels % tile.slice == 0,
-            WIDE=launch.needs_wide_offsets(*maps),
+            WIDE=launch.needs_wide_offsets(x, out, added),
             num_warps=tile.warps,
         )
     return out, sums

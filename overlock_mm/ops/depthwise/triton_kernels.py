@@ -8,23 +8,23 @@ column in registers, and 16 bytes that it loads serve up to ROWS x 8 multiply-ad
 All blocks of values have the shape [COLUMNS, SLICE], even those of one value per channel: another
 shape would be laid out over other threads, and get here through shared memory. Strides are given
 in the order (batch, row, column); channels have the stride 1. Offsets in a sample have 32 bits,
-or 64 where WIDE says that these are too few. Optional tensors are None.
+or 64 where WIDE says that these are too few. A kernel takes seconds to compile, so only what the
+inner loop needs is a constant; an optional tensor that is not there is any other of its dtype.
 """
 
 import triton
 import triton.language as tl
+
+#: Arguments that do not make another binary where they are one or a multiple of 16: networks have
+#: branches of many dilations, and detectors see images of many sizes.
+COUNTS = ('batches', 'height', 'width', 'dilation', 'chunks', 'pixels')
+OPTIONS = ('has_bias', 'has_addend', 'statistic')
 
 
 @triton.jit
 def gelu(x):
     """Compute the exact GELU in float32."""
     return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-
-
-@triton.jit
-def with_channels(mask, channel, channels, WHOLE: tl.constexpr):
-    """Restrict a mask to channels that exist; WHOLE says that all do, which keeps loads wide."""
-    return mask if WHOLE else mask & (channel < channels)
 
 
 @triton.jit
@@ -39,7 +39,7 @@ def tile_of(index, height, width, dilation, ROWS: tl.constexpr, COLUMNS: tl.cons
     return index // blocks, row, column
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS + OPTIONS)
 def depthwise_kernel(
     x,
     x_strides,
@@ -55,17 +55,21 @@ def depthwise_kernel(
     width,
     channels,
     dilation,
+    has_bias,
+    has_addend,
+    statistic,
     K: tl.constexpr,
     GELU_INPUT: tl.constexpr,
     GELU_OUTPUT: tl.constexpr,
-    SQUARES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SLICE: tl.constexpr,
-    WHOLE: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Compute a tile of the map and its sums [B, tiles, C]; grid (B * tiles * slices,)."""
+    """Compute a tile of the map and a statistic of it, [B, tiles, C]; grid (B * tiles * slices,).
+
+    The statistic is none (0), the sum (1) or the sum of squares (2) over the tile's pixels.
+    """
     OFFSET: tl.constexpr = tl.int64 if WIDE else tl.int32
     slices = tl.cdiv(channels, SLICE)
     index = tl.program_id(0) // slices  # batch * tiles + tile
@@ -74,11 +78,9 @@ def depthwise_kernel(
     column = first_column + tl.arange(0, COLUMNS)[:, None]
     channel = tl.program_id(0) % slices * SLICE + tl.arange(0, SLICE)[None, :]
     everywhere = channel + tl.zeros([COLUMNS, 1], tl.int32)
-    present = with_channels(everywhere >= 0, channel, channels, WHOLE)
+    present = everywhere < channels
 
-    start = tl.zeros([COLUMNS, SLICE], tl.float32)
-    if bias is not None:
-        start += tl.load(bias + everywhere, mask=present, other=0.0).to(tl.float32)
+    start = tl.load(bias + everywhere, mask=present & (has_bias > 0), other=0.0).to(tl.float32)
     if input_bias is not None:
         shift = tl.load(input_bias + everywhere, mask=present, other=0.0).to(tl.float32)
     totals = ()
@@ -89,7 +91,7 @@ def depthwise_kernel(
     top = first_row - K // 2 * dilation
     for tap_column in range(K):
         z = column + (tap_column - K // 2) * dilation
-        on_map = with_channels((z >= 0) & (z < width), channel, channels, WHOLE)
+        on_map = (z >= 0) & (z < width) & present
         offset = z.to(OFFSET) * x_strides[2] + channel
         taps = ()  # those of this row and of the ROWS - 1 above it
         for row in tl.static_range(ROWS + K - 1):
@@ -115,29 +117,26 @@ def depthwise_kernel(
 
     out += batch * out_strides[0]
     offset = column.to(OFFSET) * out_strides[2] + channel
-    valid = with_channels(column < width, channel, channels, WHOLE)
+    valid = (column < width) & present
     total_sum = tl.zeros([COLUMNS, SLICE], tl.float32)
     for n in tl.static_range(ROWS):
         y = first_row + n * dilation
         mask = valid & (y < height)
-        total = totals[n]
-        if addend is not None:
-            pointer = addend + batch * addend_strides[0] + channel
-            pointer += tl.cast(y, OFFSET) * addend_strides[1]
-            pointer += column.to(OFFSET) * addend_strides[2]
-            total += tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
+        pointer = addend + batch * addend_strides[0] + channel
+        pointer += tl.cast(y, OFFSET) * addend_strides[1]
+        pointer += column.to(OFFSET) * addend_strides[2]
+        total = totals[n] + tl.load(pointer, mask=mask & (has_addend > 0), other=0.0).to(tl.float32)
         if GELU_OUTPUT:
             total = gelu(total)
         pointer = out + (offset + tl.cast(y, OFFSET) * out_strides[1])
         tl.store(pointer, total.to(out.dtype.element_ty), mask=mask)
-        if sums is not None:
-            total_sum += tl.where(mask, total * total if SQUARES else total, 0.0)
-    if sums is not None:
+        total_sum += tl.where(mask, tl.where(statistic == 2, total * total, total), 0.0)
+    if statistic > 0:
         flat = tl.cast(index, tl.int64) * channels + channel
         tl.store(sums + flat, tl.sum(total_sum, 0)[None, :], mask=channel < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def norm_kernel(
     y,
     norm_weight,
@@ -181,7 +180,7 @@ def load_parameter(pointer, channel, channels):
     return tl.load(pointer + channel, mask=channel < channels, other=0.0).to(tl.float32)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def weight_grad_kernel(
     x,
     x_strides,
@@ -200,7 +199,6 @@ def weight_grad_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     SLICE: tl.constexpr,
-    WHOLE: tl.constexpr,
     WIDE: tl.constexpr,
 ):
     """Sum the gradient of some taps over a share of the tiles, [chunks, K, K, C].
@@ -218,6 +216,7 @@ def weight_grad_kernel(
     index = tl.program_id(0) // blocks
     channel = index % slices * SLICE + tl.arange(0, SLICE)[None, :]
     chunk = index // slices
+    present = channel < channels
 
     totals = ()
     for _ in tl.static_range(TAPS):
@@ -227,7 +226,7 @@ def weight_grad_kernel(
         batch, first_row, first_column = tile_of(tile, height, width, dilation, ROWS, COLUMNS)
         batch = tl.cast(batch, tl.int64)
         column = first_column + lane % COLUMNS
-        mask = with_channels(column < width, channel, channels, WHOLE)
+        mask = (column < width) & present
         offset = column.to(OFFSET) * grad_out_strides[2] + channel
         gradients = ()
         for n in tl.static_range(ROWS):
@@ -237,7 +236,7 @@ def weight_grad_kernel(
             gradient = tl.load(pointer, mask=mask & (y < height), other=0.0)
             gradients += (gradient.to(tl.float32),)
         z = column + (group % K - K // 2) * dilation
-        mask = with_channels((z >= 0) & (z < width), channel, channels, WHOLE)
+        mask = (z >= 0) & (z < width) & present
         offset = z.to(OFFSET) * x_strides[2] + channel
         top = first_row + (group // K * TAPS - K // 2) * dilation
         for row in tl.static_range(ROWS + TAPS - 1):
@@ -258,4 +257,4 @@ def weight_grad_kernel(
         total = tl.sum(tl.reshape(totals[tap], [GROUPS, COLUMNS, SLICE]), 1)
         row = group // K * TAPS + tap
         offset = ((chunk * K + row) * K + group % K) * channels + channel
-        tl.store(sums + offset, total, mask=(row < K) & (channel < channels))
+        tl.store(sums + offset, total, mask=(row < K) & present)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from overlock_mm.ops.triton_runtime import padded
 
-#: Heights of a tile of the map. 7 is for the maps of images of 224 x 224.
-ROWS = (8, 7, 4, 2)
+#: Heights of a tile of the map. Each is another binary, which takes some seconds to compile.
+ROWS = (8, 4)
 COLUMNS = 8
 #: Most channels of a program: 128 bytes of half precision, a line of the cache.
 SLICE = 64
@@ -153,10 +153,8 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def _slices(channels: int) -> tuple[int, int]:
-    """Return how many slices the channels make, and their size: that with less padding."""
+    """Return how many slices the channels make, and their size."""
     size = min(SLICE, padded(channels))
-    if _ceil(channels, 32) * 32 < _ceil(channels, size) * size:
-        size = 32
     return _ceil(channels, size), size
 
 
