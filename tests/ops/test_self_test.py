@@ -6,8 +6,8 @@ import torch
 from overlock_mm.ops import available_backends, contmix, self_test
 from overlock_mm.ops.contmix.backends import BACKENDS, Call
 from overlock_mm.ops.depthwise.backends import BACKENDS as DEPTHWISE
+from overlock_mm.ops.depthwise.backends import Call as DepthwiseCall
 from overlock_mm.ops.selection import Backend
-from overlock_mm.ops.selection import Call as DepthwiseCall
 from tests.ops import helpers
 from tests.ops.helpers import Shape
 from tests.ops.test_cpu_backends import needs_extension
@@ -22,9 +22,14 @@ CALLS = [
     )
     for gradient in (False, True)
 ] + [
-    (DEPTHWISE, DepthwiseCall(op, CPU, dtype))
+    (DEPTHWISE, DepthwiseCall(op, CPU, dtype, gradient=gradient))
     for dtype in self_test.TOLERANCES
-    for op in DEPTHWISE.functions
+    for op, gradient in (
+        ('depthwise_conv2d', False),
+        ('depthwise_conv2d', True),
+        ('depthwise_conv2d_norm', False),
+        ('depthwise_conv2d_stats', False),
+    )
 ]
 
 
