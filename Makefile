@@ -43,10 +43,12 @@ test-newest test-upstream: test-%:
 test-install: env ## The README's installation, and an exported file, in new environments: 6 min
 	$(CPU) OVERLOCK_TEST_INSTALL=1 $(PY) -m pytest -s tests/docs/test_installation.py
 
-# By hand on a machine without OpenMMLab: the operators and their tests need only torch.
+# By hand on a machine without OpenMMLab: the operators and their tests need only torch. Most of
+# the time Triton compiles, so four processes share the tests, which small cards have memory for.
 test-gpu: env ## Tests that need a GPU: first a few that show whether it works at all, then the others
 	$(PY) -m pytest -x -m 'gpu and smoke' tests/ops
-	$(PY) -m pytest -m 'gpu and not smoke and not sanitizer'
+	$(PY) -m pytest -n 4 --dist=worksteal -m 'gpu and not smoke and not large and not sanitizer'
+	$(PY) -m pytest -m 'gpu and large' tests/ops
 
 test-gpu-sanitizers: env ## The kernels of the GPU under compute-sanitizer
 	$(PY) -m pytest -m sanitizer tests/ops

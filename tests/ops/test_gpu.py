@@ -401,6 +401,7 @@ def unfilled():
     torch.cuda.empty_cache()
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures('unfilled')
 def test_contmix_beyond_2_31_elements(fused):
     # 2.2e9 values. Both ends of the batch must agree with a small call on copies of them.
@@ -439,6 +440,7 @@ def test_contmix_beyond_2_31_elements(fused):
     assert not out[1:-1].any()
 
 
+@pytest.mark.large
 @pytest.mark.usefixtures('unfilled')
 def test_neighborhood_aggregate_beyond_2_31_elements(fused):
     requires_memory(40)

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.ops import test_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ('gpu', 'smoke', 'sanitizer')
+NAMES = ('gpu', 'smoke', 'large', 'sanitizer')
 
 
 def marks(test):
@@ -24,9 +24,10 @@ def test_each_test_for_a_gpu_is_in_one_tier():
         {test for test, has in tests.items() if eval(e, {}, {name: name in has for name in NAMES})}
         for e in expressions
     ]
-    first, others, sanitizers = tiers
+    first, others, large, sanitizers = tiers
     assert sum(map(len, tiers)) == len(tests)
-    assert first | others | sanitizers == set(tests)
+    assert first | others | large | sanitizers == set(tests)
     assert {'test_contmix_of_two_sizes', 'test_depthwise_of_one_size', 'test_autocast'} <= first
     assert {'test_contmix', 'test_contmix_at_full_size'} <= others
+    assert all('beyond_2_31' in test for test in large)
     assert sanitizers == {'test_compute_sanitizer_finds_nothing'}
