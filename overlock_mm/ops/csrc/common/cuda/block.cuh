@@ -78,6 +78,15 @@ OVERLOCK_KERNEL_BODY Vector<N> load_vector(const float* pointer) {
   return vector;
 }
 
+template <int N>
+OVERLOCK_KERNEL_BODY void store_vector(float* pointer, const Vector<N>& vector) {
+  OVERLOCK_UNROLL
+  for (int i = 0; i < N; i += 4) {
+    *reinterpret_cast<Float4*>(pointer + i) = {
+        {vector.v[i], vector.v[i + 1], vector.v[i + 2], vector.v[i + 3]}};
+  }
+}
+
 // Sum over N products, added to `sum`.
 template <int N>
 OVERLOCK_KERNEL_BODY float dot(const Vector<N>& vector, const Vector<N>& other, float sum) {

@@ -133,6 +133,14 @@ OVERLOCK_KERNEL_BODY void add_folded_gradient(const Arguments<T>& a,
   const int tap = thread % kLanes;
   if (tap >= a.kernel_size) return;
   const int channel = thread / kLanes * kChannels;
+  float* row = d_folded + tap * kChannelStride<CP>;
+  // Loaded here, so that the sums below do not wait.
+  Vector<kChannels> before{};
+  float bias_before = 0.f;
+  if (!first) {
+    before = load_vector<kChannels>(row + channel);
+    bias_before = row[CP];
+  }
   Vector<kChannels> sum{};
   float bias = 0.f;
   for (int token = 0; token < kTokens; token += 4) {
@@ -144,11 +152,9 @@ OVERLOCK_KERNEL_BODY void add_folded_gradient(const Arguments<T>& a,
       bias += d_logits.v[j];
     }
   }
-  float* target = d_folded + tap * kChannelStride<CP> + channel;
-  OVERLOCK_UNROLL
-  for (int c = 0; c < kChannels; ++c) target[c] = first ? sum.v[c] : target[c] + sum.v[c];
-  target += CP - channel;
-  if (channel == 0) *target = first ? bias : *target + bias;
+  add_scaled(sum, 1.f, before);
+  store_vector(row + channel, sum);
+  if (channel == 0) row[CP] = bias_before + bias;
 }
 
 // Adds the d_logits of one window row to the gradient of the position bias. A thread owns a
@@ -163,29 +169,40 @@ OVERLOCK_KERNEL_BODY void add_bias_gradient(const Arguments<T>& a,
   // Offsets only fall from left to right.
   const bool one_offset = first_offset == a.bias_offset(tile.first_column + columns - 1, a.width);
   for (int column = thread; column < a.side(); column += kThreads) {
-    for (int row = 0; row < kTileRows && tile.first_row + row < a.height; ++row) {
-      float sum = 0.f;
-      if (one_offset) {
-        // Away from the border all tokens meet the column with the same tap; invalid tokens
-        // have gradients of zero.
-        const int tap = column - first_offset;
-        if (tap < 0 || tap >= a.kernel_size) continue;
+    // Over the tokens of each row; invalid tokens have gradients of zero.
+    Vector<kTileRows> sums{};
+    if (one_offset) {
+      // Away from the border all tokens meet the column with the same tap.
+      const int tap = column - first_offset;
+      if (tap < 0 || tap >= a.kernel_size) continue;
+      OVERLOCK_UNROLL
+      for (int row = 0; row < kTileRows; ++row) {
         const float* d_logits = memory.d_logits + tap * kTokenStride + row * kTileColumns;
+        const Vector<kTileColumns> tokens = load_vector<kTileColumns>(d_logits);
         OVERLOCK_UNROLL
-        for (int t = 0; t < kTileColumns; t += 4) {
-          const Float4 four = load4(d_logits + t);
-          sum += four.v[0] + four.v[1] + four.v[2] + four.v[3];
-        }
-      } else {
-        for (int t = 0; t < columns; ++t) {
-          const int tap = column - a.bias_offset(tile.first_column + t, a.width);
-          if (tap >= 0 && tap < a.kernel_size) {
-            sum += memory.d_logits[tap * kTokenStride + row * kTileColumns + t];
-          }
+        for (int t = 0; t < kTileColumns; ++t) sums.v[row] += tokens.v[t];
+      }
+    } else {
+      for (int t = 0; t < columns; ++t) {
+        const int tap = column - a.bias_offset(tile.first_column + t, a.width);
+        if (tap < 0 || tap >= a.kernel_size) continue;
+        OVERLOCK_UNROLL
+        for (int row = 0; row < kTileRows; ++row) {
+          sums.v[row] += memory.d_logits[tap * kTokenStride + row * kTileColumns + t];
         }
       }
-      const int bias_row = a.bias_offset(tile.first_row + row, a.height) + tap_row;
-      memory.d_rpb[bias_row * a.side() + column] += sum;
+    }
+    float sum = 0.f;
+    OVERLOCK_UNROLL
+    for (int row = 0; row < kTileRows; ++row) {
+      const int y = tile.first_row + row;
+      if (y >= a.height) break;
+      sum += sums.v[row];
+      const int offset = a.bias_offset(y, a.height);
+      const bool last = row + 1 == kTileRows || y + 1 == a.height;
+      if (!last && a.bias_offset(y + 1, a.height) == offset) continue;
+      memory.d_rpb[(offset + tap_row) * a.side() + column] += sum;
+      sum = 0.f;
     }
   }
 }
