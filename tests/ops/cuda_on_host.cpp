@@ -4,6 +4,8 @@
 // last to first: where the order changes a result, two threads meet in memory without a
 // barrier. Shared memory starts as NaN, so that a value that was never staged shows.
 
+#include <cstdint>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -54,6 +56,86 @@ void depthwise_of_size(const DepthwiseCall<float>& a, bool reversed) {
   }
 }
 
+// Two bytes, as half-precision kernels move them.
+struct BFloat16 {
+  uint16_t bits;
+
+  BFloat16() = default;
+  explicit BFloat16(float value) {
+    uint32_t word;
+    std::memcpy(&word, &value, sizeof(word));
+    bits = static_cast<uint16_t>((word + 0x7fff + ((word >> 16) & 1)) >> 16);
+  }
+  explicit operator float() const {
+    const uint32_t word = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &word, sizeof(value));
+    return value;
+  }
+};
+
+template <typename T>
+void fold(const Arguments<T>& a, const Folding<T>& folding, float* folded, bool reversed) {
+  with_sizes(a.channels, a.query_channels, a.kernel_size, [&](auto channels, auto) {
+    constexpr int CP = decltype(channels)::value;
+    for (int i = 0; i < folding.pairs() * fold_tiles(folding.taps); ++i) {
+      SharedMemory shared(kFoldFloats);
+      HostBlock<kFoldThreads> block{reversed};
+      fold_block<CP>(block, folding, folded, i, shared.data());
+    }
+  });
+}
+
+template <typename T>
+void unfold(const Arguments<T>& a, const Folding<T>& folding, const float* d_folded, T* d_key,
+            int slices, float* d_projection, bool reversed) {
+  with_sizes(a.channels, a.query_channels, a.kernel_size, [&](auto channels, auto) {
+    constexpr int CP = decltype(channels)::value;
+    const int region_tiles = fold_tiles(folding.regions);
+    for (int i = 0; i < folding.pairs() * region_tiles; ++i) {
+      SharedMemory shared(kFoldFloats);
+      HostBlock<kFoldThreads> block{reversed};
+      unfold_key_block<CP>(block, folding, d_folded, d_key, i, shared.data());
+    }
+    for (int i = 0; i < slices * fold_tiles(folding.taps) * region_tiles; ++i) {
+      SharedMemory shared(kFoldFloats);
+      HostBlock<kFoldThreads> block{reversed};
+      unfold_projection_block<CP>(block, folding, d_folded, slices, d_projection, i, shared.data());
+    }
+  });
+}
+
+template <typename T>
+void forward(const Arguments<T>& a, const Map<T>& out, float* logsumexp, bool reversed) {
+  with_sizes(a.channels, a.query_channels, a.kernel_size, [&](auto channels, auto window) {
+    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
+    for (int64_t i = 0; i < a.pairs() * a.tiles(); ++i) {
+      SharedMemory shared(ForwardMemory<CP, T>(a, nullptr).floats);
+      HostBlock<kThreads> block{reversed};
+      forward_block<CP, K>(block, a, out, logsumexp, i, shared.data());
+    }
+  });
+}
+
+template <typename T>
+void backward(const Arguments<T>& a, const TokenGradients<T>& gradients, const Map<T>& d_value,
+              bool reversed) {
+  with_sizes(a.channels, a.query_channels, a.kernel_size, [&](auto channels, auto window) {
+    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
+    for (int64_t i = 0; i < a.pairs() * gradients.chunks; ++i) {
+      SharedMemory shared(TokenGradMemory<CP, T>(a, nullptr).floats);
+      HostBlock<kThreads> block{reversed};
+      token_grad_block<CP, K>(block, a, gradients, i, shared.data());
+    }
+    for (int64_t i = 0; i < a.pairs() * a.tiles(); ++i) {
+      SharedMemory shared(ValueGradMemory<CP, T>(a, nullptr).floats);
+      HostBlock<kThreads> block{reversed};
+      value_grad_block<CP, K>(block, a, gradients.grad_out, gradients.logsumexp, d_value, i,
+                              shared.data());
+    }
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -101,66 +183,27 @@ int folded_columns(int channels, int query_channels, int kernel_size) {
 }
 int tiles(const Arguments<float>* a) { return a->tiles(); }
 
-void contmix_fold(const Arguments<float>* a, const Folding<float>* folding, float* folded,
-                  bool reversed) {
-  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto) {
-    constexpr int CP = decltype(channels)::value;
-    for (int i = 0; i < folding->pairs() * fold_tiles(folding->taps); ++i) {
-      SharedMemory shared(kFoldFloats);
-      HostBlock<kFoldThreads> block{reversed};
-      fold_block<CP>(block, *folding, folded, i, shared.data());
-    }
-  });
-}
-
-void contmix_unfold(const Arguments<float>* a, const Folding<float>* folding, const float* d_folded,
-                    float* d_key, int slices, float* d_projection, bool reversed) {
-  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto) {
-    constexpr int CP = decltype(channels)::value;
-    const int region_tiles = fold_tiles(folding->regions);
-    for (int i = 0; i < folding->pairs() * region_tiles; ++i) {
-      SharedMemory shared(kFoldFloats);
-      HostBlock<kFoldThreads> block{reversed};
-      unfold_key_block<CP>(block, *folding, d_folded, d_key, i, shared.data());
-    }
-    for (int i = 0; i < slices * fold_tiles(folding->taps) * region_tiles; ++i) {
-      SharedMemory shared(kFoldFloats);
-      HostBlock<kFoldThreads> block{reversed};
-      unfold_projection_block<CP>(block, *folding, d_folded, slices, d_projection, i,
-                                  shared.data());
-    }
-  });
-}
-
-void contmix_forward(const Arguments<float>* a, const Map<float>* out, float* logsumexp,
-                     bool reversed) {
-  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto window) {
-    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
-    for (int64_t i = 0; i < a->pairs() * a->tiles(); ++i) {
-      SharedMemory shared(ForwardMemory<CP, float>(*a, nullptr).floats);
-      HostBlock<kThreads> block{reversed};
-      forward_block<CP, K>(block, *a, *out, logsumexp, i, shared.data());
-    }
-  });
-}
-
-void contmix_backward(const Arguments<float>* a, const TokenGradients<float>* gradients,
-                      const Map<float>* d_value, bool reversed) {
-  with_sizes(a->channels, a->query_channels, a->kernel_size, [&](auto channels, auto window) {
-    constexpr int CP = decltype(channels)::value, K = decltype(window)::value;
-    for (int64_t i = 0; i < a->pairs() * gradients->chunks; ++i) {
-      SharedMemory shared(TokenGradMemory<CP, float>(*a, nullptr).floats);
-      HostBlock<kThreads> block{reversed};
-      token_grad_block<CP, K>(block, *a, *gradients, i, shared.data());
-    }
-    for (int64_t i = 0; i < a->pairs() * a->tiles(); ++i) {
-      SharedMemory shared(ValueGradMemory<CP, float>(*a, nullptr).floats);
-      HostBlock<kThreads> block{reversed};
-      value_grad_block<CP, K>(block, *a, gradients->grad_out, gradients->logsumexp, *d_value, i,
-                              shared.data());
-    }
-  });
-}
+// The functions for a dtype of the activations; parameters are float32.
+#define OVERLOCK_CONTMIX(suffix, T)                                                              \
+  void contmix_fold_##suffix(const Arguments<T>* a, const Folding<T>* folding, float* folded,    \
+                             bool reversed) {                                                    \
+    fold(*a, *folding, folded, reversed);                                                        \
+  }                                                                                              \
+  void contmix_unfold_##suffix(const Arguments<T>* a, const Folding<T>* folding,                 \
+                               const float* d_folded, T* d_key, int slices, float* d_projection, \
+                               bool reversed) {                                                  \
+    unfold(*a, *folding, d_folded, d_key, slices, d_projection, reversed);                       \
+  }                                                                                              \
+  void contmix_forward_##suffix(const Arguments<T>* a, const Map<T>* out, float* logsumexp,      \
+                                bool reversed) {                                                 \
+    forward(*a, *out, logsumexp, reversed);                                                      \
+  }                                                                                              \
+  void contmix_backward_##suffix(const Arguments<T>* a, const TokenGradients<T>* gradients,      \
+                                 const Map<T>* d_value, bool reversed) {                         \
+    backward(*a, *gradients, *d_value, reversed);                                                \
+  }
+OVERLOCK_CONTMIX(float32, float)
+OVERLOCK_CONTMIX(bfloat16, BFloat16)
 
 void neighborhood_aggregate(const AggregateSizes* sizes, const TokenMap<const float>* weight,
                             const TokenMap<const float>* value,

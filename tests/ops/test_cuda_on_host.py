@@ -17,7 +17,7 @@ from overlock_mm.ops.contmix import reference
 from tests.ops import depthwise_helpers as depthwise
 from tests.ops import helpers
 from tests.ops.helpers import LAYOUTS, SHAPES
-from tests.tolerances import assert_close
+from tests.tolerances import TOLERANCES, assert_close
 
 COMPILER = shutil.which('c++') or shutil.which('g++') or shutil.which('clang++')
 HEADERS = Path(reference.__file__).parents[1] / 'csrc' / 'common' / 'cuda'
@@ -189,10 +189,13 @@ def contmix(kernels, tensors, grad_out, kernel_size, reverse, chunks):
         rpb.data_ptr(),
         *(batch, groups, query_channels, channels, height, width, kernel_size),
     )
-    call = functools.partial(run, kernels)
-    call('contmix_fold', a, folding, folded, reverse)
+
+    def call(name, *operands):
+        run(kernels, f'contmix_{name}_{str(value.dtype).removeprefix("torch.")}', *operands)
+
+    call('fold', a, folding, folded, reverse)
     out, logsumexp = nans_like(value), nans(batch, groups, height, width)
-    call('contmix_forward', a, Map.of(out), logsumexp, reverse)
+    call('forward', a, Map.of(out), logsumexp, reverse)
 
     chunks = min(chunks, kernels.tiles(ctypes.byref(a)))
     d_query, d_value = nans_like(query), nans_like(value)
@@ -207,23 +210,23 @@ def contmix(kernels, tensors, grad_out, kernel_size, reverse, chunks):
         d_rpb.data_ptr(),
         chunks,
     )
-    call('contmix_backward', a, gradients, Map.of(d_value), reverse)
+    call('backward', a, gradients, Map.of(d_value), reverse)
     slices = min(2, batch * groups)
-    d_key, d_weight = nans(*key.shape), nans(slices, taps, regions)
+    d_key, d_weight = nans(*key.shape).to(key.dtype), nans(slices, taps, regions)
     d_folded = d_folded.sum(2)
-    call('contmix_unfold', a, folding, d_folded, d_key, slices, d_weight, reverse)
+    call('unfold', a, folding, d_folded, d_key, slices, d_weight, reverse)
     bias_column = kernels.bias_column(channels, query_channels, kernel_size)
     d_bias = d_folded[..., bias_column].sum((0, 1))
     return out, logsumexp, (d_query, d_key, d_value, d_weight.sum(0), d_bias, d_rpb.sum((0, 2)))
 
 
 @functools.cache
-def expected_contmix(shape, layout):
+def expected_contmix(shape, layout, dtype=torch.float32):
     """Arguments, the cotangent, and what the definition makes of them in float64."""
-    tensors = helpers.contmix_arguments(shape, torch.float32, layout)
+    tensors = helpers.contmix_arguments(shape, dtype, layout, parameter_dtype=torch.float32)
     exact = helpers.float64(tensors)
     out = reference.contmix(*exact, shape.kernel_size, SCALE)
-    grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1))
+    grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     return tensors, grad_out, out, torch.autograd.grad(out, exact, grad_out.double())
 
 
@@ -235,6 +238,21 @@ def test_contmix(kernels, shape, layout):
     assert_close(out, wanted_out, 'output')
     for name, got, expected in zip(helpers.NAMES, gradients, wanted, strict=True):
         assert_close(got, expected, f'gradient of {name}')
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('shape', CONTMIX_SHAPES, ids=str)
+def test_contmix_of_two_bytes(kernels, shape, layout):
+    """Half precision has packs of its own sizes."""
+    tensors, grad_out, *expected = expected_contmix(shape, layout, torch.bfloat16)
+    out, _, gradients = contmix(kernels, tensors, grad_out, shape.kernel_size, False, chunks=2)
+    names = ('output', *(f'gradient of {name}' for name in helpers.NAMES))
+    for name, got, wanted in zip(
+        names, (out, *gradients), (expected[0], *expected[1]), strict=True
+    ):
+        # All gradients start from an output that was rounded.
+        error = (got.double() - wanted).abs().max().item()
+        assert error <= 2 * TOLERANCES[torch.bfloat16] * wanted.abs().max().item(), name
 
 
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
