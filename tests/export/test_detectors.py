@@ -9,7 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 
 from overlock_mm import OverLoCK
-from overlock_mm.export import export_onnx, exportable
+from overlock_mm.export import PastedMasks, export_onnx, exportable
 from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
 from tests.models.helpers import TINY
@@ -176,6 +176,33 @@ def test_masks_beside_the_boxes(name, detector):
         rescale=True,
     )
     assert count and (pasted != expected.masks).float().mean() < 1e-4
+
+
+@pytest.mark.slow
+def test_pasted_masks(detector, tmp_path):
+    model = detector('mask_rcnn')
+    path = tmp_path / 'detector.onnx'
+    differences = export_onnx(PastedMasks(exportable(model)), path, None)
+    assert max(differences.values()) < 1e-4
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    image = torch.randn(2, 3, 75, 130)
+    sizes = torch.tensor([[75, 130], [60, 90]])
+    inputs = {'image': image.numpy(), 'image_size': sizes.numpy()}
+    *_, counts, masks, pasted = session.run(None, inputs)
+    assert masks.shape[2:] == (28, 28) and pasted.dtype == bool
+    assert pasted.shape[2:] == (75, 130)
+    for found, count, (height, width), expected in zip(
+        pasted, counts, sizes.tolist(), predicted(model, image, sizes), strict=True
+    ):
+        assert count and not found[count:].any()
+        wanted = expected.masks.numpy()  # of the image without its padding
+        assert (found[:count, :height, :width] != wanted).mean() < 1e-4
+
+
+@pytest.mark.parametrize('name', ('retinanet', 'rtmdet'))
+def test_only_masks_of_boxes_are_pasted(name, detector):
+    with pytest.raises(TypeError, match='Only masks of boxes can be pasted'):
+        PastedMasks(exportable(detector(name)))
 
 
 def test_masks_of_rtmdet(detector):

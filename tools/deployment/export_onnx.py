@@ -32,6 +32,7 @@ from overlock_mm.export import (
     Exportable,
     ExportError,
     Normalised,
+    PastedMasks,
     check_request,
     export_onnx,
     exportable,
@@ -75,6 +76,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--features-only', action='store_true', help='export only backbone and neck of a detector'
+    )
+    parser.add_argument(
+        '--paste-masks',
+        action='store_true',
+        help='one more output: the masks of boxes at the size of the input',
     )
     parser.add_argument(
         '--precision',
@@ -209,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             )
         init_default_scope(cfg.default_scope)
         part = exportable(build_model(cfg, content, args.checkpoint), args.features_only)
+        if args.paste_masks:
+            part = PastedMasks(part)
         description = description_of(cfg, part, content, args, shape)
     if args.with_preprocessing:
         preprocessor = cfg.model.data_preprocessor
