@@ -71,7 +71,7 @@ CHILDREN: Mapping[type[nn.Module], Mapping[str, Types]] = {
         'layer_scale': _SCALES,
     },
     Fusion: {
-        'dwconv': (nn.Conv2d,),
+        'dwconv': (DepthwiseConv2d,),
         'norm': _NORMS,
         'proj': (KeptConv2d,),
         'grn': (GRN,),

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from overlock_mm.layers.depthwise import DepthwiseConv2d, uses_kernels
 from overlock_mm.layers.recompute import KeptConv2d
+from overlock_mm.ops import depthwise_conv2d
+from overlock_mm.ops.precision import in_autocast
 
 LAYER_NORM_EPS = 1e-6
 _INIT_STD = 0.02
@@ -127,13 +130,16 @@ class SqueezeExcite(nn.Module):
         return x * self.excite(gate).sigmoid()
 
 
-class ResidualDepthwiseConv(nn.Conv2d):
+class ResidualDepthwiseConv(DepthwiseConv2d):
     """``x + depthwise 3 x 3 (x)``, with bias."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1, groups=channels)
+        super().__init__(channels, 3, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Under autocast the convolution has a lower precision than x, which must keep its own.
+        if uses_kernels(self, x) and not in_autocast(x.device.type):
+            return depthwise_conv2d(x, self.weight, self.bias, addend=x)
         return x + super().forward(x)
 
 

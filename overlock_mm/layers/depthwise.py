@@ -16,7 +16,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution of stride 1 that keeps the size of the map, without bias.
+    """A depthwise convolution of stride 1 that keeps the size of the map.
 
     On a GPU, :func:`overlock_mm.ops.depthwise_conv2d` computes it and its gradients, for which
     cuDNN takes many times as long. It works in channels_last memory: maps in another layout are
@@ -24,7 +24,9 @@ class DepthwiseConv2d(nn.Conv2d):
     torch.
     """
 
-    def __init__(self, channels: int, kernel_size: int, dilation: int = 1) -> None:
+    def __init__(
+        self, channels: int, kernel_size: int, dilation: int = 1, bias: bool = False
+    ) -> None:
         super().__init__(
             channels,
             channels,
@@ -32,7 +34,7 @@ class DepthwiseConv2d(nn.Conv2d):
             padding=dilation * (kernel_size // 2),
             dilation=dilation,
             groups=channels,
-            bias=False,
+            bias=bias,
         )
 
     def forward(self, x: Tensor) -> Tensor:

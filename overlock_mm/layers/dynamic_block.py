@@ -19,6 +19,7 @@ from overlock_mm.layers.basic import (
     build_norm,
 )
 from overlock_mm.layers.contmix import ContMix
+from overlock_mm.layers.depthwise import DepthwiseConv2d
 from overlock_mm.layers.recompute import KeptConv2d, RecomputableBlock, recompute_in_backward
 from overlock_mm.layers.reparam import DilatedReparamConv
 
@@ -28,7 +29,7 @@ class Fusion(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, norm_cfg: Mapping[str, Any]) -> None:
         super().__init__()
-        self.dwconv = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels)
+        self.dwconv = DepthwiseConv2d(in_channels, 3, bias=True)
         self.norm = build_norm(norm_cfg, in_channels)
         self.proj = KeptConv2d(in_channels, channels, 1)
         self.grn = GRN(channels)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from overlock_mm.layers import depthwise, reparam
+from overlock_mm.layers import basic, depthwise, reparam
 from overlock_mm.layers.basic_block import BasicBlock
 from overlock_mm.layers.depthwise import DepthwiseConv2d, uses_kernels
 from tests.models.helpers import randomize_parameters
@@ -34,7 +34,7 @@ def there(monkeypatch):
 @pytest.fixture
 def own_kernels(monkeypatch):
     """Our operator on the CPU, where the layers would leave it to torch."""
-    for module in (depthwise, reparam):
+    for module in (depthwise, reparam, basic):
         monkeypatch.setattr(module, 'uses_kernels', lambda conv, x: True)
 
 
@@ -83,6 +83,15 @@ def test_a_block_is_trained_as_by_torch(layout, own_kernels, monkeypatch):
     monkeypatch.undo()
     for gradient, wanted in zip(got, step(twin, x), strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_autocast_leaves_the_precision_of_the_residual(own_kernels):
+    layer, x = basic.ResidualDepthwiseConv(4), torch.randn(1, 4, 5, 6)
+    torch.testing.assert_close(layer(x), x + torch.nn.Conv2d.forward(layer, x))
+    with torch.autocast('cpu', torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, layer(x), rtol=0.02, atol=0.02)
 
 
 class OwnConvolutions(TorchDispatchMode):
