@@ -13,10 +13,13 @@
 #define OVERLOCK_KERNEL_BODY __device__ __forceinline__
 #define OVERLOCK_UNROLL _Pragma("unroll")
 #define OVERLOCK_NO_UNROLL _Pragma("unroll 1")
+#define OVERLOCK_PRAGMA(text) _Pragma(#text)
+#define OVERLOCK_UNROLL_BY(count) OVERLOCK_PRAGMA(unroll count)
 #else
 #define OVERLOCK_KERNEL_BODY inline
 #define OVERLOCK_UNROLL
 #define OVERLOCK_NO_UNROLL
+#define OVERLOCK_UNROLL_BY(count)
 #endif
 
 namespace overlock {

@@ -113,10 +113,12 @@ OVERLOCK_KERNEL_BODY void set_gathered(const Arguments<T>& a, const QueryPatch& 
 }
 
 // Adds what a patch of queries contributes to some channels of two columns of map row y.
-template <int CP, typename T>
+template <int CP, int K, typename T>
 OVERLOCK_KERNEL_BODY void gather(const Arguments<T>& a, const ValueGradMemory<CP, T>& memory,
                                  const QueryPatch& patch, const Tile& tile, int y, int thread,
                                  const QueryState<CP>& state) {
+  // Away from the border, K + 1 queries of a row reach the two columns.
+  [[maybe_unused]] constexpr int kHalf = (kMaxTaps<K> + 1) / 2;
   const int column = thread / kGatherers * 2;
   const float* weights = memory.weights + (column + a.kernel_size - 1) * kThreads;
   for (int channel = thread % kGatherers * 4; channel < CP; channel += 4 * kGatherers) {
@@ -125,6 +127,7 @@ OVERLOCK_KERNEL_BODY void gather(const Arguments<T>& a, const ValueGradMemory<CP
     for (int row = 0; row < patch.rows(); ++row) {
       if (patch.tap_row(a, row, y) < 0) continue;
       const int start = row * patch.columns();
+      OVERLOCK_UNROLL_BY(kHalf)
       for (int query = start + state.first; query <= start + state.last; ++query) {
         const Float4 grad_out = load4(memory.grad_out + query * kGradStride<CP> + channel);
         OVERLOCK_UNROLL
@@ -215,7 +218,8 @@ OVERLOCK_KERNEL_BODY void value_grad_block(Block& block, const Arguments<T>& arg
           if (tap_row < 0 || !token.valid) return;
           write_weights<CP, K>(a, memory, tap_row, states[thread]);
         });
-        block.phase([&](int thread) { gather(a, memory, patch, tile, y, thread, states[thread]); });
+        block.phase(
+            [&](int thread) { gather<CP, K>(a, memory, patch, tile, y, thread, states[thread]); });
       }
     }
   }
