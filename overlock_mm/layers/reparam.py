@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from overlock_mm.layers.basic import build_norm
 from overlock_mm.layers.depthwise import DepthwiseConv2d, KeptDepthwiseConv2d, uses_kernels
+from overlock_mm.ops.precision import lower_to_autocast
 
 #: Dilated branches (kernel, dilation) beside the K x K depthwise convolution of
 #: a reparameterized layer, by K (supplement of the paper; RepLKNet's successor UniRepLKNet).
@@ -109,6 +110,7 @@ class DilatedReparamConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if uses_kernels(self.conv, x):  # converted once for all branches
+            (x,) = lower_to_autocast(x)
             x = x.contiguous(memory_format=torch.channels_last)
         y = self.conv(x)
         if self.form != 'training':

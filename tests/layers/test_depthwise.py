@@ -94,6 +94,21 @@ def test_autocast_leaves_the_precision_of_the_residual(own_kernels):
     torch.testing.assert_close(y, layer(x), rtol=0.02, atol=0.02)
 
 
+def test_autocast_lowers_a_map_once_for_all_branches(own_kernels):
+    layer = reparam.DilatedReparamConv(4, 9, BN).train()
+    casts = []
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._to_copy.default and args[0].shape == (2, 4, 9, 8):
+                casts.append(kwargs)
+            return func(*args, **(kwargs or {}))
+
+    with torch.autocast('cpu', torch.bfloat16), Casts():
+        layer(torch.randn(2, 4, 9, 8))
+    assert len(casts) == 1
+
+
 class OwnConvolutions(TorchDispatchMode):
     """Counts our convolutions by the size of their kernel."""
 
