@@ -8,7 +8,6 @@ import torch
 
 from overlock_mm import ops
 from overlock_mm.ops.depthwise import triton_launch
-from overlock_mm.ops.depthwise.triton_launch import ROWS
 from tests.ops.depthwise_helpers import (
     OPTIONS,
     Shape,
@@ -79,11 +78,10 @@ def test_the_largest_kernel():
     assert_right(Shape(1, 16, 3, 9, 17), 'depthwise_conv2d', {}, 'triton', layout='strided')
 
 
-@pytest.mark.parametrize('rows', ROWS)
-def test_every_height_of_a_tile(rows, monkeypatch):
-    """With one multiprocessor, as the interpreter has, the choice is the largest that fits."""
-    monkeypatch.setattr(triton_launch, 'ROWS', (rows,))
-    assert_right(Shape(1, 16, 9, 5, 3), *OPTIONS[5], 'triton')
+@pytest.mark.parametrize('height', [4, 5, 9])
+def test_every_height_of_a_tile(height):
+    """Low tiles, high ones that the map does not fill, and several."""
+    assert_right(Shape(1, 16, height, 5, 3), *OPTIONS[5], 'triton')
 
 
 def test_wide_offsets(monkeypatch):

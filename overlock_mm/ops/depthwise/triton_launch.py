@@ -8,8 +8,10 @@ from torch import Tensor
 
 from overlock_mm.ops.triton_runtime import padded
 
-#: Heights of a tile of the map. Each is another binary, which takes some seconds to compile.
-ROWS = (8, 4)
+#: Height of a tile of the map, and of a map that has no more rows in steps of the dilation. More
+#: heights would fit small maps better, but each is another binary, which takes seconds to compile.
+ROWS = 8
+LOW_ROWS = 4
 COLUMNS = 8
 #: Most channels of a program: 128 bytes of half precision, a line of the cache.
 SLICE = 64
@@ -72,29 +74,19 @@ class WeightGradTile:
 
 
 def map_tile(x: Tensor, dilation: int) -> MapTile:
-    """Return the tile of a convolution of x, the one with the least work for the busiest unit.
-
-    A tile's work has a part that is the same for every height: loading the rows around it, and the
-    weights. Low tiles are for maps that would occupy too few multiprocessors otherwise.
-    """
+    """Return the tile of a convolution of x."""
     batch, channels, height, width = x.shape
     slices, channel_slice = _slices(channels)
-
-    def per_sample(rows: int) -> int:
-        return _ceil(_ceil(height, dilation), rows) * dilation * _ceil(width, COLUMNS)
-
-    def work(rows: int) -> float:
-        programs = batch * per_sample(rows) * slices
-        return max(programs, 2 * multiprocessors(x.device)) * (rows + 3.5)
-
-    rows = min(ROWS, key=work)
+    rows = _ceil(height, dilation)
+    tile_rows = ROWS if rows > LOW_ROWS else LOW_ROWS
+    per_sample = _ceil(rows, tile_rows) * dilation * _ceil(width, COLUMNS)
     return MapTile(
-        rows,
+        tile_rows,
         COLUMNS,
         channel_slice,
         max(1, COLUMNS * channel_slice // (32 * PER_THREAD)),
-        per_sample(rows),
-        batch * per_sample(rows) * slices,
+        per_sample,
+        batch * per_sample * slices,
     )
 
 
