@@ -5,6 +5,7 @@ Not collected by itself: tests/ops/test_triton.py runs this file in a process of
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from overlock_mm import ops
 from overlock_mm.ops.depthwise import triton_launch
@@ -88,6 +89,33 @@ def test_wide_offsets(monkeypatch):
     monkeypatch.setattr(triton_launch, 'NARROW', 0)
     assert_right(Shape(2, 16, 3, 4, 3), *OPTIONS[2], 'triton')
     assert_gradients(Shape(2, 16, 3, 4, 3), 2, 'triton')
+
+
+def gelu(values):
+    """GELU of a vector: that of a convolution with a kernel of one pixel."""
+    x = torch.zeros(1, 16, 1, 2 * len(values) // 16)
+    x[..., ::2] = values.view(1, 16, 1, -1)
+    identity = torch.zeros(16, 1, 3, 3)
+    identity[..., 1, 1] = 1
+    return ops.depthwise_conv2d(x, identity, gelu_output=True, backend='triton')[..., ::2].flatten()
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+def test_gelu_within_its_bound():
+    x = torch.cat([torch.linspace(-14, 14, 1600), torch.logspace(-30, 38, 160)])
+    error = (gelu(x).double() - F.gelu(x.double())).abs()
+    assert (error <= 4e-7 * x.double().abs()).all()
+
+
+@pytest.mark.filterwarnings('ignore::RuntimeWarning')
+def test_gelu_of_broken_values():
+    x = torch.zeros(16)
+    x[:3] = torch.tensor([float('nan'), float('inf'), float('-inf')])
+    got = gelu(x)
+    assert got[0].isnan()
+    assert got[1] == float('inf')
+    assert got[2].abs() < 4e-7
+    assert not got[3:].any()
 
 
 def test_broken_values_stay_in_the_windows_that_hold_them():

@@ -23,8 +23,20 @@ OPTIONS = ('has_bias', 'has_addend', 'statistic')
 
 @triton.jit
 def gelu(x):
-    """Compute the exact GELU in float32."""
-    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
+    """Compute the exact GELU in float32, off by 4e-7 |x| at most.
+
+    ``x * Phi(x) = max(x, 0) - |x| * Phi(-|x|)``, and the tail of the normal distribution by formula
+    7.1.26 of Abramowitz and Stegun. ``tl.erf`` takes twice as many instructions.
+    """
+    distance = tl.minimum(tl.abs(x), 12.0)  # where the tail is 0; infinity times 0 is none
+    root = tl.rsqrt(1.0 + 0.3275911 * 0.7071067811865476 * distance)
+    t = root * root
+    tail = 1.061405429 * t - 1.453152027
+    tail = tail * t + 1.421413741
+    tail = tail * t - 0.284496736
+    tail = tail * t + 0.254829592
+    tail = tail * t * (0.5 * distance) * tl.exp2(-0.7213475204444817 * distance * distance)
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL) - tail
 
 
 @triton.jit
