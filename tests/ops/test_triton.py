@@ -12,6 +12,7 @@ from overlock_mm.ops import triton_runtime
 from overlock_mm.ops.contmix import cuda_backend, triton_backend
 from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.contmix.backends import Call
+from overlock_mm.ops.depthwise.backends import BACKENDS as DEPTHWISE
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = triton_runtime.why_not_installed()
@@ -139,6 +140,30 @@ def test_depthwise_kernels_compile(tmp_path, monkeypatch, capability, everything
             name: value for name, value in (absent | constants).items() if name in kernel.arg_names
         }
         assert_compiles(kernel, constants, capability, torch.bfloat16, {'any': 3})
+
+
+@needs_triton
+@compiles
+@pytest.mark.slow
+def test_depthwise_kernels_load_16_bytes_and_spill_nothing(tmp_path, monkeypatch):
+    """As they are launched: the speed of the kernels rests on it."""
+    from benchmarks.gpu_code.triton_launches import launches
+
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    functions = DEPTHWISE['triton'].functions
+    x = torch.empty(2, 112, 14, 14, dtype=torch.bfloat16, device='meta')
+    x = x.to(memory_format=torch.channels_last)
+    weight = torch.empty(112, 1, 17, 17, dtype=torch.bfloat16, device='meta')
+
+    def call():
+        functions['depthwise_conv2d'](x, weight, None, None, None, False, False, 1)
+        functions['depthwise_conv2d_weight_grad'](x, x, 17, 1)
+
+    found = launches(90, call)
+    assert len(found) == 2
+    for launch in found:
+        assert {i.load_bits for i in launch.code.instructions if i.load_bits} == {128}
+        assert launch.code.stack == 0
 
 
 @pytest.mark.parametrize('backend', [cuda_backend, triton_backend])
