@@ -373,3 +373,20 @@ def test_depthwise_norm_of_a_large_mean(kernels):
     results = run_depthwise(kernels, op, positional, options, reverse=False, wide=True)
     _, wanted = depthwise.expected_of(op, positional, options)
     assert (results[1].double() - wanted).abs().max() <= 1e-3
+
+
+def test_gelu_of_depthwise(kernels):
+    """Off by 4e-7 |x|, for all magnitudes, and broken values stay broken."""
+    x = torch.cat([torch.linspace(-14, 14, 8000), torch.logspace(-30, 38, 400)])
+    x = torch.cat([x, torch.tensor([float('nan'), float('inf'), float('-inf'), 0.0])])
+    identity = torch.zeros(len(x), 1, 3, 3)
+    identity[..., 1, 1] = 1
+    positional = [x.view(1, -1, 1, 1), identity, None]
+    options = {'gelu_output': True}
+    (y,) = run_depthwise(kernels, 'depthwise_conv2d', positional, options, False, wide=False)
+    y = y.flatten()
+    error = (y.double() - torch.nn.functional.gelu(x.double())).abs()
+    assert (error[:-4] <= 4e-7 * x[:-4].double().abs()).all()
+    assert y[-4].isnan()
+    assert y[-3] == float('inf')
+    assert y[-2:].abs().max() < 4e-7
