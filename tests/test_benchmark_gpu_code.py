@@ -147,7 +147,7 @@ def test_matrix_instructions(opcode, is_matrix):
 
 @pytest.mark.parametrize(
     ('capability', 'threads', 'registers', 'shared', 'blocks'),
-    # As NVIDIA's occupancy calculator gives them.
+    # Worked out by hand from the published limits.
     [
         (80, 256, 32, 0, 8),  # threads
         (80, 32, 32, 0, 32),  # blocks
