@@ -117,7 +117,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
 max_epochs = 5
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(
     # Ten times the parent's rate: from random weights, in a hundredth of the steps.
     optimizer=dict(lr=1e-3, fused=True),
