@@ -81,6 +81,22 @@ def skewed(tile, column):
 
 
 @triton.jit
+def row_elements(pointer, strides, batch, group, y, x, PADDED: tl.constexpr):
+    """Return pointers to the channels of columns x of one map row, [T, PADDED]."""
+    channel = tl.arange(0, PADDED)
+    base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
+    base += tl.cast(y, tl.int64) * strides[3]
+    offset = x.to(tl.int64)[:, None] * strides[4] + channel.to(tl.int64)[None, :] * strides[2]
+    return pointer + base + offset
+
+
+@triton.jit
+def row_mask(valid, CHANNELS: tl.constexpr, PADDED: tl.constexpr):
+    """Return which of them exist."""
+    return valid[:, None] & (tl.arange(0, PADDED) < CHANNELS)[None, :]
+
+
+@triton.jit
 def load_row(
     pointer,
     strides,
@@ -93,12 +109,8 @@ def load_row(
     PADDED: tl.constexpr,
 ):
     """Load the channels of columns x of one map row, [T, PADDED] in its dtype, else zero."""
-    channel = tl.arange(0, PADDED)
-    base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
-    base += tl.cast(y, tl.int64) * strides[3]
-    offset = x.to(tl.int64)[:, None] * strides[4] + channel.to(tl.int64)[None, :] * strides[2]
-    mask = valid[:, None] & (channel < CHANNELS)[None, :]
-    return tl.load(pointer + base + offset, mask=mask, other=0.0)
+    element = row_elements(pointer, strides, batch, group, y, x, PADDED)
+    return tl.load(element, mask=row_mask(valid, CHANNELS, PADDED), other=0.0)
 
 
 @triton.jit
@@ -115,12 +127,9 @@ def store_row(
     PADDED: tl.constexpr,
 ):
     """Write the channels of columns x of one map row in the dtype of the tensor."""
-    channel = tl.arange(0, PADDED)
-    base = tl.cast(batch, tl.int64) * strides[0] + tl.cast(group, tl.int64) * strides[1]
-    base += tl.cast(y, tl.int64) * strides[3]
-    offset = x.to(tl.int64)[:, None] * strides[4] + channel.to(tl.int64)[None, :] * strides[2]
-    mask = valid[:, None] & (channel < CHANNELS)[None, :]
-    tl.store(pointer + base + offset, tile.to(pointer.dtype.element_ty), mask=mask)
+    element = row_elements(pointer, strides, batch, group, y, x, PADDED)
+    mask = row_mask(valid, CHANNELS, PADDED)
+    tl.store(element, tile.to(pointer.dtype.element_ty), mask=mask)
 
 
 @triton.jit
