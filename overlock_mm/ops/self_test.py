@@ -56,7 +56,7 @@ def why_not_trusted(
         return None
     key = (family, backend, call)
     if key not in _verdicts:
-        if _is_watched():
+        if is_watched():
             return None
         _verdicts[key] = verdict = _verdict(problem, functions, defined, call)
         if verdict is not None:
@@ -70,7 +70,7 @@ def random_tensors(seed: int = 0) -> Callable[..., Tensor]:
     return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Whether a tracer, a mode, a transform or a graph capture would record the small problem."""
     return (
         torch.compiler.is_compiling()

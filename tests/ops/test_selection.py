@@ -34,6 +34,7 @@ CUDA_CALL = Call('contmix', torch.device('cuda'), torch.float32, 7, query_channe
 @pytest.fixture(autouse=True)
 def nothing_said_yet(monkeypatch):
     monkeypatch.setattr(selection, '_logged', set())
+    monkeypatch.setattr(selection, '_selected', {})
 
 
 @pytest.fixture
@@ -63,6 +64,42 @@ def test_the_first_that_can_is_chosen_and_logged_once(caplog):
     for _ in range(2):
         assert BACKENDS.select(CALL).name == 'cpu'
     assert caplog.messages == ["contmix on cpu runs on backend 'cpu'."]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The calls about which the backend 'triton' is asked, which runs all of them."""
+    calls = []
+    triton = dataclasses.replace(BACKENDS['triton'], why_not=lambda call: calls.append(call) or [])
+    monkeypatch.setitem(BACKENDS._backends, 'triton', triton)
+    monkeypatch.setenv('OVERLOCK_SELF_TEST', '0')
+    return calls
+
+
+def test_backends_are_asked_once_about_the_calls_of_a_gpu(asked):
+    for call in (CUDA_CALL, dataclasses.replace(CUDA_CALL, elements=7)):
+        assert BACKENDS.select(call).name == 'triton'
+        assert BACKENDS.select(call, 'triton').name == 'triton'
+    assert asked == [CUDA_CALL, CUDA_CALL]  # chosen and forced
+    BACKENDS.select(dataclasses.replace(CUDA_CALL, dtype=torch.float16))
+    assert len(asked) == 3
+    with use(contmix='reference'):
+        assert BACKENDS.select(CUDA_CALL).name == 'reference'
+    with pytest.raises(RuntimeError, match="'cpu' cannot run"):
+        BACKENDS.select(CUDA_CALL, 'cpu')
+
+
+def test_a_new_preference_counts_at_once(asked, monkeypatch):
+    assert BACKENDS.select(CUDA_CALL).name == 'triton'
+    monkeypatch.setattr(selection, 'preferred', lambda call: 'reference')
+    assert BACKENDS.select(CUDA_CALL).name == 'reference'
+
+
+def test_a_choice_without_a_self_test_is_not_kept(asked, monkeypatch):
+    monkeypatch.setattr(selection, 'is_watched', lambda: True)
+    for _ in range(2):
+        BACKENDS.select(CUDA_CALL)
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize('call', [CALL, CUDA_CALL])

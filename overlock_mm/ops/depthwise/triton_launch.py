@@ -124,16 +124,18 @@ def channels_last(x: Tensor) -> Tensor:
 
 def strides(x: Tensor) -> tuple[int, int, int]:
     """Return the strides of sample, row and column."""
-    return x.stride(0), x.stride(2), x.stride(3)
+    sample, _, row, column = x.stride()
+    return sample, row, column
 
 
 def needs_wide_offsets(*maps: Tensor) -> bool:
     """Return whether 32 bits are too few for the offsets in a sample of one of the maps."""
-    return any(
-        sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True))
-        >= NARROW
-        for x in maps
-    )
+    for x in maps:
+        _, channels, height, width = x.shape
+        _, channel, row, column = x.stride()
+        if (channels - 1) * channel + (height - 1) * row + (width - 1) * column >= NARROW:
+            return True
+    return False
 
 
 @cache
