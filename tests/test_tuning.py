@@ -50,6 +50,30 @@ def test_the_calls_of_a_network_are_found():
     assert all(p.shape[0] == 2 and p.arguments[0].device.type == 'meta' for p in problems)
 
 
+def test_the_self_test_reads_memory_as_a_network_does():
+    """Triton compiles for strides of 1 and multiples of 16: other binaries would be tested."""
+
+    def kinds(arguments):
+        tensors = [x for x in arguments if isinstance(x, torch.Tensor)]
+        return [[1 if n == 1 else n % 16 == 0 for n in x.stride()] for x in tensors]
+
+    class Stop(Exception):
+        pass
+
+    def seen(arguments):
+        raise Stop(kinds(arguments))
+
+    arch = dict(channels=(8, 8, 256, 512), depths=(1, 1, 1, 1, 1, 1), groups=(4, 8))
+    calls = [p for p in tuning.problems_of(arch, (224, 224), 2) if p.operator is contmix]
+    assert {p.kernel_size for p in calls} == {5, 7, 13}
+    for problem in calls:
+        with pytest.raises(Stop) as stop:
+            BACKENDS.problem(
+                {'contmix_forward': seen}, problem.call(CPU, torch.half), CPU, torch.half
+            )
+        assert stop.value.args[0] == kinds(problem.arguments)
+
+
 def test_right_backends_are_timed_and_others_explained(problem):
     results = tuning.measure(problem, CPU, torch.float32)
     assert list(results) == list(BACKENDS)

@@ -76,12 +76,14 @@ def check_fusing(network: Any, image_channels: int) -> None:
     Raises:
         RuntimeError: An output differs by more than :data:`FOLDING_TOLERANCE`.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator('cpu').manual_seed(0)
     for statistics in ('own', 'random'):
         copy = deepcopy(network).to('cpu', torch.float64).eval()
         if statistics == 'random':
             _randomize_statistics(copy, generator)
-        image = torch.randn(1, image_channels, 96, 64, generator=generator, dtype=torch.float64)
+        image = torch.randn(
+            1, image_channels, 96, 64, generator=generator, dtype=torch.float64, device='cpu'
+        )
         expected = copy(image)
         copy.switch_to_deploy()
         for index, (out, reference) in enumerate(zip(copy(image), expected, strict=True)):

@@ -65,9 +65,12 @@ def why_not_trusted(
 
 
 def random_tensors(seed: int = 0) -> Callable[..., Tensor]:
-    """A function that returns normally distributed float64 tensors, the same in every process."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+    """A function that returns normally distributed float64 tensors, the same in every process.
+
+    They are on the CPU, also where another device is the default.
+    """
+    generator = torch.Generator('cpu').manual_seed(seed)
+    return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64, device='cpu')
 
 
 def is_watched() -> bool:
@@ -94,6 +97,8 @@ def _verdict(problem: Problem, functions: Functions, defined: Functions, call: A
         try:
             # Copies to the CPU wait for the kernels, so what they raise is raised here.
             results = [x.double().cpu() for x in problem(functions, call, call.device, call.dtype)]
+        except torch.OutOfMemoryError:
+            raise  # it says nothing of the backend, which a fuller memory must not rule out
         except Exception as error:
             message = ' '.join(str(error).split())
             return f'{where} it raised {type(error).__name__}: {message[:500]} {REMEDY}'

@@ -100,6 +100,23 @@ def test_one_that_raises_is_replaced(replaced):
     assert 'it raised RuntimeError: no kernel image is available Please report' in verdict
 
 
+def test_a_full_memory_is_no_verdict(replaced):
+    def out_of_memory(arguments):
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+
+    replaced('contmix_forward', out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        BACKENDS.select(contmix_call())
+    assert self_test._verdicts == {}
+
+
+@pytest.mark.parametrize(('family', 'call'), CALLS[::4], ids=_name)
+def test_another_default_device_does_not_reach_it(family, call):
+    with torch.device('meta'):
+        assert family.select(call).name == 'cpu'
+    assert list(self_test._verdicts.values()) == [None]
+
+
 def test_a_wrong_gradient_does_not_stop_inference(replaced):
     replaced(
         'contmix_backward', lambda grad, arguments, *_: [x * torch.nan for x in arguments.tensors]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from overlock_mm import ops
-from overlock_mm.ops.depthwise import triton_launch
+from overlock_mm.ops.depthwise import triton_backend, triton_launch
 from tests.ops.depthwise_helpers import (
     OPTIONS,
     Shape,
@@ -75,6 +75,18 @@ def test_parameters_are_read_as_they_are():
     assert torch.equal(ops.depthwise_conv2d(x, weight, bias, backend='triton'), wanted)
 
 
+def test_tensors_whose_strides_are_zero():
+    """Expanded ones, as a sum hands them to its gradient, and views behind other elements."""
+    x = torch.randn(1, 16, 4, 5).expand(2, -1, -1, -1)
+    behind = torch.randn(16 * 9 + 1)[1:].view(16, 1, 3, 3)
+    results = []
+    for pair in ((x, behind), (x.contiguous(), behind.clone())):
+        leaves = [tensor.requires_grad_() for tensor in pair]
+        out = ops.depthwise_conv2d(*leaves, backend='triton')
+        results.append([out, *torch.autograd.grad(out.sum(), leaves)])
+    assert all(map(torch.equal, *results))
+
+
 def test_the_largest_kernel():
     assert_right(Shape(1, 16, 3, 9, 17), 'depthwise_conv2d', {}, 'triton', layout='strided')
 
@@ -83,6 +95,13 @@ def test_the_largest_kernel():
 def test_every_height_of_a_tile(height):
     """Low tiles, high ones that the map does not fill, and several."""
     assert_right(Shape(1, 16, height, 5, 3), *OPTIONS[5], 'triton')
+
+
+def test_more_pixels_than_the_norm_can_count(monkeypatch):
+    monkeypatch.setattr(triton_backend, 'MAX_PIXELS', 23)
+    assert_right(Shape(1, 16, 1, 23, 3), *OPTIONS[3], 'triton')
+    with pytest.raises(RuntimeError, match='at most 23 pixels, got 24; split the batch'):
+        assert_right(Shape(2, 16, 3, 4, 3), *OPTIONS[3], 'triton')
 
 
 def test_wide_offsets(monkeypatch):

@@ -7,17 +7,25 @@ from overlock_mm.ops.contmix.arguments import ContMixArguments
 from overlock_mm.ops.contmix.call import Call
 from overlock_mm.ops.self_test import Functions, random_tensors
 
-GROUPS = 2
+#: As many as in a network, whose strides are multiples of 16, too: Triton compiles for that.
+GROUPS = 8
 
 
 def problem(
     functions: Functions, call: Call, device: torch.device, dtype: torch.dtype
 ) -> list[Tensor]:
-    """The call's operator on a map slightly larger than its window: the result, or gradients."""
+    """The call's operator on a map slightly larger than its window: the result, or gradients.
+
+    Activations of ContMix have the memory layout that they have in a network.
+    """
     random = random_tensors()
 
     def tensor(*shape: int) -> Tensor:
         return random(*shape).to(call.dtype).to(device, dtype)
+
+    def activation(channels: int, *positions: int) -> Tensor:
+        x = tensor(1, *positions, GROUPS, channels)
+        return x.permute(0, -2, -1, *range(1, x.dim() - 2))
 
     k, extent = call.kernel_size, call.kernel_size * call.dilation
     height, width = extent + 1, extent + 2
@@ -30,9 +38,9 @@ def problem(
             return [*functions['neighborhood_aggregate_backward'](grad_out, weight, value, *sizes)]
         return [functions['neighborhood_aggregate_forward'](weight, value, *sizes)]
     arguments = ContMixArguments(
-        query=tensor(1, GROUPS, call.query_channels, height, width),
-        key=tensor(1, GROUPS, call.query_channels, call.regions),
-        value=tensor(1, GROUPS, call.channels, height, width),
+        query=activation(call.query_channels, height, width),
+        key=activation(call.query_channels, call.regions),
+        value=activation(call.channels, height, width),
         proj_weight=tensor(k * k, call.regions),
         proj_bias=tensor(k * k),
         rpb=tensor(GROUPS, 2 * k - 1, 2 * k - 1),
@@ -42,6 +50,6 @@ def problem(
     )
     out, logsumexp = functions['contmix_forward'](arguments)
     if call.gradient:
-        grad_out = tensor(*out.shape)
+        grad_out = activation(call.channels, height, width)
         return [*functions['contmix_backward'](grad_out, arguments, out, logsumexp)]
     return [out, logsumexp]

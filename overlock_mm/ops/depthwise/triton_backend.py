@@ -18,6 +18,8 @@ from overlock_mm.ops.triton_runtime import contiguous, padded, why_not_here
 
 #: Elements of the tile of the LayerNorm, which holds all channels: 16 registers a thread.
 NORM_ELEMENTS = 2048
+#: Pixels that it can count in 32 bits, those of the last tile beyond the map included.
+MAX_PIXELS = 2**31 - NORM_ELEMENTS
 
 
 def why_not(call: Call) -> list[str]:
@@ -106,10 +108,14 @@ def depthwise_conv2d_norm(
     The LayerNorm is a pass of its own over the map, which is in the cache: a program that has all
     channels of a pixel would leave most of the card idle on small maps.
     """
-    y, _ = _convolution(x, weight, bias)
-    normed = torch.empty_like(y)
     batch, channels, height, width = x.shape
     pixels = batch * height * width
+    if pixels > MAX_PIXELS:
+        raise RuntimeError(
+            f'The LayerNorm takes at most {MAX_PIXELS} pixels, got {pixels}; split the batch.'
+        )
+    y, _ = _convolution(x, weight, bias)
+    normed = torch.empty_like(y)
     channel_slice = padded(channels)
     tokens = max(1, NORM_ELEMENTS // channel_slice)
     with torch.cuda.device_of(x):
