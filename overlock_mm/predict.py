@@ -27,7 +27,8 @@ class Predictor:
         model: An exported file, ``.onnx`` or ``.xml``, which runs without torch; or a config, for
             which ``weights`` are needed, and the OpenMMLab library of its task.
         weights: A checkpoint of the config.
-        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; for OpenVINO its own names too.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``, ...; for OpenVINO its own names, such as
+            ``'gpu'``.
         batch_size: Pictures that run together, where their inputs have one size. It changes no
             result.
         threads: Threads of an exported file's runtime; None leaves them to the runtime.
@@ -38,7 +39,8 @@ class Predictor:
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: The runtime, or a library that the config needs, is not installed.
-        ValueError: The file is not one of ours, or the weights are of another model.
+        ValueError: The file is not one of ours, the weights are of another model, or there is no
+            such device.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Predictor:
             raise ValueError(f'batch_size must be at least 1, got {batch_size}.')
         self.batch_size = batch_size
         path = Path(model)
+        if weights is not None and path.suffix in ('.onnx', '.xml'):
+            raise ValueError(f'{path} holds its weights: Predictor({str(path)!r}).')
         if weights is not None:
             from overlock_mm.analysis.config_model import ConfigModel
 
@@ -72,12 +76,18 @@ class Predictor:
         """Names, in the order of the labels."""
         return self.model.description.classes
 
+    @property
+    def channels(self) -> int:
+        """Channels of a picture; three are red, green and blue."""
+        return self.model.description.channels
+
     def __call__(self, source: Any, progress: bool = False) -> Any:
         """Predict pictures.
 
         Args:
             source: A path, folder, pattern such as ``'pictures/*.jpg'``, array [H, W, C] (three
-                channels are red, green and blue), Pillow image, or a list of these.
+                channels are red, green and blue), Pillow image, or a list of these; or a video,
+                all of whose results are kept in memory, unlike those of :meth:`stream`.
             progress: Show a bar.
 
         Returns:
@@ -88,9 +98,16 @@ class Predictor:
         Raises:
             FileNotFoundError: A path leads nowhere.
             ValueError: A picture cannot be read or does not fit the model, or there is none.
+            ImportError: OpenCV, which reads video, is not installed.
         """
-        sources, single = sources_of(source)
-        results = list(self._run(iter(sources), _bar(len(sources)) if progress else None))
+        sources: Any
+        if _is_video(source):
+            video = Video(source)
+            sources, count, single = video, video.count, False
+        else:
+            sources, single = sources_of(source)
+            count = len(sources)
+        results = list(self._run(sources, _bar(count) if progress else None))
         return results[0] if single else results
 
     def stream(self, source: Any) -> Iterator[Result]:
@@ -104,7 +121,7 @@ class Predictor:
             FileNotFoundError: A path leads nowhere.
             ValueError: Something cannot be read.
         """
-        if isinstance(source, (str, Path)) and Path(source).suffix.lower() in VIDEO_SUFFIXES:
+        if _is_video(source):
             return self._run(Video(source))
         if isinstance(source, (Iterator, Video)):
             return self._run(source)
@@ -120,6 +137,10 @@ class Predictor:
             yield from self.model.predict(images, names)
             if seen is not None:
                 seen(len(batch))
+
+
+def _is_video(source: Any) -> bool:
+    return isinstance(source, (str, Path)) and Path(source).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _bar(total: int) -> Callable[[int], None]:

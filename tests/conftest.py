@@ -15,6 +15,7 @@ from tests.preloaded import PreloadedPython
 if importlib.util.find_spec('mmengine') is not None:
     from tests.fixtures import (  # noqa: F401
         fresh_globals_of_mmengine,
+        of_five_bands,
         pictures,
         shapes_root,
         tiny_run,

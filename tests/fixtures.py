@@ -120,6 +120,39 @@ def untrained(tmp_path_factory):
     return make
 
 
+_FIVE_BANDS = """
+model = dict(
+    backbone=dict(in_channels=5),
+    # The libraries' own normalisation takes one or three channels.
+    data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False),
+)
+test_pipeline = _base_.test_pipeline
+test_pipeline[0].update(imdecode_backend='tifffile', color_type='unchanged')
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+"""
+
+
+@pytest.fixture(scope='session')
+def of_five_bands(untrained, tmp_path_factory):
+    """As ``untrained``, for pictures of five bands in TIFF files."""
+    made = {}
+
+    def make(task):
+        if task not in made:
+            folder = tmp_path_factory.mktemp(f'{task}_of_five_bands')
+            config = folder / 'bands.py'
+            config.write_text(f"_base_ = '{untrained(task)[0]}'\n{_FIVE_BANDS}")
+            cfg = load_config(config)
+            torch.manual_seed(0)
+            with DefaultScope.overwrite_default_scope(cfg.default_scope):
+                model = MODELS.build(cfg.model)
+            torch.save({'state_dict': model.state_dict()}, folder / 'weights.pth')
+            made[task] = str(config), str(folder / 'weights.pth')
+        return made[task]
+
+    return make
+
+
 @pytest.fixture(scope='session')
 def pictures(tmp_path_factory):
     """Folder with two small pictures of noise, of different sizes, and a text."""

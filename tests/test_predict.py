@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image
 
 from overlock_mm import Predictor
@@ -67,6 +66,35 @@ def test_a_file_and_its_config_give_one_answer(files, pictures):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('task', ('detection', 'segmentation'))
+def test_five_bands(task, of_five_bands, tmp_path):
+    config, weights = of_five_bands(task)
+    out = tmp_path / 'bands.onnx'
+    export_onnx.main([config, weights, str(out), '--dynamic', '--no-check'])
+    file, model = Predictor(out), Predictor(config, weights)
+    assert file.channels == model.channels == 5
+    bands = np.random.default_rng(0).integers(0, 255, (70, 90, 5), dtype=np.uint8)
+    actual, expected = file(bands), model(bands)
+    if task == 'detection':
+        assert_same(actual, expected)
+        return
+    assert (actual.label_map == expected.label_map).mean() > 0.999
+    assert actual.draw().size == expected.draw().size
+    with pytest.raises(ValueError, match=r'arrays \[H, W, 5\], got \[70, 90, 3\]'):
+        file(bands[..., :3])
+    tifffile = pytest.importorskip('tifffile', reason='tifffile reads pictures of five bands')
+    path = tmp_path / 'bands.tif'
+    tifffile.imwrite(path, bands, photometric='minisblack', planarconfig='contig')
+    assert file(path).to_dict() == actual.to_dict()
+    tifffile.imwrite(path, bands[..., :4], photometric='minisblack', planarconfig='contig')
+    with pytest.raises(ValueError, match=r'bands\.tif holds \[70, 90, 4\]'):
+        file(path)
+    (tmp_path / 'no.tif').write_bytes(b'no picture')
+    with pytest.raises(ValueError, match=r'no\.tif cannot be read as a TIFF file'):
+        file(tmp_path / 'no.tif')
+
+
+@pytest.mark.slow
 def test_a_file_runs_without_torch(files, pictures, run_python, tmp_path):
     code = """
 import json, sys
@@ -89,14 +117,18 @@ json.dump([result.to_dict() for result in results], open(sys.argv[4], 'w'))
 
 
 @pytest.mark.slow
-def test_frames_of_a_video(files, tmp_path):
+def test_frames_of_a_video(files, tmp_path, capsys):
     path = tmp_path / 'clip.mp4'
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'mp4v'), 5, (96, 64))
     for frame in np.random.default_rng(0).integers(0, 255, (3, 64, 96, 3), dtype=np.uint8):
         writer.write(frame)
     writer.release()
-    results = list(Predictor(files[2]).stream(path))
+    predictor = Predictor(files[2])
+    results = list(predictor.stream(path))
     assert [result.image.shape for result in results] == [(64, 96, 3)] * 3
+    for one, other in zip(predictor(str(path), progress=True), results, strict=True):
+        assert_same(one, other)
+    assert '3 of 3 pictures' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -106,9 +138,13 @@ def test_frames_of_a_video(files, tmp_path):
         ('none.jpg', FileNotFoundError, 'There is no picture'),
         (np.zeros((8, 8, 4)), ValueError, r'arrays \[H, W, 3\], got \[8, 8, 4\]'),
         (7, TypeError, 'got int'),
+        (b'a.jpg', TypeError, 'got bytes'),
+        (np.array([['a']] * 3)[..., None].repeat(3, 2), ValueError, 'arrays of numbers'),
+        (np.full((8, 8, 3), np.nan), ValueError, 'NaN'),
+        (np.full((8, 8, 3), 0.5), ValueError, 'are from 0 to 1. Multiply them by 255'),
     ),
 )
-def test_pictures_that_are_none(source, error, words, monkeypatch, tmp_path):
+def test_pictures_that_are_none(source, error, words, tmp_path):
     predictor = Predictor(small_file(tmp_path))
     with pytest.raises(error, match=words):
         predictor(source)
@@ -133,7 +169,11 @@ def small_file(folder, **metadata):
     opset = onnx.helper.make_opsetid('', 17)
     model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
     description = ModelDescription(
-        'classification', ('red', 'green', 'blue'), head={'scores': 'softmax'}
+        'classification',
+        ('red', 'green', 'blue'),
+        head={'scores': 'softmax'},
+        mean=(2.0, 2.0, 2.0),
+        std=(1.0, 1.0, 1.0),
     )
     onnx.helper.set_model_props(model, metadata or {KEY: description.to_json()})
     onnx.save(model, path)
@@ -145,7 +185,7 @@ def test_channels_are_red_green_and_blue(tmp_path):
     image[..., 2] = 9
     result = Predictor(small_file(tmp_path))(image)
     assert result.names == ['blue']
-    assert result.best(1) == [('blue', 9.0)]
+    assert result.best(1) == [('blue', 7.0)]
     Image.fromarray(image).save(tmp_path / 'blue.png')
     assert Predictor(small_file(tmp_path))(tmp_path / 'blue.png').names == ['blue']
 
@@ -153,7 +193,8 @@ def test_channels_are_red_green_and_blue(tmp_path):
 @pytest.mark.parametrize(
     ('make', 'error', 'words'),
     (
-        (lambda folder: folder / 'none.onnx', FileNotFoundError, 'no model file'),
+        (lambda folder: folder / 'none.onnx', FileNotFoundError, 'is not there'),
+        (lambda folder: folder, FileNotFoundError, 'is a folder'),
         (lambda folder: small_file(folder, task='x'), ModelFileError, 'holds no metadata'),
         (
             lambda folder: small_file(folder, **{KEY: ModelDescription('features').to_json()}),
@@ -171,9 +212,20 @@ def test_files_of_another_kind(tmp_path):
     (tmp_path / 'damaged.onnx').write_bytes(b'damaged')
     with pytest.raises(ModelFileError, match='cannot be loaded by ONNX Runtime: it is damaged'):
         Predictor(tmp_path / 'damaged.onnx')
-    torch.save({}, tmp_path / 'weights.pth')
-    with pytest.raises(ModelFileError, match=r'Predictor\(config, weights\)'):
-        Predictor(tmp_path / 'weights.pth')
+    for suffix, words in (
+        ('.pth', r'Predictor\(config, weights\)'),
+        ('.pt2', 'torch.export.load reads it'),
+        ('.bin', 'Give the .xml file'),
+        ('.xml', 'weights.bin belongs into the same folder'),
+    ):
+        path = tmp_path / f'weights{suffix}'
+        path.write_bytes(b'')
+        if suffix == '.xml':
+            path.with_suffix('.bin').unlink()
+        with pytest.raises(ModelFileError, match=words):
+            Predictor(path)
+    with pytest.raises(ValueError, match=r"holds its weights: Predictor\('model\.onnx'\)"):
+        Predictor('model.onnx', 'weights.pth')
     with pytest.raises(ValueError, match=r"Predictor\('config\.py', weights\)"):
         Predictor('config.py')
 
@@ -187,6 +239,7 @@ def test_a_runtime_that_is_not_installed(module, suffix, words, monkeypatch, tmp
     monkeypatch.setitem(sys.modules, 'openvino', None)
     path = tmp_path / f'model.{suffix}'
     path.write_bytes(b'')
+    path.with_suffix('.bin').write_bytes(b'')
     with pytest.raises(ImportError, match=f'not installed.*{words}'):
         Predictor(path)
 

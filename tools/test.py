@@ -1,6 +1,7 @@
 """Test a detector, segmentor or classifier.
 
 python tools/test.py configs/detection/cascade_overlock_s.py work_dirs/.../epoch_36.pth
+python tools/test.py configs/detection/cascade_overlock_s.py exported.onnx --engine openvino
 
 The metrics are printed and written to ``metrics.json`` in the work directory.
 """
@@ -28,15 +29,18 @@ from overlock_mm.cli.arguments import (
     readable_errors,
     unwrapped,
 )
+from overlock_mm.cli.exported_model import ExportedModel, fitting_metrics
 from overlock_mm.cli.preflight import (
     check_classes_of_weights,
     check_data,
     check_output_file,
     check_work_dir,
 )
-from overlock_mm.datasets.checks import DataError
+from overlock_mm.datasets.checks import DataError, DataSets
+from overlock_mm.datasets.checks.agreement import name_of
 from overlock_mm.datasets.checks.report import log_report
 from overlock_mm.engine.runner import build_runner
+from overlock_mm.runtime import ModelFileError
 from overlock_mm.utils.config import innermost_dataset
 
 
@@ -44,7 +48,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Test a model.')
     parser.add_argument('config', help='config file, for example one below configs/')
-    parser.add_argument('checkpoint', help='checkpoint file with the weights')
+    parser.add_argument(
+        'checkpoint', help='checkpoint file with the weights, or an exported file (.onnx, .xml)'
+    )
     add_common_arguments(parser)
     parser.add_argument(
         '--out', metavar='FILE.pkl', help='write the predictions too, pickled; masks as COCO RLE'
@@ -55,7 +61,36 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='test-time augmentation: the `tta_model` and `tta_pipeline` of the config',
     )
+    parser.add_argument(
+        '--engine',
+        choices=['onnxruntime', 'openvino'],
+        help='what runs an exported file; default: by its suffix',
+    )
+    parser.add_argument(
+        '--device', help="where an exported file runs, such as cuda; default: the engine's CPU"
+    )
     return parser.parse_args(argv)
+
+
+def enable_exported(cfg: Config, args: argparse.Namespace, data_sets: DataSets) -> None:
+    """Replace the model by an exported file, after a check of what it says about itself."""
+    for option, given in (('--tta', args.tta), ('--launcher', args.launcher != 'none')):
+        if given:
+            raise ValueError(f'{option} is for a checkpoint; an exported file is tested as it is.')
+    settings = dict(
+        file=args.checkpoint,
+        device=args.device or 'cpu',
+        engine=args.engine,
+        batch_size=cfg.test_dataloader.batch_size,
+    )
+    description = ExportedModel(**settings).description
+    cfg.test_evaluator, left_out = fitting_metrics(description, cfg, args.checkpoint)
+    data_sets.warn(left_out)
+    check_classes_of_weights({'classes': description.classes}, data_sets, 'test', args.checkpoint)
+    cfg.model = dict(type='ExportedModel', **settings)
+    # It copies the model, and the averaged weights are those of the file.
+    hooks = cfg.get('custom_hooks') or ()
+    cfg.custom_hooks = [hook for hook in hooks if name_of(hook) != 'EMAHook']
 
 
 def enable_tta(cfg: Config) -> None:
@@ -110,13 +145,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     load_tensors_only()
     with readable_errors():
         cfg = load_run_config(args)
-        checkpoint = read_checkpoint(args.checkpoint)
+        exported = Path(args.checkpoint).suffix in ('.onnx', '.xml')
+        if not exported and (args.engine or args.device):
+            raise ValueError('--engine and --device are for exported files (.onnx, .xml).')
+        checkpoint = None if exported else read_checkpoint(args.checkpoint)
         check_work_dir(cfg.work_dir)
-        if args.tta:
+        if args.tta and not exported:
             enable_tta(cfg)  # before the data set is built, which takes over its pipeline
         data_sets = check_data(cfg, ('test',))
-        check_classes_of_weights(checkpoint.get('meta') or {}, data_sets, 'test')
-        cfg.load_from = args.checkpoint
+        if checkpoint is None:
+            enable_exported(cfg, args, data_sets)
+        else:
+            meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+            check_classes_of_weights(meta, data_sets, 'test')
+            cfg.load_from = args.checkpoint
         if args.out is not None:
             check_output_file(args.out, ('.pkl', '.pickle'))
         if args.show_dir is not None:
@@ -130,11 +172,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         runner = build_runner(cfg, data_sets)
         if is_main_process():
             log_report(data_sets, cfg.work_dir)
-        check_compatible(unwrapped(runner.model), checkpoint['state_dict'], args.checkpoint)
+        if checkpoint is not None:
+            check_compatible(unwrapped(runner.model), checkpoint['state_dict'], args.checkpoint)
         del checkpoint
     if args.out is not None:
         runner.test_evaluator.metrics.append(results_writer(cfg, args.out))
-    with readable_errors((DataError,)):
+    with readable_errors((DataError, ModelFileError)):
         metrics = {name: plain(value) for name, value in runner.test().items()}
     if is_main_process():
         dump(metrics, Path(cfg.work_dir, 'metrics.json'), indent=2)

@@ -166,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         apply_resume(cfg, args.resume)
         checkpoint = read_starting_checkpoint(cfg) if cfg.load_from else None
         if checkpoint is not None and cfg.resume:
-            check_classes_of_weights(checkpoint.get('meta') or {}, data_sets, 'train')
+            check_classes_of_weights(
+                (checkpoint.get('meta') or {}).get('dataset_meta') or {}, data_sets, 'train'
+            )
         runner = build_runner(cfg, data_sets)
         if is_main_process():
             log_report(data_sets, cfg.work_dir)

@@ -39,12 +39,13 @@ class ConfigModel:
     Raises:
         FileNotFoundError: There is no such config or checkpoint.
         ValueError: The config is of none of the three tasks, has no test pipeline, or keeps more
-            results than its queries give.
+            results than its queries give; or there is no such device.
         CheckpointError: The checkpoint cannot be read.
         CheckpointMismatchError: It belongs to another model.
     """
 
     def __init__(self, config: str | Path | Config, checkpoint: str | Path, device: str) -> None:
+        _check_device(device)
         cfg = config if isinstance(config, Config) else load_config(config)
         self.task = task_of(cfg)
         check_kept_results(cfg.model)
@@ -69,8 +70,13 @@ class ConfigModel:
         palette = tuple(tuple(color) for color in dataset.get('palette', ()))
         if len(palette) < len(classes):
             palette = colors_of(len(classes))
-        channels = cfg.model.backbone.get('in_channels', 3)
-        return ModelDescription(self.task, classes, palette, channels=channels)
+        return ModelDescription(
+            self.task,
+            classes,
+            palette,
+            channels=cfg.model.backbone.get('in_channels', 3),
+            mean=tuple((cfg.model.get('data_preprocessor') or {}).get('mean') or ()),
+        )
 
     def load(self, source: Any) -> np.ndarray:
         """Return a picture as [H, W, C]; files are read as the config reads them.
@@ -79,7 +85,7 @@ class ConfigModel:
             DataError: It cannot be loaded.
         """
         if not isinstance(source, (str, PathLike)):
-            return as_array(source, self.description.channels, exif=True)
+            return as_array(source, self.description)
         image = load_with_name(self._loader, {'img_path': str(source)})['img']
         return _other_order(image if image.ndim == 3 else image[..., None])
 
@@ -141,6 +147,18 @@ def loads_common_images(cfg: Config) -> bool:
     kind = str(getattr(first['type'], '__name__', first['type'])).rpartition('.')[2]
     colour = str(first.get('color_type') or 'color').startswith('color')
     return kind == 'LoadImageFromFile' and colour and first.get('imdecode_backend') != 'tifffile'
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    # Without CUDA compiled in it is an AssertionError.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        known = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f'PyTorch cannot compute on device={device!r} here '
+            f'({str(error).splitlines()[0]}). It has {", ".join(map(repr, known))}.'
+        ) from error
 
 
 def _other_order(image: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,21 +128,24 @@ def check_constructor(cfg: Config) -> None:
         )
 
 
-def check_classes_of_weights(meta: dict[str, Any], data_sets: DataSets, split: str) -> None:
-    """Compare the classes that a checkpoint was trained on with those of the data set.
+def check_classes_of_weights(
+    meta: Mapping[str, Any], data_sets: DataSets, split: str, weights: str = 'the checkpoint'
+) -> None:
+    """Compare the classes that weights were trained on with those of the data set.
 
     Args:
-        meta: Meta data of the checkpoint.
+        meta: Names of the weights' classes, under ``classes``, as far as they are known.
         data_sets: Checked; without those of processes but the first.
         split: Name of the data set.
+        weights: What holds the weights, for messages.
 
     Raises:
-        DataError: The same names are in another order.
+        DataError: A name has another label than in the weights.
     """
-    trained = (meta.get('dataset_meta') or {}).get('classes')
+    trained = meta.get('classes')
     classes = data_sets.classes.get(split)
-    if isinstance(trained, (list, tuple)) and classes is not None:
-        data_sets.warn(check_same_classes({'the checkpoint': list(trained), split: classes}))
+    if isinstance(trained, (list, tuple)) and trained and classes is not None:
+        data_sets.warn(check_same_classes({weights: list(trained), split: classes}))
 
 
 def check_widths(cfg: Config) -> None:

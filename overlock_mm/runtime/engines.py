@@ -45,19 +45,7 @@ class OnnxEngine:
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        kind, _, number = device.partition(':')
-        providers: list[Any] = ['CPUExecutionProvider']
-        if kind == 'cuda':
-            if 'CUDAExecutionProvider' not in onnxruntime.get_available_providers():
-                raise ModelFileError(
-                    f'This ONNX Runtime has no CUDA (device={device!r}). Remedy: '
-                    'pip install onnxruntime-gpu in place of onnxruntime.'
-                )
-            providers.insert(0, ('CUDAExecutionProvider', {'device_id': int(number or 0)}))
-        elif kind != 'cpu':
-            raise ModelFileError(
-                f"ONNX Runtime's devices are 'cpu' and 'cuda' here, got {device!r}."
-            )
+        providers = _providers(onnxruntime, device)
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         # Its own classes of errors have no common name in Python.
@@ -66,6 +54,14 @@ class OnnxEngine:
                 f'{path} cannot be loaded by ONNX Runtime: it is damaged, or needs a newer one '
                 f'({str(error).splitlines()[0]}).'
             ) from error
+        first = providers[0][0]
+        if first not in self.session.get_providers():
+            # ONNX Runtime would use the CPU, and only write that to its log.
+            raise ModelFileError(
+                f'ONNX Runtime has {first}, but cannot start it on device={device!r}: there is no '
+                'such GPU, or the libraries of CUDA and cuDNN are not found. Remedy: '
+                "pip install 'onnxruntime-gpu[cuda,cudnn]', or device='cpu'."
+            )
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.description = ModelDescription.from_metadata(metadata, str(path))
         self._names = [output.name for output in self.session.get_outputs()]
@@ -99,6 +95,7 @@ class OpenVinoEngine:
         import openvino
 
         core = openvino.Core()
+        _check_openvino_device(core.available_devices, device)
         options: dict[str, Any] = {'INFERENCE_PRECISION_HINT': precision}
         if threads is not None:
             options['INFERENCE_NUM_THREADS'] = threads
@@ -124,6 +121,52 @@ class OpenVinoEngine:
         return {name: results[output] for name, output in self._outputs}
 
 
+#: By the suffix of a file that cannot be run.
+_REMEDIES = {
+    '.bin': 'Give the .xml file beside it.',
+    '.pt2': 'torch.export.load reads it (docs/export.md); Predictor takes the .onnx file.',
+}
+#: Devices of OpenVINO that stand for others.
+_OPENVINO_GROUPS = ('AUTO', 'BATCH', 'HETERO', 'MULTI')
+
+
+def _providers(onnxruntime: Any, device: str) -> list[tuple[str, dict[str, Any]]]:
+    """What ONNX Runtime computes a device's operators with, by preference."""
+    providers: list[tuple[str, dict[str, Any]]] = [('CPUExecutionProvider', {})]
+    kind, _, number = device.partition(':')
+    if device != 'cpu' and (kind != 'cuda' or not (number or '0').isdigit()):
+        raise ModelFileError(
+            f"With ONNX Runtime, device is 'cpu', 'cuda' or 'cuda:N', got {device!r}."
+        )
+    if kind == 'cuda':
+        available = onnxruntime.get_available_providers()
+        if 'CUDAExecutionProvider' not in available:
+            raise ModelFileError(
+                f'This ONNX Runtime has no CUDA for device={device!r}, only '
+                f'{", ".join(available)}. Remedy: pip uninstall onnxruntime, then '
+                'pip install onnxruntime-gpu.'
+            )
+        # Finds the libraries of pip's CUDA packages; ONNX Runtime has it from 1.21 on.
+        if hasattr(onnxruntime, 'preload_dlls'):
+            onnxruntime.preload_dlls()
+        providers.insert(0, ('CUDAExecutionProvider', {'device_id': int(number or 0)}))
+    return providers
+
+
+def _check_openvino_device(available: list[str], device: str) -> None:
+    name = device.upper()
+    # Both 'GPU' and 'GPU.0' mean the first of several.
+    known = {part for each in available for part in (each, each.partition('.')[0])}
+    if name.partition(':')[0] in _OPENVINO_GROUPS or name in known or f'{name}.0' in known:
+        return
+    nvidia = (
+        " NVIDIA's GPUs are used by ONNX Runtime, with an .onnx file." if 'CUDA' in name else ''
+    )
+    raise ModelFileError(
+        f'OpenVINO has no device {device!r} here, only {", ".join(sorted(available))}.{nvidia}'
+    )
+
+
 def load_engine(
     path: Path,
     device: str,
@@ -146,12 +189,19 @@ def load_engine(
         ModelFileError: The file cannot be used.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'There is no model file at {path}.')
+        kind = 'a folder' if path.is_dir() else 'not there'
+        raise FileNotFoundError(f'The model file {path} is {kind}.')
     if path.suffix not in ('.onnx', '.xml'):
-        raise ModelFileError(
-            f'{path} is neither an .onnx nor an .xml file. A checkpoint is run with its config: '
-            'Predictor(config, weights).'
+        remedy = _REMEDIES.get(
+            path.suffix, 'A checkpoint is run with its config: Predictor(config, weights).'
         )
+        raise ModelFileError(f'{path} is neither an .onnx nor an .xml file. {remedy}')
+    if path.suffix == '.xml' and not path.with_suffix('.bin').is_file():
+        raise ModelFileError(
+            f'The weights of {path} are missing: {path.stem}.bin belongs into the same folder.'
+        )
+    if threads is not None and threads < 1:
+        raise ValueError(f'threads must be at least 1, or None, got {threads}.')
     if engine is None:
         only_openvino = importlib.util.find_spec('onnxruntime') is None and (
             importlib.util.find_spec('openvino') is not None

@@ -52,7 +52,7 @@ class FileModel:
 
     def load(self, source: Any) -> np.ndarray:
         """A picture as [H, W, C] of the model's channels."""
-        return as_array(source, self.description.channels, self.description.exif)
+        return as_array(source, self.description)
 
     def predict(self, images: Sequence[np.ndarray], sources: Sequence[str | None]) -> list[Result]:
         """Results of pictures, which run together where their inputs have one size."""

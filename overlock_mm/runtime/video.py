@@ -66,9 +66,11 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
     Raises:
         ImportError: OpenCV is not installed.
         ValueError: This OpenCV cannot write videos.
+        OSError: The file is not complete, as on a full disk.
     """
     cv2 = _opencv()
     writer = None
+    written = 0
     try:
         for frame in frames:
             height, width = (side - side % 2 for side in frame.shape[:2])
@@ -81,9 +83,13 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> N
                         'from the package index, which can.'
                     )
             writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+            written += 1
     finally:
         if writer is not None:
             writer.release()
+    # OpenCV does not tell of a full disk.
+    if int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)) < written:
+        raise OSError(f'{path} could not be written completely. Is the disk full?')
 
 
 def _opencv() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -19,6 +22,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     even after a crash of the machine. An error within the block removes what was written and leaves
     an older file as it was. A killed process leaves the hidden ``.partial-NAME`` behind, which the
     next one replaces.
+
+    Raises:
+        OSError: It cannot be written; of a full disk, the message names the file and the remedy.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,6 +34,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with partial.open('rb') as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        # The system's own message lacks the path where a write fails.
+        message = 'No space left on device, or a quota is reached; free some, or write elsewhere'
+        raise OSError(error.errno, message, str(path)) from error
     finally:
         # An unavailable file system refuses this too, with a less informative error.
         with suppress(OSError):

@@ -304,10 +304,10 @@ def test_samples_of_other_pipelines_that_lack_something(where, shapes_root):
 
 def test_a_checkpoint_of_classes_in_another_order(shapes_root):
     sets = check_data(load_config(DEMO, {'data_root': str(shapes_root)}), ('val',))
-    for trained in ({}, dict(dataset_meta=dict(classes=CLASSES))):
+    for trained in ({}, dict(classes=()), dict(classes=CLASSES)):
         check_classes_of_weights(trained, sets, 'val')
     with pytest.raises(DataError, match='classes of val are not those of the checkpoint'):
-        check_classes_of_weights(dict(dataset_meta=dict(classes=CLASSES[::-1])), sets, 'val')
+        check_classes_of_weights(dict(classes=CLASSES[::-1]), sets, 'val')
 
 
 WRONG_MAPS = {

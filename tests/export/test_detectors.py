@@ -10,6 +10,9 @@ from mmengine.registry import MODELS, init_default_scope
 
 from overlock_mm import OverLoCK
 from overlock_mm.export import PastedMasks, export_onnx, exportable
+from overlock_mm.runtime import ModelDescription
+from overlock_mm.runtime.description import KEY
+from overlock_mm.runtime.engines import load_engine
 from overlock_mm.utils.config import load_config
 from tests.conftest import ROOT
 from tests.models.helpers import TINY
@@ -128,18 +131,34 @@ def test_boxes_of_mmdet(name, detector):
     assert_same(outputs, expected)
 
 
+@pytest.fixture(scope='module')
+def detector_file(detector, tmp_path_factory):
+    """A detector's file for images of any size, by its name; made once."""
+    made = {}
+
+    def make(name):
+        if name not in made:
+            path = tmp_path_factory.mktemp(name) / 'detector.onnx'
+            metadata = {KEY: ModelDescription('detection').to_json()}
+            export_onnx(exportable(detector(name)), path, None, metadata=metadata, compare=False)
+            made[name] = path
+        return made[name]
+
+    return make
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', DETECTORS)
-def test_file_for_images_of_any_size(name, detector, tmp_path):
-    model = detector(name)
-    path = tmp_path / 'detector.onnx'
-    export_onnx(exportable(model), path, None, compare=False)
+@pytest.mark.parametrize('engine', ('onnxruntime', 'openvino'))
+def test_file_for_images_of_any_size(engine, name, detector, detector_file):
+    pytest.importorskip(engine, reason='OpenVINO is optional: pip install openvino')
+    model, path = detector(name), detector_file(name)
     assert {entry.domain for entry in onnx.load(path).opset_import} == {''}
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    loaded = load_engine(path, 'cpu', 1, engine, None)
 
     def run(image, sizes):
-        inputs = {'image': image.numpy(), 'image_size': sizes.numpy()}
-        return [torch.from_numpy(array) for array in session.run(None, inputs)]
+        outputs = loaded.run({'image': image.numpy(), 'image_size': sizes.numpy()})
+        return [torch.from_numpy(array) for array in outputs.values()]
 
     # RTMDet's neck takes multiples of 32 pixels.
     shapes = ((1, 96, 160), (3, 64, 32)) if name == 'rtmdet' else ((1, 75, 130), (3, 64, 41))

@@ -1,6 +1,7 @@
-"""demo.py: pictures and videos through the inferencers of the three libraries, offline."""
+"""demo.py: pictures and videos, with the answers of the three libraries' inferencers, offline."""
 
 import json
+import resource
 
 import cv2
 import mmcv
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import DetInferencer
-from mmengine.registry import MODELS, DefaultScope
 from mmpretrain import ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer
 from PIL import Image
@@ -18,7 +18,6 @@ from overlock_mm.analysis.networks import dataset_meta
 from overlock_mm.datasets.shapes import METAINFO, SEMANTIC_METAINFO
 from overlock_mm.runtime.drawing import enlarging_factor
 from overlock_mm.utils.config import load_config
-from tests.conftest import ROOT
 from tools.visualization import demo
 
 
@@ -104,6 +103,20 @@ def test_video(untrained, video, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['clip.mp4', 'predictions.json']
 
 
+def test_without_space_nothing_is_left(untrained, pictures, video, tmp_path, fails):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name, source in (('b.png', pictures / 'b.jpg'), ('clip.mp4', video)):
+        out = tmp_path / name
+        arguments = [source, *untrained('classification'), '--out-dir', out]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+        try:
+            message = fails(demo.main, *arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert f'{out / name}' in message or f'{out}/.partial-{name} could not be' in message
+        assert list(out.iterdir()) == []
+
+
 def test_what_is_drawn_has_the_colours_of_the_picture(untrained, pictures):
     # An earlier predictor of another library is no hindrance.
     Predictor(*untrained('segmentation'))
@@ -147,34 +160,12 @@ def test_bad_input(fails, untrained, pictures, tmp_path):
     assert not list((tmp_path / 'out').iterdir())
 
 
-BANDS = """
-_base_ = '{root}/configs/demo/{name}_overlock_shapes.py'
-model = dict(
-    backbone=dict(in_channels=5),
-    # The libraries' own normalisation takes one or three channels.
-    data_preprocessor=dict(mean=None, std=None, bgr_to_rgb=False),
-    {limits}
-)
-test_pipeline = _base_.test_pipeline
-test_pipeline[0].update(imdecode_backend='tifffile', color_type='unchanged')
-test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-"""
-
-
-@pytest.mark.parametrize(
-    ('name', 'limits'),
-    [('cascade', 'test_cfg=dict(rcnn=dict(max_per_img=5))'), ('upernet', '')],
-)
-def test_pictures_of_five_bands(name, limits, tmp_path):
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_pictures_of_five_bands(task, of_five_bands, tmp_path):
     tifffile = pytest.importorskip('tifffile', reason='tifffile reads pictures of five bands')
-    config = tmp_path / 'bands.py'
-    config.write_text(BANDS.format(root=ROOT, name=name, limits=limits))
-    cfg = load_config(config)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, tmp_path / 'bands.pth')
     bands = np.random.default_rng(0).integers(0, 255, (96, 128, 5), dtype=np.uint8)
     tifffile.imwrite(tmp_path / 'five.tif', bands, photometric='minisblack', planarconfig='contig')
-    arguments = [str(tmp_path / 'five.tif'), str(config), str(tmp_path / 'bands.pth')]
+    arguments = [str(tmp_path / 'five.tif'), *of_five_bands(task)]
     content = demo.main([*arguments, '--out-dir', str(tmp_path / 'out')])
     assert list(content['pictures']) == [str(tmp_path / 'five.tif')]
     with Image.open(tmp_path / 'out/five.png') as drawn:

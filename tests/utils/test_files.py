@@ -1,6 +1,7 @@
 """Output files are written atomically."""
 
 import json
+import resource
 
 import pytest
 
@@ -25,6 +26,20 @@ def test_an_error_leaves_the_older_file(tmp_path):
     with pytest.raises(RuntimeError, match='in the middle'), replacing(path) as partial:
         partial.write_text('half')
         raise RuntimeError('in the middle')
+    assert json.loads(path.read_text()) == {'a': 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_without_space_the_message_names_the_file(tmp_path):
+    path = tmp_path / 'results.json'
+    write_json(path, {'a': 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r'free some, or write elsewhere.*/results\.json'):
+            write_json(path, list(range(1000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert json.loads(path.read_text()) == {'a': 1}
     assert list(tmp_path.iterdir()) == [path]
 

@@ -230,7 +230,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             difference = export_program(part, target, shape, metadata=metadata)
         print(f'Wrote {target}: {part.task}, differs from PyTorch by {difference:.1e}.')
         return target
-    with TemporaryDirectory() as folder, readable_errors((ExportError, ValueError, OSError)):
+    with readable_errors((ExportError, ValueError, OSError)), TemporaryDirectory() as folder:
         # Of every precision it is the float32 file that is compared with PyTorch.
         single = Path(folder, target.name) if pictures else target
         differences = export_onnx(

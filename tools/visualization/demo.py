@@ -27,7 +27,7 @@ from overlock_mm.cli.arguments import load_tensors_only, readable_errors
 from overlock_mm.cli.images import find_images, output_stems
 from overlock_mm.cli.preflight import check_out_dir
 from overlock_mm.datasets.checks import DataError
-from overlock_mm.runtime import Detections
+from overlock_mm.runtime import Detections, ModelFileError
 from overlock_mm.runtime.results import Result
 from overlock_mm.runtime.video import VIDEO_SUFFIXES, Video, write_video
 from overlock_mm.utils.config import load_config
@@ -46,7 +46,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='lowest score of detections; default: 0.3'
     )
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument(
+        '--device', help='default: cuda for a config, if there is a GPU; cpu for an exported file'
+    )
     return parser.parse_args(argv)
 
 
@@ -59,7 +61,7 @@ def seen_in(result: Result, score_thr: float) -> tuple[Any, Image.Image]:
 
 
 def predict_video(predictor: Predictor, video: Video, path: Path, score_thr: float) -> list[Any]:
-    """Yield predictions of the frames, which are drawn into an .mp4 file: complete or not there."""
+    """Return predictions of the frames, drawn into an .mp4 file that is complete or not there."""
     predictions = []
 
     def drawn() -> Iterator[np.ndarray]:
@@ -88,23 +90,28 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if is_file == (args.checkpoint is not None):
             raise ValueError('Give a config and its checkpoint, or an exported file.')
         video = Video(source) if is_video else None
-        common = is_file or loads_common_images(load_config(args.config))
+        if is_file:
+            predictor = Predictor(args.config, device=args.device or 'cpu')
+            common = predictor.channels == 3
+        else:
+            common = loads_common_images(load_config(args.config))
         paths = [] if is_video else find_images(source, verified=common)
         names = output_stems(paths)
         check_out_dir(args.out_dir)
-        predictor = Predictor(args.config, args.checkpoint, device=args.device)
+        if not is_file:
+            device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+            predictor = Predictor(args.config, args.checkpoint, device=device)
     content: dict[str, Any] = {'config': args.config, 'checkpoint': args.checkpoint}
-    if video is not None:
-        out_file = Path(args.out_dir, f'{source.stem}.mp4')
-        predictions = predict_video(predictor, video, out_file, args.score_thr)
-        content['video'] = {'path': str(source), 'fps': video.fps, 'frames': predictions}
-        console.print(f'{len(predictions)} frames in {out_file}')
-    else:
-        content['pictures'] = {}
-        results = predictor.stream(paths)
-        with readable_errors((DataError,)):
+    with readable_errors((DataError, ModelFileError, OSError)):
+        if video is not None:
+            out_file = Path(args.out_dir, f'{source.stem}.mp4')
+            predictions = predict_video(predictor, video, out_file, args.score_thr)
+            content['video'] = {'path': str(source), 'fps': video.fps, 'frames': predictions}
+            console.print(f'{len(predictions)} frames in {out_file}')
+        else:
+            content['pictures'] = {}
             for path, name, result in track(
-                zip(paths, names, results, strict=True),
+                zip(paths, names, predictor.stream(paths), strict=True),
                 'Pictures',
                 total=len(paths),
                 console=console,
@@ -114,8 +121,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 content['pictures'][str(path)] = data
                 with replacing(Path(args.out_dir, f'{name}.png')) as partial:
                     picture.save(partial, 'PNG')
-        console.print(f'{len(paths)} drawn pictures in {args.out_dir}')
-    write_json(Path(args.out_dir, 'predictions.json'), content)
+            console.print(f'{len(paths)} drawn pictures in {args.out_dir}')
+        write_json(Path(args.out_dir, 'predictions.json'), content)
     console.print(f'Predictions: {Path(args.out_dir, "predictions.json")}')
     return content
 
