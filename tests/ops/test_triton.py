@@ -1,5 +1,6 @@
 """The triton backend on a machine without a GPU: interpreted, and compiled but not run."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import torch
 from overlock_mm.ops import triton_runtime
 from overlock_mm.ops.contmix import cuda_backend, triton_backend
 from overlock_mm.ops.contmix.arguments import ContMixArguments
+from overlock_mm.ops.contmix.backends import BACKENDS as CONTMIX
 from overlock_mm.ops.contmix.backends import Call
+from overlock_mm.ops.depthwise import triton_launch
 from overlock_mm.ops.depthwise.backends import BACKENDS as DEPTHWISE
+from tests.fake_card import FakeTensorMode, OnTheCard
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = triton_runtime.why_not_installed()
@@ -164,6 +168,45 @@ def test_depthwise_kernels_load_16_bytes_and_spill_nothing(tmp_path, monkeypatch
     for launch in found:
         assert {i.load_bits for i in launch.code.instructions if i.load_bits} == {128}
         assert launch.code.stack == 0
+
+
+@needs_triton
+@compiles
+def test_nothing_beside_the_kernels_waits_for_the_card(monkeypatch):
+    """So that CUDA graphs can capture all calls."""
+    from triton.runtime.jit import JITFunction
+
+    launched = []
+    monkeypatch.setattr(JITFunction, 'run', lambda self, *_, **__: launched.append(self.__name__))
+    monkeypatch.setattr(torch.cuda, 'device_of', lambda x: contextlib.nullcontext())
+    monkeypatch.setattr(triton_launch, 'multiprocessors', lambda device: 100)
+    with FakeTensorMode(), OnTheCard():
+        contmix, depthwise = CONTMIX['triton'].functions, DEPTHWISE['triton'].functions
+
+        def new(*sizes):
+            return torch.empty(sizes, device='cuda', dtype=torch.bfloat16)
+
+        query, key, value = new(2, 4, 16, 14, 14), new(2, 4, 16, 49), new(2, 4, 16, 14, 14)
+        parameters = new(169, 49), new(169), new(4, 25, 25)
+        arguments = ContMixArguments(query, key, value, *parameters, 13, 0.25)
+        out, logsumexp = contmix['contmix_forward'](arguments)
+        contmix['contmix_backward'](out, arguments, out, logsumexp)
+        weight, tokens = new(2, 4, 14, 14, 49), new(2, 4, 14, 14, 16)
+        contmix['neighborhood_aggregate_forward'](weight, tokens, 7, 1)
+        contmix['neighborhood_aggregate_backward'](tokens, weight, tokens, 7, 1)
+        x, weight, bias = new(2, 64, 14, 14), new(64, 1, 7, 7), new(64)
+        depthwise['depthwise_conv2d'](x, weight, bias, bias, x, True, True, 2)
+        depthwise['depthwise_conv2d_weight_grad'](x, x, 7, 1)
+        depthwise['depthwise_conv2d_norm'](x, weight, bias, bias, bias, 1e-6, bias, bias)
+        for stat in ('mean', 'norm'):
+            depthwise['depthwise_conv2d_stats'](x, weight, bias, bias, x, True, stat)
+    assert launched == [
+        *('fold_kernel', 'forward_kernel', 'fold_kernel'),
+        *('query_grad_kernel', 'value_grad_kernel', 'parameter_grad_kernel'),
+        *('forward_kernel', 'weight_grad_kernel', 'value_grad_kernel'),
+        *('depthwise_kernel', 'weight_grad_kernel', 'depthwise_kernel', 'norm_kernel'),
+        *('depthwise_kernel', 'depthwise_kernel'),
+    ]
 
 
 @pytest.mark.parametrize('backend', [cuda_backend, triton_backend])
