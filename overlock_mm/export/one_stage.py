@@ -79,7 +79,7 @@ class ExportableOneStage(ExportableDetector):
     def _masks(self, maps: Any, scores: Tensor, priors: Tensor, kernels: Tensor) -> Tensor:
         """[B, D, h, w], for each detection what its own three layers make of [B, C, h, w] maps."""
         head = self.model.bbox_head
-        rows = filled_rows(scores)
+        rows = filled_rows(scores, self.fixed_rows)
         images = torch.div(rows, scores.shape[1], rounding_mode='floor')
         priors, kernels = priors.flatten(0, 1)[rows], kernels.flatten(0, 1)[rows]
         size = maps.shape[-2:]

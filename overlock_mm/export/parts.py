@@ -24,6 +24,8 @@ class Exportable(nn.Module):
         size_divisor: Divisor of the sides of images.
         fixed_size: Whether the graph serves one size of images only, so that what follows from the
             size may be a constant.
+        fixed_rows: Whether all rows of the outputs are computed, empty ones too, so that no shape
+            in the graph follows from values.
     """
 
     task: str
@@ -32,6 +34,7 @@ class Exportable(nn.Module):
     note = ''
     size_divisor = 1
     fixed_size = False
+    fixed_rows = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -156,7 +159,7 @@ class Normalised(Exportable):
 
     def forward(self, image: Tensor, *further: Tensor) -> Any:
         """[B, C, H, W] in 0 to 255, and the part's further inputs, to what the part returns."""
-        self.model.fixed_size = self.fixed_size
+        self.model.fixed_size, self.model.fixed_rows = self.fixed_size, self.fixed_rows
         return self.model((image - self.mean) / self.std, *further)
 
     def inputs_of(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -38,7 +38,7 @@ class PastedMasks(Exportable):
 
     def forward(self, image: Tensor, *further: Tensor) -> Any:
         """The part's inputs to its outputs and the masks."""
-        self.model.fixed_size = self.fixed_size
+        self.model.fixed_size, self.model.fixed_rows = self.fixed_size, self.fixed_rows
         outputs = self.model(image, *further)
         named = dict(zip(self.model.output_names, outputs, strict=True))
         boxes, masks = named['boxes'], named['masks']

@@ -6,32 +6,48 @@ functions work picture by picture, on lists of different lengths, which no graph
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from overlock_mm.ops.registration import define
+
+# Its operators, which programs of torch.export hold, are registered by the import.
+with contextlib.suppress(ImportError):
+    import torchvision  # noqa: F401
+
 #: Score of a row that holds nothing; every score of a box is higher.
 NOTHING = -1.0
+
+
+def _kept_scores(boxes: Tensor, scores: Tensor, limit: int, iou: float, threshold: float) -> Tensor:
+    kept = torch.full_like(scores, NOTHING)
+    for batch, group in (scores > threshold).any(-1).nonzero().tolist():
+        rows = (scores[batch, group] > threshold).nonzero()[:, 0]
+        best = torch.ops.torchvision.nms(boxes[batch, rows], scores[batch, group, rows], iou)
+        rows = rows[best[:limit]]
+        kept[batch, group, rows] = scores[batch, group, rows]
+    return kept
+
+
+# An operator, so that torch.export keeps it whole: its loops depend on values.
+define(
+    'kept_scores',
+    '(Tensor boxes, Tensor scores, int limit, float iou, float threshold) -> Tensor',
+    _kept_scores,
+    lambda boxes, scores, *settings: torch.empty_like(scores),
+)
 
 
 class _KeptScores(torch.autograd.Function):
     """Scores after non-maximum suppression, see :func:`kept_scores`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, boxes: Tensor, scores: Tensor, limit: int, iou: float, threshold: float
-    ) -> Tensor:
-        from mmcv.ops import nms
-
-        kept = torch.full_like(scores, NOTHING)
-        for batch, group in (scores > threshold).any(-1).nonzero().tolist():
-            rows = (scores[batch, group] > threshold).nonzero()[:, 0]
-            _, best = nms(boxes[batch, rows], scores[batch, group, rows], iou)
-            rows = rows[best[:limit]]
-            kept[batch, group, rows] = scores[batch, group, rows]
-        return kept
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        return torch.ops.overlock_mm.kept_scores(*arguments)
 
     @staticmethod
     def symbolic(g: Any, boxes: Any, scores: Any, limit: int, iou: float, threshold: float) -> Any:
@@ -98,12 +114,18 @@ def take(values: Tensor, places: Tensor) -> Tensor:
     return values.gather(1, places[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def filled_rows(scores: Tensor) -> Tensor:
+def filled_rows(scores: Tensor, fixed_rows: bool) -> Tensor:
     """Indices into the flattened [B, N] of what holds something, [K].
 
     The first row is always among them: engines do not take layers with an empty batch.
+
+    Args:
+        scores: [B, N].
+        fixed_rows: Take all rows, so that K does not depend on values.
     """
     flat = scores.flatten()
+    if fixed_rows:
+        return torch.arange(flat.shape[0])
     first = torch.arange(flat.shape[0]) == 0
     return ((flat > NOTHING / 2) | first).nonzero()[:, 0]
 
@@ -141,11 +163,18 @@ def decode(coder: Any, priors: Tensor, deltas: Tensor, limits: Tensor) -> Tensor
 
 
 class _RoIAlign(torch.autograd.Function):
-    """One level's features under boxes, by mmcv's module or ONNX's operator."""
+    """One level's features under boxes, as mmcv's ``layer`` gives them."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, boxes: Tensor, images: Tensor, layer: Any) -> Tensor:
-        return layer(features, torch.cat([images[:, None].to(boxes), boxes], 1))
+        return torch.ops.torchvision.roi_align(
+            features,
+            torch.cat([images[:, None].to(boxes), boxes], 1),
+            layer.spatial_scale,
+            *layer.output_size,
+            layer.sampling_ratio,
+            layer.aligned,
+        )
 
     @staticmethod
     def symbolic(g: Any, features: Any, boxes: Any, images: Any, layer: Any) -> Any:
@@ -164,7 +193,9 @@ class _RoIAlign(torch.autograd.Function):
         )
 
 
-def pool(extractor: Any, maps: tuple[Tensor, ...], boxes: Tensor, images: Tensor) -> Tensor:
+def pool(
+    extractor: Any, maps: tuple[Tensor, ...], boxes: Tensor, images: Tensor, fixed_rows: bool
+) -> Tensor:
     """Features under boxes, each from the level for its size, [K, C, h, w].
 
     Args:
@@ -172,10 +203,17 @@ def pool(extractor: Any, maps: tuple[Tensor, ...], boxes: Tensor, images: Tensor
         maps: [B, C, H, W] of each level, at least as many as the extractor reads.
         boxes: [K, 4].
         images: [K], which image of the batch each is in, int64.
+        fixed_rows: Read all levels for all boxes, so that no shape depends on values.
     """
     layers = extractor.roi_layers
     with_image = torch.cat([images[:, None].to(boxes), boxes], 1)
     levels = extractor.map_roi_levels(with_image, len(layers))
+    if fixed_rows:
+        total: Any = 0.0
+        for level, layer in enumerate(layers):
+            own = (levels == level)[:, None, None, None]
+            total = total + torch.where(own, _RoIAlign.apply(maps[level], boxes, images, layer), 0)
+        return total
     order, pooled = [], []
     for level, layer in enumerate(layers):
         rows = (levels == level).nonzero()[:, 0]

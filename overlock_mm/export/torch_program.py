@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from overlock_mm.export.detectors import ExportableDetector
 from overlock_mm.export.onnx_file import TOLERANCE, ExportError
 from overlock_mm.export.parts import Exportable
 from overlock_mm.models.overlock import image_channels
@@ -24,8 +23,8 @@ def export_program(
 ) -> float:
     """Write a part of a model as a ``.pt2`` file, atomically.
 
-    The batch size is free. To load it, ``import overlock_mm`` comes first: the program calls this
-    package's operators by their names.
+    The batch size is free. To load it, ``import overlock_mm.export`` comes first: the program calls
+    this package's operators, and torchvision's, by their names.
 
     Args:
         part: In deploy form where speed counts; it is traced on the CPU in evaluation mode.
@@ -37,7 +36,7 @@ def export_program(
         The largest difference to the part on a batch of another size, of the largest value.
 
     Raises:
-        ValueError: The sizes are to be free, or the part is a whole detector.
+        ValueError: The sizes are to be free.
         ExportError: An output differs by more than 1e-4.
     """
     if shape is None:
@@ -45,20 +44,18 @@ def export_program(
             'A .pt2 file is for one size of images, --shape H W: small maps are enlarged in a '
             'branch, of which torch.export takes one. An .onnx file can be for all sizes.'
         )
-    if isinstance(part, ExportableDetector):
-        raise ValueError(
-            'Whole detectors have no .pt2 file: how many boxes remain decides what is computed '
-            'next, which torch.export does not follow. Export an .onnx file, or --features-only.'
-        )
     part = part.cpu().float().eval()
-    part.fixed_size = True
-    image = torch.randn(2, image_channels(part), *shape)
+    part.fixed_size = part.fixed_rows = True
+    inputs = part.inputs_of(torch.randn(2, image_channels(part), *shape))
     batch = torch.export.Dim('batch', min=1)
+    shapes = torch.export.ShapesCollection()
+    for tensor in inputs:
+        shapes[tensor] = {0: batch}
     with torch.no_grad():
         program = torch.export.export(
-            part, part.inputs_of(image), dynamic_shapes=({0: batch},), strict=False
+            part, inputs, dynamic_shapes=shapes.dynamic_shapes(part, inputs), strict=False
         )
-        inputs = part.inputs_of(torch.randn(3, *image.shape[1:]))
+        inputs = part.inputs_of(torch.randn(3, *inputs[0].shape[1:]))
         actual, expected = program.module()(*inputs), part(*inputs)
     if isinstance(expected, Tensor):
         actual, expected = (actual,), (expected,)

@@ -81,13 +81,13 @@ class ExportableTwoStage(ExportableDetector):
         self, maps: tuple[Tensor, ...], proposals: Tensor, proposal_scores: Tensor, limits: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Kept score [B, C * R], box [B, C * R, 4] and label for each class and proposal."""
-        rows = filled_rows(proposal_scores)
+        rows = filled_rows(proposal_scores, self.fixed_rows)
         count = proposal_scores.shape[1]
         images = torch.div(rows, count, rounding_mode='floor')
         boxes, limits = proposals.flatten(0, 1)[rows], limits[images]
         logits: Any = 0.0
         for number, (extractor, head) in enumerate(self.stages, 1):
-            stage_logits, deltas = head(pool(extractor, maps, boxes, images))
+            stage_logits, deltas = head(pool(extractor, maps, boxes, images, self.fixed_rows))
             logits = logits + stage_logits
             deltas = deltas.reshape(deltas.shape[0], -1, 4)
             if number < len(self.stages):
@@ -117,12 +117,12 @@ class ExportableTwoStage(ExportableDetector):
     def _masks(
         self, maps: tuple[Tensor, ...], scores: Tensor, boxes: Tensor, labels: Tensor
     ) -> Tensor:
-        rows = filled_rows(scores)
+        rows = filled_rows(scores, self.fixed_rows)
         images = torch.div(rows, scores.shape[1], rounding_mode='floor')
         boxes, labels = boxes.flatten(0, 1)[rows], labels.flatten()[rows].clamp(min=0)
         masks: Any = 0.0
         for extractor, head in self.mask_stages:
-            logits = head(pool(extractor, maps, boxes, images))
+            logits = head(pool(extractor, maps, boxes, images, self.fixed_rows))
             label = torch.zeros_like(labels) if head.class_agnostic else labels
             place = label[:, None, None, None].expand(-1, 1, *logits.shape[2:])
             masks = masks + logits.gather(1, place)[:, 0].sigmoid()
