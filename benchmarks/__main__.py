@@ -62,7 +62,8 @@ def parser() -> argparse.ArgumentParser:
         gpu = command.add_argument_group(
             'on a GPU',
             'Each cell is stored when it is done. A second start resumes where the first one '
-            'stopped, as long as device, versions and code are the same.',
+            'stopped, as long as device, versions and code are the same; so does `networks` on a '
+            'CPU, case by case.',
         )
         gpu.add_argument(
             '--tier', type=int, choices=tuple(tiers.TIERS), help='a selection; see below'
@@ -107,8 +108,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(arguments.device)
     if device.type == 'cuda' and not torch.cuda.is_available():
         commands.error('torch finds no CUDA device; measure with --device cpu.')
-    if device.type == 'cpu' and (arguments.tier or arguments.limit or arguments.fresh):
-        commands.error('--tier, --limit and --fresh are for --device cuda.')
+    fresh_operators = arguments.fresh and arguments.command == 'run'
+    if device.type == 'cpu' and (arguments.tier or arguments.limit or fresh_operators):
+        commands.error('--tier, --limit and, of run, --fresh are for --device cuda.')
     for name in ('mmengine', 'onnxscript', 'onnx_ir', 'overlock_mm'):
         logging.getLogger(name).setLevel(logging.ERROR)
     deadline = _deadline(arguments)
@@ -184,6 +186,7 @@ def _measure_networks(
         _budget(arguments, '', 40.0),
         runtimes=arguments.runtimes,
         clock=arguments.clock,
+        fresh=arguments.fresh,
     )
 
 

@@ -118,3 +118,13 @@ def check_device(device: torch.device) -> None:
         torch.rand(1, device=device)  # fails after a graph whose capture was cut off
     except RuntimeError as error:
         raise DeviceLostError(one_line(error)) from error
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Nothing compiled for another cell counts, and falling back to eager mode is an error."""
+    torch.compiler.reset()
+    # Networks and blocks of a kind share code, and each is a compilation of its own.
+    with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
+        yield
+    torch.compiler.reset()

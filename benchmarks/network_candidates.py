@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from benchmarks.networks import LAYOUTS, NetworkCase
 
+EAGER = 'eager'
+PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
+
 
 @dataclass
 class Candidate:
@@ -22,7 +25,6 @@ class Candidate:
         prepare: Brings the network into the mode and layout of the case; to be called when
             another case may have changed them.
         seconds: Wall times.
-        traceable: Whether the memory of a single call can be measured.
         runtime: What runs it.
         precision: Dtype of the network.
     """
@@ -31,23 +33,25 @@ class Candidate:
     layout: str
     prepare: Callable[[], object]
     seconds: list[float] = field(default_factory=list)
-    traceable: bool = True
-    runtime: str = 'eager'
+    runtime: str = EAGER
     precision: str = 'float32'
 
 
-def candidate(model: nn.Module, case: NetworkCase, image: Tensor | None = None) -> Candidate:
-    """The network on the case's images, in the memory layout in which it is faster.
+def candidate(
+    model: nn.Module, case: NetworkCase, precision: str = 'float32', layout: str | None = None
+) -> Candidate:
+    """The network on the case's images in eager mode.
 
     Args:
-        model: The network.
+        model: The network, in the precision.
         case: What it does.
-        image: The case's images in another precision, or None.
+        precision: A key of :data:`PRECISIONS`, for the images.
+        layout: A key of ``LAYOUTS``; None for the one in which the network is faster.
     """
     make = _training_step if case.mode == 'training' else _inference
-    image = case.image(torch.device('cpu')) if image is None else image
-    candidates = [make(model, image, layout) for layout in LAYOUTS]
-    best = min(candidates, key=_seconds)
+    image = case.image(torch.device('cpu')).to(PRECISIONS[precision])
+    candidates = [make(model, image, name) for name in LAYOUTS if layout in (None, name)]
+    best = min(candidates, key=_seconds) if layout is None else candidates[0]
     best.prepare()
     return best
 

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import measure, tiers
-from benchmarks.cells import Deadline, check_device, measured
+from benchmarks.cells import Deadline, check_device, compiling, measured
 from benchmarks.networks import (
     GPU_NETWORKS,
     LAYOUTS,
@@ -250,7 +250,7 @@ def _times(
     image = case.image(device)
     if layout is None:
         layout = min(LAYOUTS, key=lambda name: _quick(make(model, image, name), device))
-    with _compiling(compiled):
+    with compiling() if compiled else nullcontext():
         call = make(model, image, layout, compiled)
         runtime = COMPILED if compiled else EAGER
         time_of = partial(measure.time_of, call, device, budget, RUNS)
@@ -268,19 +268,6 @@ def _times(
 def _quick(call: Callable[[], object], device: torch.device) -> float:
     """Seconds of a call, to choose a layout."""
     return min(time_runs(call, device, runs=(3, 3), capture=False).seconds)
-
-
-@contextmanager
-def _compiling(compiled: bool) -> Iterator[None]:
-    """Nothing compiled for another cell counts, and falling back to eager mode is an error."""
-    if not compiled:
-        yield
-        return
-    torch.compiler.reset()
-    # Blocks of a kind may share code, and each is a compilation of its own.
-    with torch._dynamo.config.patch(recompile_limit=64, fail_on_recompile_limit_hit=True):
-        yield
-    torch.compiler.reset()
 
 
 def _inference(

@@ -28,9 +28,9 @@ HEAD = """\
 <!-- Written by `python -m benchmarks report` from benchmarks/results. Do not edit. -->
 
 `make bench-networks` measures the CPU, `make bench-gpu` or `python -m benchmarks networks --device
-cuda` a GPU; all rewrite this page. `--cases`, `--networks` and, on a CPU, `--runtimes` choose; what
-was measured on a CPU on one day, or on a GPU with the same code, adds up, so that a long run can be
-done in parts.
+cuda` a GPU; all rewrite this page. `--cases`, `--networks` and, on a CPU, `--runtimes` choose. What
+was measured with the same code and versions adds up, and a run that was stopped resumes, on a CPU
+case by case.
 
 - The networks are backbones with four outputs, as dense prediction uses them, with random
   weights; the baselines are those of mmpretrain. OverLoCK is measured in training form and in fused

@@ -7,7 +7,7 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from benchmarks import measure
-from benchmarks.network_candidates import Candidate, candidate
+from benchmarks.cells import compiling
+from benchmarks.network_candidates import EAGER, PRECISIONS, Candidate, candidate
 from benchmarks.networks import (
     MAIN,
     NETWORKS,
@@ -27,8 +28,8 @@ from benchmarks.networks import (
     forms,
     name_in_form,
 )
-from benchmarks.runtimes import EAGER, PRECISIONS, RUNTIMES, Work
-from benchmarks.stored import RESULTS, earlier, path_of
+from benchmarks.runtimes import RUNTIMES, Work
+from benchmarks.stored import RESULTS, earlier, path_of, sources
 from overlock_mm.utils.files import write_json
 
 logger = logging.getLogger('benchmarks')
@@ -61,47 +62,52 @@ class Models:
         return self._built[key]
 
 
+def in_eager_mode(case: NetworkCase, network: Network) -> Iterator[tuple[str, str, str]]:
+    """Name in the results, form and precision of what a network is in eager mode."""
+    *others, last = forms(network, case.mode)
+    for form in others if case.mode == 'inference' else (*others, last):
+        yield name_in_form(network, form), form, 'float32'
+    if case.mode == 'inference':
+        for precision in PRECISIONS:
+            yield _name(network, last, EAGER, precision), last, precision
+
+
+def _name(network: Network, form: str, runtime: str, precision: str) -> str:
+    return ', '.join((name_in_form(network, form), runtime, precision))
+
+
 def candidates_of(
     case: NetworkCase, networks: Sequence[Network], models: Models, folder: Path, pattern: str
 ) -> dict[str, Candidate]:
     """All that can run the case; what cannot is left out, and logged."""
     candidates: dict[str, Candidate] = {}
-    in_runtimes = case.mode == 'inference'
     for network in networks:
-        *others, last = forms(network, case.mode)
-        for form in others if in_runtimes else (*others, last):
-            entry = _tried(
-                name_in_form(network, form),
-                partial(candidate, models.get(network, form), case),
-            )
+        last = forms(network, case.mode)[-1]
+        for name, form, precision in in_eager_mode(case, network):
+            model = models.get(network, form, precision)
+            entry = _tried(name, partial(candidate, model, case, precision))
             if entry is not None:
-                candidates[name_in_form(network, form)] = entry
-        if in_runtimes:
-            candidates |= _in_runtimes(case, network, last, models, folder, pattern)
+                entry.precision = precision
+                candidates[name] = entry
+            if case.mode == 'inference' and form == last:
+                exported, layout = models.get(network, form), entry and entry.layout
+                work = Work(model, exported, case, precision, layout, folder)
+                candidates |= _in_runtimes(work, network, form, pattern)
     return candidates
 
 
-def _in_runtimes(
-    case: NetworkCase, network: Network, form: str, models: Models, folder: Path, pattern: str
-) -> dict[str, Candidate]:
-    """The network in every runtime and precision."""
+def _in_runtimes(work: Work, network: Network, form: str, pattern: str) -> dict[str, Candidate]:
+    """The network in every other runtime."""
     candidates = {}
-    for precision in PRECISIONS:
-        layout = None
-        for runtime in RUNTIMES:
-            wanted = runtime is EAGER or re.search(pattern, runtime.name)
-            sensible = precision in runtime.precisions and (runtime.for_ours or not network.ours)
-            if not (wanted and sensible):
-                continue
-            name = ', '.join((name_in_form(network, form), runtime.name, precision))
-            models_of = (models.get(network, form, precision), models.get(network, form))
-            entry = _tried(
-                name, partial(runtime.make, Work(*models_of, case, precision, layout, folder))
-            )
-            if entry is not None:
-                entry.runtime, entry.precision = runtime.name, precision
-                candidates[name] = entry
-                layout = entry.layout if runtime is EAGER else layout
+    for runtime in RUNTIMES:
+        sensible = work.precision in runtime.precisions and (runtime.for_ours or not network.ours)
+        if not (sensible and re.search(pattern, runtime.name)):
+            continue
+        name = _name(network, form, runtime.name, work.precision)
+        entry = _tried(name, partial(runtime.make, work))
+        if entry is not None:
+            entry.runtime, entry.precision = runtime.name, work.precision
+            candidates[name] = entry
     return candidates
 
 
@@ -160,8 +166,9 @@ def run(
     results: Path = RESULTS,
     runtimes: str = '',
     clock: str = 'wall',
+    fresh: bool = False,
 ) -> Path:
-    """Measure the selected cases; the path of the results file.
+    """Measure the selected cases that are missing; the path of the results file.
 
     Args:
         select: 'main' for the cases of :data:`MAIN`, 'all' for the whole registry.
@@ -171,6 +178,7 @@ def run(
         results: Folder for the file.
         runtimes: Regular expression for names of runtimes beside eager mode.
         clock: A key of :data:`CLOCKS`.
+        fresh: Measure again what an earlier run has measured.
 
     Raises:
         RuntimeError: Nothing was selected, or the clock does not suit the threads.
@@ -190,45 +198,82 @@ def run(
         raise RuntimeError(
             f'Nothing to measure: cases {pattern!r} among {select}, networks {network_pattern!r}.'
         )
-    machine = {**measure.machine(CPU, (torch.float32,)), 'clock': clock}
-    path = path_of(results, machine, 'networks-cpu')
-    models, done = Models(), []
-    # Cases may be measured in several runs; the networks of a case are measured in one.
-    before = earlier(path, machine, ('date', 'device', 'threads', 'versions', 'clock'))
-
-    def store() -> None:
-        """What there is so far: a run that is stopped loses one case."""
-        results = {entry['case']['name']: entry for entry in before.get('results', [])}
-        for case, _, measured in done:
-            entry = {'case': {**case.as_dict(), 'name': case.name}, 'candidates': measured}
-            results[case.name] = entry
-        facts = {network.name: _facts(network, models) for network in networks}
-        content = {
-            'machine': machine,
-            'networks': {**before.get('networks', {}), **facts},
-            'results': [results[case.name] for case in all_cases('cpu') if case.name in results],
-        }
-        write_json(path, content)
-
+    table = _Table(results, clock, fresh)
+    models = Models()
+    for network in networks:
+        table.networks[network.name] = _facts(network, models)
     with tempfile.TemporaryDirectory() as folder:
         for case in wanted:
+            selection = {'networks': [network.name for network in networks], 'runtimes': runtimes}
+            if table.selection(case) == selection:
+                logger.info('%s was measured before; --fresh measures it again', case.name)
+                continue
             logger.info('%s', case.name)
-            entries = candidates_of(case, networks, models, Path(folder), runtimes)
-            time_in_turns(entries, budget, CLOCKS[clock])
+            # Compiled networks are of the case and hold much memory.
+            with compiling():
+                entries = candidates_of(case, networks, models, Path(folder), runtimes)
+                time_in_turns(entries, budget, CLOCKS[clock])
             measured = {name: summary(name, entry, case) for name, entry in entries.items()}
             for name, values in measured.items():
                 logger.info('  %-60s %9.1f ms', name, values['median_ms'])
-            done.append((case, entries, measured))
-            store()
-        measure.return_freed_memory()  # slows allocation: after the last time
-        for case, entries, measured in done:
-            for name, entry in entries.items():
-                if entry.traceable:
-                    entry.prepare()
-                    measured[name]['peak_extra_bytes'] = measure.peak_extra_memory(entry.call, CPU)
-            logger.info('%s: memory', case.name)
-            store()
-    return path
+            del entries
+            table.add(case, selection, measured)
+    measure.return_freed_memory()  # slows allocation: after the last time
+    for case in wanted:
+        _measure_memory(case, networks, models, table)
+    return table.path
+
+
+class _Table:
+    """The results file of this processor, as it grows: a run that is stopped loses one case."""
+
+    def __init__(self, folder: Path, clock: str, fresh: bool) -> None:
+        code = sources('export')
+        self.machine = {**measure.machine(CPU, (torch.float32,)), 'clock': clock, 'sources': code}
+        self.path = path_of(folder, self.machine, 'networks-cpu')
+        same = ('device', 'threads', 'versions', 'clock', 'sources')
+        kept = {} if fresh else earlier(self.path, self.machine, same)
+        self.networks: dict[str, Any] = kept.get('networks', {})
+        self.results: dict[str, Any] = {r['case']['name']: r for r in kept.get('results', [])}
+
+    def selection(self, case: NetworkCase) -> dict[str, Any] | None:
+        """What was selected when the case was measured, in one go; None if it was not."""
+        return self.results.get(case.name, {}).get('selection')
+
+    def candidates(self, case: NetworkCase) -> dict[str, Any]:
+        """What was measured in the case; to be changed in place, and stored."""
+        return self.results[case.name]['candidates']
+
+    def add(self, case: NetworkCase, selection: dict[str, Any], candidates: dict[str, Any]) -> None:
+        """Store a case in place of an earlier one."""
+        self.results[case.name] = {
+            'case': {**case.as_dict(), 'name': case.name},
+            'selection': selection,
+            'candidates': candidates,
+        }
+        self.store()
+
+    def store(self) -> None:
+        """Write the file."""
+        known = [self.results[c.name] for c in all_cases('cpu') if c.name in self.results]
+        write_json(
+            self.path, {'machine': self.machine, 'networks': self.networks, 'results': known}
+        )
+
+
+def _measure_memory(
+    case: NetworkCase, networks: Sequence[Network], models: Models, table: _Table
+) -> None:
+    """Add what is missing of the memory in eager mode."""
+    for network in networks:
+        for name, form, precision in in_eager_mode(case, network):
+            measured = table.candidates(case).get(name, {'peak_extra_bytes': 0})
+            if 'peak_extra_bytes' not in measured:
+                model = models.get(network, form, precision)
+                entry = candidate(model, case, precision, measured['layout'])
+                measured['peak_extra_bytes'] = measure.peak_extra_memory(entry.call, CPU)
+    logger.info('%s: memory', case.name)
+    table.store()
 
 
 def _facts(network: Network, models: Models) -> dict[str, Any]:

@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.network_candidates import Candidate, candidate
+from benchmarks.network_candidates import PRECISIONS, Candidate, candidate
 from benchmarks.networks import LAYOUTS, NetworkCase
 from overlock_mm import OverLoCK
 from overlock_mm.export import export_onnx, exportable
-
-PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -62,13 +60,9 @@ class Runtime:
     for_ours: bool = True
 
 
-def _eager(work: Work) -> Candidate:
-    return candidate(work.model, work.case, work.image())
-
-
 def _onednn(work: Work) -> Candidate:
     """Eager mode with oneDNN's matrix products, as OverLoCK's fused form has them."""
-    entry = _eager(work)
+    entry = candidate(work.model, work.case, work.precision, work.layout)
     call = entry.call
 
     def with_onednn() -> object:
@@ -76,7 +70,6 @@ def _onednn(work: Work) -> Candidate:
             return call()
 
     entry.call = with_onednn
-    entry.traceable = False
     return entry
 
 
@@ -88,14 +81,13 @@ def _compiled(work: Work) -> Candidate:
     layout = work.layout or 'channels_last'
     model = deepcopy(work.model).to(memory_format=LAYOUTS[layout])
     image = work.image().to(memory_format=LAYOUTS[layout])
-    compiled = torch.compile(model, dynamic=False, options={'freezing': True})
+    compiled = torch.compile(model, dynamic=False, fullgraph=True, options={'freezing': True})
 
     def call() -> object:
-        # All networks of a kind share code, and each is a compilation of its own.
-        with torch._dynamo.config.patch(recompile_limit=64), torch.no_grad():
+        with torch.no_grad():
             return compiled(image)
 
-    return Candidate(call, layout, lambda: None, traceable=False)
+    return Candidate(call, layout, lambda: None)
 
 
 def _onnx_file(work: Work) -> Path:
@@ -124,8 +116,7 @@ def _onnx_runtime(work: Work) -> Candidate:
         str(_onnx_file(work)), options, providers=['CPUExecutionProvider']
     )
     feed = {session.get_inputs()[0].name: work.image().numpy()}
-    # Both ONNX Runtime and OpenVINO keep the memory of a call for the next.
-    return Candidate(lambda: session.run(None, feed), 'its own', lambda: None, traceable=False)
+    return Candidate(lambda: session.run(None, feed), 'its own', lambda: None)
 
 
 def _openvino(work: Work) -> Candidate:
@@ -145,13 +136,11 @@ def _openvino(work: Work) -> Candidate:
         lambda: request.infer(inputs, share_inputs=True, share_outputs=True),
         'its own',
         lambda: None,
-        traceable=False,
     )
 
 
-EAGER = Runtime('eager', _eager)
+#: Those beside eager mode.
 RUNTIMES = (
-    EAGER,
     Runtime('eager with oneDNN products', _onednn, ('float32',), for_ours=False),
     Runtime('torch.compile', _compiled),
     Runtime('ONNX Runtime', _onnx_runtime, ('float32',)),

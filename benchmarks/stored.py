@@ -25,10 +25,10 @@ def path_of(folder: Path, machine: dict[str, Any], kind: str) -> Path:
 
 
 @cache
-def sources() -> str:
-    """Digest of the code that is measured."""
+def sources(*further: str) -> str:
+    """Digest of the code that is measured, with further folders of the package."""
     digest = hashlib.sha256()
-    for folder in MEASURED:
+    for folder in (*MEASURED, *further):
         for path in sorted((PACKAGE / folder).rglob('*')):
             if path.suffix in SOURCES:
                 digest.update(path.relative_to(PACKAGE).as_posix().encode())

@@ -115,19 +115,50 @@ def test_a_run_that_is_stopped_keeps_its_times(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_cases_of_several_runs_of_a_day(tiny, tmp_path, monkeypatch):
-    def run(pattern):
-        path = network_run.run('main', pattern, '', 0, tmp_path, 'none')
-        return [r['case']['name'] for r in json.loads(path.read_text())['results']]
+def test_a_second_run_measures_what_is_missing(tiny, tmp_path, monkeypatch):
+    timed = []
+    time_in_turns = network_run.time_in_turns
+
+    def noted(entries, *arguments):
+        timed.append(len(entries))
+        time_in_turns(entries, *arguments)
+
+    monkeypatch.setattr(network_run, 'time_in_turns', noted)
+
+    def run(pattern, networks='OverLoCK', **options):
+        """Names of all stored cases, and how many candidates were timed."""
+        timed.clear()
+        path = network_run.run('main', pattern, networks, 0, tmp_path, 'none', **options)
+        return [r['case']['name'] for r in json.loads(path.read_text())['results']], *timed
 
     first, second, _ = (case.name for case in CASES)
-    assert run(second) == [second]
-    assert run(first) == [first, second]
+    assert run(second) == ([second], 3)
+    assert run('inference') == ([first, second], 3)
+    assert run(first) == ([first, second],)
+    assert run(first, networks='') == ([first, second], 5)  # a case is measured in one go
+    assert run(second, fresh=True) == ([second], 3)
     machine = network_run.measure.machine
     monkeypatch.setattr(
-        network_run.measure, 'machine', lambda *x: {**machine(*x), 'date': '2026-02-01'}
+        network_run.measure, 'machine', lambda *x: {**machine(*x), 'versions': {'torch': '3'}}
     )
-    assert run(second) == [second]
+    assert run(first) == ([first], 3)
+
+
+@pytest.mark.slow
+def test_a_second_run_measures_the_memory_that_is_missing(tiny, tmp_path, monkeypatch):
+    def run():
+        path = network_run.run('main', CASES[0].name, 'OverLoCK', 0, tmp_path, 'none')
+        return json.loads(path.read_text())['results'][0]['candidates']
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network_run, '_measure_memory', lambda *_: None)
+        timed = run()
+    complete = run()
+    assert timed.keys() == complete.keys()
+    for name, entry in timed.items():
+        assert 'peak_extra_bytes' not in entry
+        assert complete[name].pop('peak_extra_bytes') >= 0
+        assert complete[name] == entry
 
 
 def test_a_runtime_that_cannot_run_a_network_is_left_out(caplog):

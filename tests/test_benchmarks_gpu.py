@@ -199,7 +199,7 @@ def test_a_lost_card_is_left_to_another_process(tmp_path, monkeypatch):
 def test_options_of_a_gpu_are_refused_on_a_cpu(option, capsys):
     with pytest.raises(SystemExit):
         __main__.main(['run', *option])
-    assert '--tier, --limit and --fresh are for --device cuda.' in capsys.readouterr().err
+    assert '--tier, --limit and, of run, --fresh are for --device cuda.' in capsys.readouterr().err
 
 
 def test_a_machine_without_openmmlab_measures_all_the_same(monkeypatch, caplog):
