@@ -124,3 +124,13 @@ def run_with_kernels(code, capability):
     assert run.returncode == 0, run.stderr
     # Before torch 2.7 the baseline was called NO AVX.
     assert capability.upper() in run.stdout.replace('NO AVX', 'DEFAULT')
+
+
+def multiplies_pairs():
+    """Whether the CPU's kernels run products of bfloat16 pairs."""
+    processor = Path('/proc/cpuinfo')
+    return (
+        'ATEN_CPU_CAPABILITY' not in os.environ
+        and processor.is_file()
+        and 'avx512_bf16' in processor.read_text()
+    )

@@ -85,14 +85,24 @@ def test_half_precision_of_the_reference(op, options, dtype):
 @pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
 def test_half_precision_is_rounded_once(op, options, dtype):
     """Only a result that goes to memory is rounded."""
-    for shape in SHAPES[1:4] + SHAPES[9:11]:
+    for shape in SHAPES:
         assert_right(shape, op, options, 'cpu', dtype=dtype)
 
 
 @needs_extension
-@pytest.mark.parametrize('dtype', HALVES)
-def test_rounding_of_half_precision(dtype):
-    """As torch rounds: all numbers, subnormal, infinite and NaN ones too, times some factors."""
+@pytest.mark.parametrize('kernel_size', [3, 5, 7])
+def test_maps_of_all_heights_in_bfloat16(kernel_size):
+    """Where rows are multiplied in pairs, odd and even numbers of them begin anywhere."""
+    for height in range(1, kernel_size + 4):
+        shape = Shape(2, 20, height, 9, kernel_size)
+        assert_right(shape, 'depthwise_conv2d', {}, 'cpu', dtype=torch.bfloat16)
+
+
+def assert_rounded(dtype, flushed):
+    """Numbers of all kinds times some factors, as torch rounds them.
+
+    With ``flushed``, those below the smallest normal number may count as zero.
+    """
     numbers = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(dtype)
     # Zeros between them: a broken number spreads over its window.
     x = torch.zeros(1, 64, 1, 2048, dtype=dtype)
@@ -102,7 +112,14 @@ def test_rounding_of_half_precision(dtype):
         weight[..., 1, 1] = factor
         got = ops.depthwise_conv2d(x, weight, backend='cpu')[..., ::2]
         wanted = (x.float() * weight[0, 0, 1, 1].float()).to(dtype)[..., ::2]
-        torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
+        atol = max(1, factor) * torch.finfo(dtype).tiny if flushed else 0
+        torch.testing.assert_close(got, wanted, rtol=0, atol=atol, equal_nan=True)
+
+
+@needs_extension
+@pytest.mark.parametrize('dtype', HALVES)
+def test_rounding_of_half_precision(dtype):
+    assert_rounded(dtype, flushed=dtype == torch.bfloat16)
 
 
 @needs_extension
@@ -138,25 +155,31 @@ def test_gelu_of_broken_values():
 
 
 @needs_extension
-def test_broken_values_stay_in_the_windows_that_hold_them():
-    x = normal(1, 20, 6, 9)
-    x[0, 3, 0, 0] = float('nan')
-    finite = ops.depthwise_conv2d(x, normal(20, 1, 5, 5), backend='cpu').isfinite()
-    assert not finite[0, 3, :3, :3].any()
-    finite[0, 3, :3, :3] = True
-    assert finite.all()
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_broken_values_stay_in_the_windows_that_hold_them(dtype, value):
+    weight = normal(20, 1, 5, 5, dtype=dtype)
+    for row in range(9):
+        x = normal(1, 20, 9, 9, dtype=dtype)
+        x[0, 3, row, 4] = value
+        finite = ops.depthwise_conv2d(x, weight, backend='cpu').isfinite()
+        window = finite[0, 3, max(0, row - 2) : row + 3, 2:7]
+        assert not window.any()
+        window.fill_(True)
+        assert finite.all()
 
 
 @needs_extension
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(('op', 'options'), OPTIONS, ids=str)
-def test_results_do_not_depend_on_the_number_of_threads(op, options):
+def test_results_do_not_depend_on_the_number_of_threads(op, options, dtype):
     results = []
     threads = torch.get_num_threads()
     try:
         for number in (1, 2, 5):
             torch.set_num_threads(number)
             for shape in (Shape(1, 200, 30, 30, 3), Shape(2, 100, 6, 60, 7)):
-                positional, keywords = arguments(shape, op, options)
+                positional, keywords = arguments(shape, op, options, dtype)
                 results.append(getattr(ops, op)(*positional, **keywords, backend='cpu'))
     finally:
         torch.set_num_threads(threads)
@@ -168,15 +191,14 @@ def test_results_do_not_depend_on_the_number_of_threads(op, options):
 RUN_TABLE = """
 import torch
 from tests.ops.depthwise_helpers import OPTIONS, SHAPES, assert_right
-from tests.ops.test_depthwise import HALVES, test_gelu_within_its_bound
-from tests.ops.test_depthwise import test_rounding_of_half_precision
+from tests.ops.test_depthwise import HALVES, assert_rounded, test_gelu_within_its_bound
 print(torch.backends.cpu.get_cpu_capability())
 for shape in SHAPES:
     for op, options in OPTIONS:
         assert_right(shape, op, options, 'cpu')
 assert_right(SHAPES[2], *OPTIONS[3], 'cpu', dtype=torch.float64)
 for dtype in HALVES:
-    test_rounding_of_half_precision(dtype)
+    assert_rounded(dtype, flushed=False)
     for op, options in OPTIONS:
         assert_right(SHAPES[2], op, options, 'cpu', dtype=dtype)
 test_gelu_within_its_bound()
@@ -189,6 +211,40 @@ test_gelu_within_its_bound()
 def test_kernels_of_other_instruction_sets(capability):
     """This process runs the widest kernels that the machine has; others run the rest."""
     helpers.run_with_kernels(RUN_TABLE, capability)
+
+
+RUN_BFLOAT16 = """
+import torch
+from tests.ops.depthwise_helpers import OPTIONS, SHAPES, assert_right
+from tests.ops.test_depthwise import assert_rounded
+print(torch.backends.cpu.get_cpu_capability())
+assert_rounded(torch.bfloat16, flushed=False)
+for shape in SHAPES:
+    for op, options in OPTIONS:
+        assert_right(shape, op, options, 'cpu', dtype=torch.bfloat16)
+"""
+
+
+@needs_extension
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != 'AVX512', reason='The processor has no AVX-512.'
+)
+@pytest.mark.slow
+def test_bfloat16_without_products_of_pairs():
+    """The kernels of AVX-512, where this process may run those of AVX512_BF16."""
+    helpers.run_with_kernels(RUN_BFLOAT16, 'avx512')
+
+
+@needs_extension
+@pytest.mark.skipif(
+    not helpers.multiplies_pairs(), reason='No AVX512_BF16, or another instruction set is forced.'
+)
+def test_pairs_are_multiplied_where_the_processor_can():
+    """Their products take subnormal numbers for zero, which the other kernels do not."""
+    x = torch.full((1, 16, 5, 5), 2.0**-130, dtype=torch.bfloat16)
+    weight = torch.ones(16, 1, 3, 3, dtype=torch.bfloat16)
+    assert (ops.depthwise_conv2d(x, weight, backend='cpu') == 0).all()
+    assert (ops.depthwise_conv2d(x.float(), weight.float(), backend='cpu') > 0).all()
 
 
 def operator_call(op, options, backend, dtype=torch.float32):

@@ -143,20 +143,17 @@ class LogitRows {
   std::vector<int64_t> tokens_, class_;
 };
 
-// Writes the output and returns the log-sum-exp.
+// Writes the output and, unless null, the log-sum-exp.
 template <typename S>
-at::Tensor forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-                   const at::Tensor& proj_weight, const at::Tensor& proj_bias,
-                   const at::Tensor& rpb, int64_t kernel_size, double scale,
-                   const at::Tensor& out) {
+void forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+             const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
+             int64_t kernel_size, double scale, const at::Tensor& out,
+             at::opmath_type<S>* logsumexp) {
   using T = at::opmath_type<S>;
   const Sizes<T> sizes(query, value, kernel_size);
   const at::Tensor folded = fold<T>(key, proj_weight, scale);
   const at::Tensor bias = proj_bias.to(kScalarType<T>).contiguous();
   const at::Tensor table = rpb.to(kScalarType<T>).contiguous();
-  const at::Tensor logsumexp = at::empty({value.size(0), value.size(1), sizes.height, sizes.width},
-                                         value.options().dtype(kScalarType<T>));
-
   const int64_t width = sizes.width, row_size = width * sizes.channels_ld;
   const Columns columns(width, kernel_size, 1);
   const RowKernels<T>& kernels = row_kernels<T>();
@@ -182,12 +179,12 @@ at::Tensor forward(const at::Tensor& query, const at::Tensor& key, const at::Ten
       }
       for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t start = window_start(row, sizes.height, kernel_size) - touched.begin;
-        T* lse = logsumexp.data_ptr<T>() + (index * sizes.height + row) * width;
+        T* lse = logsumexp == nullptr ? nullptr : logsumexp + (index * sizes.height + row) * width;
         logit_rows.set_row(plane_of<S>(query, index), row);
         for (int64_t x = 0; x < width; x += kBlock) {
           const int64_t count = std::min(kBlock, width - x);
           logit_rows.logits(kernels, x, x + count, weights.data());
-          kernels.softmax(count, sizes.taps_ld, weights.data(), lse + x);
+          kernels.softmax(count, sizes.taps_ld, weights.data(), lse == nullptr ? nullptr : lse + x);
           kernels.aggregate(count, kernel_size, sizes.channels_ld, weights.data(), sizes.taps_ld,
                             values.data() + start * row_size, row_size, columns.start.data() + x,
                             result.data() + x * sizes.channels_ld);
@@ -197,7 +194,6 @@ at::Tensor forward(const at::Tensor& query, const at::Tensor& key, const at::Ten
       }
     }
   });
-  return logsumexp;
 }
 
 // Sums of a thread's task over its tokens, written where the tasks' results are added up.
@@ -351,17 +347,6 @@ std::vector<at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q
           as(rpb, d_rpb)};
 }
 
-at::Tensor contmix_forward_into(const at::Tensor& query, const at::Tensor& key,
-                                const at::Tensor& value, const at::Tensor& proj_weight,
-                                const at::Tensor& proj_bias, const at::Tensor& rpb,
-                                int64_t kernel_size, double scale, const at::Tensor& out) {
-  return AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, value.scalar_type(), "contmix_forward", [&] {
-        return forward<scalar_t>(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale,
-                                 out);
-      });
-}
-
 std::tuple<at::Tensor, at::Tensor> contmix_forward(const at::Tensor& query, const at::Tensor& key,
                                                    const at::Tensor& value,
                                                    const at::Tensor& proj_weight,
@@ -369,8 +354,15 @@ std::tuple<at::Tensor, at::Tensor> contmix_forward(const at::Tensor& query, cons
                                                    const at::Tensor& rpb, int64_t kernel_size,
                                                    double scale) {
   const at::Tensor out = at::empty_like(value);
-  return {out, contmix_forward_into(query, key, value, proj_weight, proj_bias, rpb, kernel_size,
-                                    scale, out)};
+  const auto type = at::toOpMathType(value.scalar_type());
+  const at::Tensor logsumexp = at::empty(
+      {value.size(0), value.size(1), value.size(3), value.size(4)}, value.options().dtype(type));
+  AT_DISPATCH_FLOATING_TYPES_AND2(
+      at::kHalf, at::kBFloat16, value.scalar_type(), "contmix_forward", [&] {
+        forward<scalar_t>(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, out,
+                          logsumexp.data_ptr<at::opmath_type<scalar_t>>());
+      });
+  return {out, logsumexp};
 }
 
 using Gradients =
@@ -394,7 +386,11 @@ Gradients contmix_backward(const at::Tensor& grad_out, const at::Tensor& query,
 void contmix_into(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                   const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
                   int64_t kernel_size, double scale, const at::Tensor& out) {
-  contmix_forward_into(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, out);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, value.scalar_type(), "contmix_into",
+                                  [&] {
+                                    forward<scalar_t>(query, key, value, proj_weight, proj_bias,
+                                                      rpb, kernel_size, scale, out, nullptr);
+                                  });
 }
 
 TORCH_LIBRARY_IMPL(overlock_mm_C, CPU, m) {

@@ -25,8 +25,7 @@ template <typename S, typename T = typename Computed<S>::type>
 struct Convolution {
   int64_t batch, channels, height, width, kernel_size;
   const S* x;
-  const S* weight;
-  int64_t weight_channel_stride, weight_row_stride, weight_column_stride;
+  const S* weight;  // [K, K, C]
   const S* addend;
   S* y;
   const T* bias = nullptr;
@@ -87,36 +86,33 @@ double wide(double value) { return value; }
 float wide(Half value) { return c10::Half(value.bits, c10::Half::from_bits()); }
 float wide(Bfloat16 value) { return c10::BFloat16(value.bits, c10::BFloat16::from_bits()); }
 
-// Weights [K * K][panel] and bias [panel].
-template <typename S, typename T>
-void pack_parameters(const Convolution<S>& call, int64_t begin, int64_t width, int64_t ld,
-                     T* weight, T* bias) {
-  const int64_t k = call.kernel_size;
-  const S* from = call.weight + begin * call.weight_channel_stride;
-  for (int64_t row = 0; row < k; ++row) {
-    for (int64_t column = 0; column < k; ++column) {
-      const S* tap = from + row * call.weight_row_stride + column * call.weight_column_stride;
-      T* packed = weight + (row * k + column) * ld;
-      for (int64_t c = 0; c < width; ++c) {
-        packed[c] = wide(tap[c * call.weight_channel_stride]);
-      }
-    }
+// Rows of the map or of a kernel in a packed one.
+template <typename P>
+constexpr int64_t kPackedRows = std::is_same_v<P, Pair> ? 2 : 1;
+
+// Weights [K * K][panel] and bias [panel]. Pairs of weights: [(K - 1) * K][panel].
+template <typename S, typename P, typename T>
+void pack_parameters(const Convolution<S>& call, const DepthwiseKernels<S, P>& kernels,
+                     int64_t begin, int64_t width, int64_t ld, P* weight, T* bias) {
+  const int64_t k = call.kernel_size, row_size = k * call.channels;
+  const S* from = call.weight + begin;
+  for (int64_t row = 0; row <= k - kPackedRows<P>; ++row, from += row_size) {
+    kernels.pack(k, width, from, from + row_size, call.channels, nullptr, false,
+                 weight + row * k * ld, ld);
   }
   for (int64_t c = 0; c < width; ++c) {
     bias[c] = call.bias == nullptr ? T(0) : call.bias[begin + c];
   }
 }
 
-template <typename S>
-void run(const Convolution<S>& call) {
+template <typename S, typename P>
+void run_with(const DepthwiseKernels<S, P>& kernels, const Convolution<S>& call) {
   using T = typename Computed<S>::type;
-  const DepthwiseKernels<S>& kernels = depthwise_kernels<S>();
-  const DepthwiseKernels<T>& wide_kernels = depthwise_kernels<T>();
   const int64_t k = call.kernel_size, height = call.height, width = call.width;
   const int64_t bytes =
       call.batch * height * width * call.channels * static_cast<int64_t>(sizeof(S));
   // Whole vectors of channels can be read where they are.
-  const bool in_place = std::is_same_v<S, T> && !call.gelu_input && call.input_bias == nullptr &&
+  const bool in_place = std::is_same_v<S, P> && !call.gelu_input && call.input_bias == nullptr &&
                         call.channels % kernels.lanes == 0 && (k > 3 || bytes <= kInPlaceBytes);
   const Panels panels(call.channels, kernels.lanes, panel_size(call));
   // Threads share the rows, so that none writes next to what another reads, unless there are
@@ -130,10 +126,10 @@ void run(const Convolution<S>& call) {
 
   at::parallel_for(0, call.batch * groups * height, grain, [&](int64_t begin, int64_t end) {
     const int64_t row_size = width * call.channels, packed_row = width * panels.size;
-    Scratch<T> packed(in_place ? 0 : k * packed_row);
+    Scratch<P> packed(in_place ? 0 : k * packed_row), weight(k * k * panels.size);
     Scratch<T> unnormed(call.normed == nullptr ? 0 : kStrip * call.channels);
-    Scratch<T> weight(k * k * panels.size), bias(panels.size);
-    std::vector<const T*> sources(k);
+    Scratch<T> bias(panels.size);
+    std::vector<const P*> sources(k);
     while (begin < end) {
       const int64_t group = begin / height % groups;
       const int64_t entry = begin / height / groups;
@@ -144,7 +140,7 @@ void run(const Convolution<S>& call) {
         const int64_t panel = group * panels_per_group + i;
         const int64_t channel = panels.begin(panel), channels = panels.width(panel);
         const int64_t map = entry * height * row_size + channel;
-        pack_parameters(call, channel, channels, panels.size, weight.data(), bias.data());
+        pack_parameters(call, kernels, channel, channels, panels.size, weight.data(), bias.data());
         for (int64_t strip = 0; strip < width; strip += strip_size) {
           const int64_t strip_end = std::min(width, strip + strip_size);
           int64_t next = std::max<int64_t>(0, first - k / 2);  // row to be packed
@@ -152,23 +148,27 @@ void run(const Convolution<S>& call) {
             const int64_t top = row - k / 2;
             const int64_t tap_begin = std::max<int64_t>(0, -top);
             const int64_t tap_end = std::min(k, height - top);
-            for (; !in_place && next < top + tap_end; ++next) {
-              kernels.pack(width, channels, call.x + map + next * row_size, call.channels,
+            // Of the packed rows; a pair begins with the row before its last.
+            const int64_t newest = std::max<int64_t>(0, top + tap_end - kPackedRows<P>);
+            for (; !in_place && next <= newest; ++next) {
+              const S* source = call.x + map + next * row_size;
+              kernels.pack(width, channels, source, next + 1 < height ? source + row_size : source,
+                           call.channels,
                            call.input_bias == nullptr ? nullptr : call.input_bias + channel,
                            call.gelu_input, packed.data() + next % k * packed_row, panels.size);
             }
             for (int64_t r = tap_begin; r < tap_end; ++r) {
-              if constexpr (std::is_same_v<S, T>) {
+              if constexpr (std::is_same_v<S, P>) {
                 if (in_place) {
                   sources[r] = call.x + map + (top + r) * row_size;
                   continue;
                 }
               }
-              sources[r] = packed.data() + (top + r) % k * packed_row;
+              sources[r] = packed.data() + std::min(top + r, newest) % k * packed_row;
             }
-            const auto convolve = [&](const auto& table, int64_t begin, int64_t end,
-                                      const auto* addend, auto* out) {
-              table.convolve({
+            const auto convolve = [&](auto kernel, int64_t begin, int64_t end, const auto* addend,
+                                      auto* out) {
+              kernel({
                   k,
                   width,
                   begin,
@@ -192,14 +192,14 @@ void run(const Convolution<S>& call) {
             const int64_t at = map + row * row_size;
             if (call.normed == nullptr) {
               const int64_t start = at + strip * call.channels;
-              convolve(kernels, strip, strip_end,
+              convolve(kernels.convolve, strip, strip_end,
                        call.addend == nullptr ? nullptr : call.addend + start, call.y + start);
               continue;
             }
             for (int64_t x = strip; x < strip_end; x += kStrip) {
               const int64_t columns = std::min(kStrip, strip_end - x);
               const int64_t start = at + x * call.channels;
-              convolve(wide_kernels, x, x + columns, static_cast<const T*>(nullptr),
+              convolve(kernels.convolve_wide, x, x + columns, static_cast<const T*>(nullptr),
                        unnormed.data());
               kernels.layer_norm({columns, channels, call.norm_weight, call.norm_bias, call.eps,
                                   unnormed.data(), call.skip_weight, call.skip_bias, call.y + start,
@@ -210,6 +210,17 @@ void run(const Convolution<S>& call) {
       }
     }
   });
+}
+
+template <typename S>
+void run(const Convolution<S>& call) {
+  if constexpr (std::is_same_v<S, Bfloat16>) {
+    // Rounding the result of GELU or of an addition to bfloat16 would lose accuracy.
+    if (pair_kernels() != nullptr && !call.gelu_input && call.input_bias == nullptr) {
+      return run_with(*pair_kernels(), call);
+    }
+  }
+  run_with(depthwise_kernels<S>(), call);
 }
 
 // Rows are added in their order, whatever thread computed them.
@@ -286,7 +297,7 @@ at::Tensor map_like(const at::Tensor& x) {
 struct Arguments {
   Arguments(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& addend)
       : x(pixels_of(x)),
-        weight(weight),
+        weight(weight.permute({2, 3, 1, 0}).contiguous()),
         addend(addend.has_value() ? OptionalTensor(pixels_of(*addend)) : addend),
         y(map_like(x)) {}
 
@@ -296,12 +307,9 @@ struct Arguments {
             x.size(3),
             x.size(1),
             x.size(2),
-            weight.size(2),
+            weight.size(0),
             pointer_to<S>(x),
             pointer_to<S>(weight),
-            weight.stride(0),
-            weight.stride(2),
-            weight.stride(3),
             addend.has_value() ? pointer_to<S>(*addend) : nullptr,
             pointer_into<S>(y)};
   }

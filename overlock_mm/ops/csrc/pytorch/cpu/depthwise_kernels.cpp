@@ -20,6 +20,15 @@ const DepthwiseKernels<S>& depthwise_kernels() {
   return baseline::depthwise_kernels<S>();
 }
 
+const DepthwiseKernels<Bfloat16, Pair>* pair_kernels() {
+#if OVERLOCK_HAS_AVX512_BF16
+  if (has_pair_kernels()) {
+    return &avx512_bf16::pair_kernels();
+  }
+#endif
+  return nullptr;
+}
+
 template const DepthwiseKernels<float>& depthwise_kernels<float>();
 template const DepthwiseKernels<double>& depthwise_kernels<double>();
 template const DepthwiseKernels<Half>& depthwise_kernels<Half>();

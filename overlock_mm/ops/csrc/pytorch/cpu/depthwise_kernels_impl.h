@@ -1,5 +1,6 @@
 // Bodies of the depthwise kernels. Included by one file per instruction set, which defines
-// OVERLOCK_ISA (a namespace) and OVERLOCK_VECTOR_BYTES (bytes of a register).
+// OVERLOCK_ISA (a namespace) and OVERLOCK_VECTOR_BYTES (bytes of a register), by way of
+// depthwise_tables_impl.h or directly.
 //
 // No standard templates here: the linker could pick this copy, compiled for this instruction
 // set, for all.
@@ -56,13 +57,26 @@ inline V<double> gelu_of(V<double> x) {
 inline float root_of(float x) { return ::sqrtf(x); }
 inline double root_of(double x) { return ::sqrt(x); }
 
+// Vectors of packed rows, and what multiplies them. Pairs have a specialization where the
+// instruction set multiplies pairs.
+template <typename P>
+struct Products {
+  static constexpr int64_t kRows = 1;  // in a packed one
+  typedef V<P> type;
+  static inline type load(const P* from) { return Wide<P>::load(from); }
+  // The vector without all but the last of the rows.
+  static inline type last_row(type x) { return x; }
+  static inline type add(type sum, type weight, type x) { return sum + weight * x; }
+};
+
 // M columns of one vector of channels from column `begin` on; those beyond the last are not
 // stored. A column of the map is loaded once per row of the kernel, and taps outside the map
 // are left out.
-template <typename S, int K, int M>
-void convolve_block(const DepthwiseRow<S>& row, int64_t channel, int64_t begin) {
+template <typename S, typename P, int K, int M>
+void convolve_block(const DepthwiseRow<S, P>& row, int64_t channel, int64_t begin) {
   using T = typename Computed<S>::type;
   using W = Wide<T>;
+  using Product = Products<P>;
   const int64_t lanes = row.channels - channel;
   const V<T> bias = W::load(row.bias + channel);
   V<T> result[M];
@@ -71,22 +85,25 @@ void convolve_block(const DepthwiseRow<S>& row, int64_t channel, int64_t begin) 
     result[j] = bias;
   }
   const int64_t first = begin - K / 2;
-  for (int64_t r = row.tap_begin; r < row.tap_end; ++r) {
-    const T* source = row.sources[r] + first * row.source_ld + channel;
-    const T* factor = row.weight + r * K * row.weight_ld + channel;
-    V<T> tap[K];
+  for (int64_t r = row.tap_begin; r < row.tap_end; r += Product::kRows) {
+    // The last of an odd number of rows has no other to be multiplied with.
+    const bool odd = Product::kRows == 2 && r + 1 == row.tap_end;
+    const P* source = row.sources[r] + first * row.source_ld + channel;
+    const P* factor = row.weight + (r - odd) * K * row.weight_ld + channel;
+    typename Product::type tap[K];
 #pragma GCC unroll 17
     for (int s = 0; s < K; ++s) {
-      tap[s] = W::load(factor + s * row.weight_ld);
+      tap[s] = Product::load(factor + s * row.weight_ld);
     }
 #pragma GCC unroll 24
     for (int i = 0; i < M + K - 1; ++i) {
       if (static_cast<uint64_t>(first + i) < static_cast<uint64_t>(row.width)) {
-        const V<T> x = W::load(source + i * row.source_ld);
+        const typename Product::type loaded = Product::load(source + i * row.source_ld);
+        const typename Product::type x = odd ? Product::last_row(loaded) : loaded;
 #pragma GCC unroll 8
         for (int j = 0; j < M; ++j) {
           if (i - j >= 0 && i - j < K) {
-            result[j] += tap[i - j] * x;
+            result[j] = Product::add(result[j], tap[i - j], x);
           }
         }
       }
@@ -121,61 +138,61 @@ void convolve_block(const DepthwiseRow<S>& row, int64_t channel, int64_t begin) 
   }
 }
 
-template <typename S, int K, int M>
-void convolve_columns(const DepthwiseRow<S>& row) {
+template <typename S, typename P, int K, int M>
+void convolve_columns(const DepthwiseRow<S, P>& row) {
   constexpr int64_t lanes = Wide<typename Computed<S>::type>::kLanes;
   if (K == 3) {
     // Few weights: the map is read in the order of memory.
     for (int64_t begin = row.begin; begin < row.end; begin += M) {
       for (int64_t channel = 0; channel < row.channels; channel += lanes) {
-        convolve_block<S, K, M>(row, channel, begin);
+        convolve_block<S, P, K, M>(row, channel, begin);
       }
     }
   } else {
     // The weights of one vector of channels fill a good part of the first-level cache.
     for (int64_t channel = 0; channel < row.channels; channel += lanes) {
       for (int64_t begin = row.begin; begin < row.end; begin += M) {
-        convolve_block<S, K, M>(row, channel, begin);
+        convolve_block<S, P, K, M>(row, channel, begin);
       }
     }
   }
 }
 
-template <typename S, int K>
-void convolve_size(const DepthwiseRow<S>& row) {
+template <typename S, typename P, int K>
+void convolve_size(const DepthwiseRow<S, P>& row) {
   // Maps of images of 224 have multiples of 7 columns.
   if ((row.end - row.begin) % 7 == 0) {
-    convolve_columns<S, K, 7>(row);
+    convolve_columns<S, P, K, 7>(row);
   } else {
-    convolve_columns<S, K, 8>(row);
+    convolve_columns<S, P, K, 8>(row);
   }
 }
 
-template <typename S>
-void convolve(const DepthwiseRow<S>& row) {
+template <typename S, typename P>
+void convolve(const DepthwiseRow<S, P>& row) {
   switch (row.kernel_size) {
     case 3:
-      return convolve_size<S, 3>(row);
+      return convolve_size<S, P, 3>(row);
     case 5:
-      return convolve_size<S, 5>(row);
+      return convolve_size<S, P, 5>(row);
     case 7:
-      return convolve_size<S, 7>(row);
+      return convolve_size<S, P, 7>(row);
     case 9:
-      return convolve_size<S, 9>(row);
+      return convolve_size<S, P, 9>(row);
     case 11:
-      return convolve_size<S, 11>(row);
+      return convolve_size<S, P, 11>(row);
     case 13:
-      return convolve_size<S, 13>(row);
+      return convolve_size<S, P, 13>(row);
     case 15:
-      return convolve_size<S, 15>(row);
+      return convolve_size<S, P, 15>(row);
     default:
-      return convolve_size<S, 17>(row);
+      return convolve_size<S, P, 17>(row);
   }
 }
 
 template <typename S, typename T>
-void pack(int64_t width, int64_t channels, const S* source, int64_t source_ld, const T* bias,
-          bool gelu, T* packed, int64_t ld) {
+void pack(int64_t width, int64_t channels, const S* source, const S* /* below */, int64_t source_ld,
+          const T* bias, bool gelu, T* packed, int64_t ld) {
   for (int64_t x = 0; x < width; ++x) {
     for (int64_t c = 0; c < channels; c += Wide<T>::kLanes) {
       V<T> values = load_first(source + x * source_ld + c, channels - c);
@@ -232,34 +249,6 @@ void layer_norm(const NormRow<S>& row) {
   }
 }
 
-template <typename S>
-struct DepthwiseTable {
-  using T = typename Computed<S>::type;
-  static constexpr DepthwiseKernels<S> kernels = {Wide<T>::kLanes, convolve<S>, pack<S, T>,
-                                                  layer_norm<S>};
-};
-
 }  // namespace
-
-template <>
-const DepthwiseKernels<float>& depthwise_kernels<float>() {
-  return DepthwiseTable<float>::kernels;
-}
-
-template <>
-const DepthwiseKernels<double>& depthwise_kernels<double>() {
-  return DepthwiseTable<double>::kernels;
-}
-
-template <>
-const DepthwiseKernels<Half>& depthwise_kernels<Half>() {
-  return DepthwiseTable<Half>::kernels;
-}
-
-template <>
-const DepthwiseKernels<Bfloat16>& depthwise_kernels<Bfloat16>() {
-  return DepthwiseTable<Bfloat16>::kernels;
-}
-
 }  // namespace OVERLOCK_ISA
 }  // namespace overlock

@@ -21,7 +21,7 @@ struct RowKernels {
   void (*gemm_add)(int64_t m, int64_t n, int64_t k, const T* a, int64_t a_row, int64_t a_column,
                    const T* b, int64_t ldb, T* c, int64_t ldc);
 
-  // x = softmax(x) along the taps, in place.
+  // x = softmax(x) along the taps, in place; logsumexp may be null.
   void (*softmax)(int64_t tokens, int64_t taps, T* x, T* logsumexp);
 
   // x = exp(x - logsumexp), in place: the softmax once more.

@@ -52,15 +52,6 @@ inline Wide<double>::type exp_of(Wide<double>::type x) {
 inline float log_of(float x) { return ::logf(x); }
 inline double log_of(double x) { return ::log(x); }
 
-template <typename T>
-inline T max_of(typename Wide<T>::type x) {
-  T max = x[0];
-  for (int i = 1; i < Wide<T>::kLanes; ++i) {
-    max = max > x[i] ? max : x[i];
-  }
-  return max;
-}
-
 template <typename T, int Bytes, int M, int N>
 inline void gemm_block(int64_t k, const T* a, int64_t a_row, int64_t a_column, const T* b,
                        int64_t ldb, T* c, int64_t ldc) {
@@ -159,7 +150,9 @@ void softmax(int64_t tokens, int64_t taps, T* x, T* logsumexp) {
     for (int64_t i = 0; i < taps; i += V::kLanes) {
       V::store(x + i, V::load(x + i) * inverse);
     }
-    logsumexp[t] = top + log_of(total);
+    if (logsumexp != nullptr) {
+      logsumexp[t] = top + log_of(total);
+    }
   }
 }
 

@@ -1,5 +1,6 @@
 // Registers of one instruction set. Included by the bodies of kernels, *_impl.h, in the files
-// that define OVERLOCK_ISA (a namespace) and OVERLOCK_VECTOR_BYTES (bytes of a register).
+// that define OVERLOCK_ISA (a namespace), OVERLOCK_VECTOR_BYTES (bytes of a register) and, where
+// the instruction set has them, OVERLOCK_BFLOAT16_INSTRUCTIONS.
 //
 // Written with the vector types of GCC and Clang instead of intrinsics: one text for every
 // width.
@@ -28,13 +29,31 @@ struct Vector {
 template <typename T>
 using Wide = Vector<T, kVectorBytes>;
 
-template <typename T>
-inline T sum_of(typename Wide<T>::type x) {
-  T sum = 0;
-  for (int i = 0; i < Wide<T>::kLanes; ++i) {
-    sum += x[i];
+// Sum of the lanes, by halves.
+template <typename T, int Bytes = kVectorBytes>
+inline T sum_of(typename Vector<T, Bytes>::type x) {
+  if constexpr (Vector<T, Bytes>::kLanes == 2) {
+    return x[0] + x[1];
+  } else {
+    using Half = Vector<T, Bytes / 2>;
+    T lanes[2 * Half::kLanes];
+    Vector<T, Bytes>::store(lanes, x);
+    return sum_of<T, Bytes / 2>(Half::load(lanes) + Half::load(lanes + Half::kLanes));
   }
-  return sum;
+}
+
+// The largest of the lanes, by halves.
+template <typename T, int Bytes = kVectorBytes>
+inline T max_of(typename Vector<T, Bytes>::type x) {
+  if constexpr (Vector<T, Bytes>::kLanes == 2) {
+    return x[0] > x[1] ? x[0] : x[1];
+  } else {
+    using Half = Vector<T, Bytes / 2>;
+    T lanes[2 * Half::kLanes];
+    Vector<T, Bytes>::store(lanes, x);
+    const typename Half::type a = Half::load(lanes), b = Half::load(lanes + Half::kLanes);
+    return max_of<T, Bytes / 2>(a > b ? a : b);
+  }
 }
 
 // A vector of numbers in the form in which they are stored.
@@ -62,9 +81,14 @@ struct Stored<Bfloat16> {
 
   // To the nearest, ties to even.
   static inline void store(Bfloat16* to, Floats vector) {
+#ifdef OVERLOCK_BFLOAT16_INSTRUCTIONS
+    Narrow::store(reinterpret_cast<uint16_t*>(to),
+                  (Narrow::type)_mm512_cvtneps_pbh((__m512)vector));
+#else
     const Words bits = (Words)vector;
     const Words rounded = bits + 0x7fffu + (bits >> 16 & 1u);
     store_words(to, (vector == vector ? rounded : bits | 0x400000u) >> 16);
+#endif
   }
 };
 
