@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 import torch
 
 NAMES = ('query', 'key', 'value', 'proj_weight', 'proj_bias', 'rpb')
@@ -134,3 +135,8 @@ def multiplies_pairs():
         and processor.is_file()
         and 'avx512_bf16' in processor.read_text()
     )
+
+
+needs_avx512 = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != 'AVX512', reason='The processor has no AVX-512.'
+)

@@ -54,6 +54,13 @@ def test_contmix_takes_any_strides(shape, layout, dtype, backend):
     assert_contmix(shape, dtype, layout, backend)
 
 
+@needs_extension
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_contmix_of_adjacent_channels_in_bfloat16(shape):
+    """Where the processor multiplies pairs, these are aggregated in pairs of columns."""
+    assert_contmix(shape, torch.bfloat16, 'channels_last', 'cpu')
+
+
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_parameters_may_be_float32_where_activations_are_not(backend):
     assert_contmix(SHAPES[1], torch.bfloat16, 'contiguous', backend, torch.float32)
@@ -132,15 +139,19 @@ def test_large_logits():
 
 
 @needs_extension
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_broken_values_stay_in_the_windows_that_hold_them(value):
-    tensors = [x.detach() for x in helpers.contmix_arguments(SHAPES[0], torch.float32)]
-    tensors[2][0, 0, 0, 0, 0] = value
-    out = contmix(*tensors, 3, backend='cpu')
-    finite = out.isfinite()
-    assert not finite[0, 0, 0, :2, :2].any()
-    finite[0, 0, 0, :2, :2] = True
-    assert finite.all()
+def test_broken_values_stay_in_the_windows_that_hold_them(value, dtype):
+    for column in range(5):
+        arguments = helpers.contmix_arguments(SHAPES[0], dtype, 'channels_last')
+        tensors = [x.detach() for x in arguments]
+        tensors[2][0, 0, 0, 0, column] = value
+        finite = contmix(*tensors, 3, backend='cpu').isfinite()
+        # Windows of the first tokens begin at the border.
+        window = finite[0, 0, 0, :2, max(0, column - 1) if column > 2 else 0 : column + 2]
+        assert not window.any()
+        window.fill_(True)
+        assert finite.all()
 
 
 RUN_TABLE = """
@@ -162,6 +173,24 @@ for shape, dilation in DILATED:
 def test_kernels_of_other_instruction_sets(capability):
     """This process runs the widest kernels that the machine has; others run the rest."""
     helpers.run_with_kernels(RUN_TABLE, capability)
+
+
+RUN_BFLOAT16 = """
+import torch
+from tests.ops.test_cpu_backends import assert_contmix
+from tests.ops.helpers import SHAPES
+print(torch.backends.cpu.get_cpu_capability())
+for shape in SHAPES:
+    assert_contmix(shape, torch.bfloat16, 'channels_last', 'cpu')
+"""
+
+
+@needs_extension
+@helpers.needs_avx512
+@pytest.mark.slow
+def test_bfloat16_without_products_of_pairs():
+    """The kernels of AVX-512, where this process may run those of AVX512_BF16."""
+    helpers.run_with_kernels(RUN_BFLOAT16, 'avx512')
 
 
 @needs_extension

@@ -226,9 +226,7 @@ for shape in SHAPES:
 
 
 @needs_extension
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() != 'AVX512', reason='The processor has no AVX-512.'
-)
+@helpers.needs_avx512
 @pytest.mark.slow
 def test_bfloat16_without_products_of_pairs():
     """The kernels of AVX-512, where this process may run those of AVX512_BF16."""

@@ -14,6 +14,7 @@
 #include <torch/library.h>
 
 #include <tuple>
+#include <type_traits>
 
 #include "block_operators.h"
 #include "planes.h"
@@ -47,6 +48,8 @@ struct Sizes {
   int64_t planes, groups, height, width, channels, channels_ld, query_channels, query_ld;
   int64_t kernel_size, side, taps, taps_ld;
 };
+
+Bfloat16* bits_of(c10::BFloat16* numbers) { return reinterpret_cast<Bfloat16*>(numbers); }
 
 // The folded matrix of each plane: [B, G, Cq, K*K], contiguous.
 template <typename T>
@@ -122,12 +125,14 @@ class LogitRows {
   void set_bias(const T* table) {
     // Padded taps get a weight of zero.
     constexpr T kNever = -1e30;
-    for (int64_t offset = 0; offset < sizes_.kernel_size; ++offset) {
+    const int64_t k = sizes_.kernel_size;
+    for (int64_t offset = 0; offset < k; ++offset) {
       T* bias = bias_.data() + offset * sizes_.taps_ld;
-      for (int64_t tap = 0; tap < sizes_.taps; ++tap) {
-        bias[tap] =
-            proj_bias_[tap] +
-            table[tap / sizes_.kernel_size * sizes_.side + tap % sizes_.kernel_size + offset];
+      for (int64_t row = 0; row < k; ++row) {
+        const T* from = table + row * sizes_.side + offset;
+        for (int64_t column = 0; column < k; ++column) {
+          bias[row * k + column] = proj_bias_[row * k + column] + from[column];
+        }
       }
       std::fill(bias + sizes_.taps, bias + sizes_.taps_ld, kNever);
     }
@@ -143,27 +148,32 @@ class LogitRows {
   std::vector<int64_t> tokens_, class_;
 };
 
-// Writes the output and, unless null, the log-sum-exp.
-template <typename S>
-void forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
-             const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
-             int64_t kernel_size, double scale, const at::Tensor& out,
-             at::opmath_type<S>* logsumexp) {
+// Writes the output and, unless null, the log-sum-exp. Values are packed as P: the type of
+// arithmetic, or Pair, whose weights are rounded to bfloat16.
+template <typename S, typename P>
+void forward_with(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+                  const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
+                  int64_t kernel_size, double scale, const at::Tensor& out,
+                  at::opmath_type<S>* logsumexp) {
   using T = at::opmath_type<S>;
+  constexpr bool kPairs = std::is_same_v<P, Pair>;
   const Sizes<T> sizes(query, value, kernel_size);
   const at::Tensor folded = fold<T>(key, proj_weight, scale);
   const at::Tensor bias = proj_bias.to(kScalarType<T>).contiguous();
   const at::Tensor table = rpb.to(kScalarType<T>).contiguous();
-  const int64_t width = sizes.width, row_size = width * sizes.channels_ld;
+  const int64_t width = sizes.width, channels = sizes.channels;
+  const int64_t ld = kPairs ? padded<P>(channels, kTapAlign) : sizes.channels_ld;
+  const int64_t row_size = width * ld;
   const Columns columns(width, kernel_size, 1);
   const RowKernels<T>& kernels = row_kernels<T>();
-  const int64_t segment = rows_per_segment<T>(width, sizes.channels_ld, kernel_size, 1);
+  const PairRowKernels* pair_kernels = pair_row_kernels();
+  const int64_t segment = rows_per_segment<P>(width, ld, kernel_size, 1);
   const int64_t grain = std::max<int64_t>(1, 8192 / (width * sizes.taps));
 
   at::parallel_for(0, sizes.planes * sizes.height, grain, [&](int64_t begin, int64_t end) {
-    Scratch<T> values(most_touched(segment, sizes.height, kernel_size, 1) * row_size);
-    Scratch<T> weights(kBlock * sizes.taps_ld);
-    Scratch<T> result(row_size);
+    Scratch<P> values(most_touched(segment, sizes.height, kernel_size, 1) * row_size);
+    Scratch<T> weights(kBlock * sizes.taps_ld + kTapAlign);
+    Scratch<T> result(kPairs ? 0 : row_size);
     LogitRows<T> logit_rows(sizes, folded.data_ptr<T>(), bias.data_ptr<T>(), table.data_ptr<T>());
     while (begin < end) {
       const int64_t index = begin / sizes.height;
@@ -171,29 +181,55 @@ void forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& v
       rows.end = std::min({rows.begin + segment, sizes.height, rows.begin + end - begin});
       begin += rows.size();
       logit_rows.set_plane(index);
-      const Plane<S> source = plane_of<S>(value, index);
+      const Plane<S> source = plane_of<S>(value, index), target = plane_of<S>(out, index);
       const RowRange touched = touched_rows(rows, sizes.height, kernel_size, 1);
       for (int64_t row = touched.begin; row < touched.end; ++row) {
-        pack_row(source, row, columns.position.data(), width, sizes.channels_ld,
-                 values.data() + (row - touched.begin) * row_size);
+        P* packed = values.data() + (row - touched.begin) * row_size;
+        if constexpr (kPairs) {
+          pair_kernels->pack(width, channels, bits_of(&source.at(0, row, 0)), source.column_stride,
+                             packed, ld);
+        } else {
+          pack_row(source, row, columns.position.data(), width, ld, packed);
+        }
       }
       for (int64_t row = rows.begin; row < rows.end; ++row) {
         const int64_t start = window_start(row, sizes.height, kernel_size) - touched.begin;
+        const P* window = values.data() + start * row_size;
         T* lse = logsumexp == nullptr ? nullptr : logsumexp + (index * sizes.height + row) * width;
         logit_rows.set_row(plane_of<S>(query, index), row);
         for (int64_t x = 0; x < width; x += kBlock) {
           const int64_t count = std::min(kBlock, width - x);
           logit_rows.logits(kernels, x, x + count, weights.data());
           kernels.softmax(count, sizes.taps_ld, weights.data(), lse == nullptr ? nullptr : lse + x);
-          kernels.aggregate(count, kernel_size, sizes.channels_ld, weights.data(), sizes.taps_ld,
-                            values.data() + start * row_size, row_size, columns.start.data() + x,
-                            result.data() + x * sizes.channels_ld);
+          if constexpr (kPairs) {
+            pair_kernels->aggregate(count, kernel_size, channels, weights.data(), sizes.taps_ld,
+                                    window, row_size, ld, columns.start.data() + x,
+                                    bits_of(&target.at(0, row, x)), target.column_stride);
+          } else {
+            kernels.aggregate(count, kernel_size, ld, weights.data(), sizes.taps_ld, window,
+                              row_size, columns.start.data() + x, result.data() + x * ld);
+          }
         }
-        unpack_row(result.data(), logit_rows.tokens().data(), width, sizes.channels_ld,
-                   plane_of<S>(out, index), row);
+        if constexpr (!kPairs) {
+          unpack_row(result.data(), logit_rows.tokens().data(), width, ld, target, row);
+        }
       }
     }
   });
+}
+
+template <typename S>
+void forward(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
+             const at::Tensor& proj_weight, const at::Tensor& proj_bias, const at::Tensor& rpb,
+             int64_t kernel_size, double scale, const at::Tensor& out,
+             at::opmath_type<S>* logsumexp) {
+  auto run = forward_with<S, at::opmath_type<S>>;
+  if constexpr (std::is_same_v<S, c10::BFloat16>) {
+    if (pair_row_kernels() != nullptr && value.stride(2) == 1 && out.stride(2) == 1) {
+      run = forward_with<S, Pair>;
+    }
+  }
+  run(query, key, value, proj_weight, proj_bias, rpb, kernel_size, scale, out, logsumexp);
 }
 
 // Sums of a thread's task over its tokens, written where the tasks' results are added up.
@@ -208,12 +244,15 @@ struct TaskSums {
 template <typename T>
 void add_bias_gradients(const Sizes<T>& sizes, int64_t row_class, const T* class_sums,
                         const TaskSums<T>& sums) {
-  for (int64_t offset = 0; offset < sizes.kernel_size; ++offset) {
+  const int64_t k = sizes.kernel_size;
+  for (int64_t offset = 0; offset < k; ++offset) {
     const T* sum = class_sums + offset * sizes.taps_ld;
     T* table = sums.rpb + row_class * sizes.side + offset;
-    for (int64_t tap = 0; tap < sizes.taps; ++tap) {
-      sums.proj_bias[tap] += sum[tap];
-      table[tap / sizes.kernel_size * sizes.side + tap % sizes.kernel_size] += sum[tap];
+    for (int64_t row = 0; row < k; ++row) {
+      for (int64_t column = 0; column < k; ++column) {
+        sums.proj_bias[row * k + column] += sum[row * k + column];
+        table[row * sizes.side + column] += sum[row * k + column];
+      }
     }
   }
 }

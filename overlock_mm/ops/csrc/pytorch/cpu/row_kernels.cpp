@@ -20,6 +20,15 @@ const RowKernels<T>& row_kernels() {
   return baseline::kernels<T>();
 }
 
+const PairRowKernels* pair_row_kernels() {
+#if OVERLOCK_HAS_AVX512_BF16
+  if (has_pair_kernels()) {
+    return &avx512_bf16::pair_row_kernels();
+  }
+#endif
+  return nullptr;
+}
+
 template const RowKernels<float>& row_kernels<float>();
 template const RowKernels<double>& row_kernels<double>();
 

@@ -10,6 +10,9 @@
 
 #include <cstdint>
 
+#include "pairs.h"
+#include "storage.h"
+
 namespace overlock {
 
 constexpr int64_t kTapAlign = 64;
@@ -58,6 +61,26 @@ struct RowKernels {
 template <typename T>
 const RowKernels<T>& row_kernels();
 
+// Aggregation in products of pairs of bfloat16 numbers, added in float32. Rows of maps and of the
+// output are not padded: `channels` may be any number.
+struct PairRowKernels {
+  int64_t lanes;  // of a vector
+
+  // Pairs of each column and the next one, channels padded to whole vectors at `ld`. What follows
+  // the last column is not used.
+  void (*pack)(int64_t width, int64_t channels, const Bfloat16* source, int64_t source_ld,
+               Pair* packed, int64_t ld);
+
+  // RowKernels::aggregate, with the weights rounded to bfloat16; `value_ld` and `out_ld` are the
+  // distances of columns. Weights are readable kTapAlign bytes past the last.
+  void (*aggregate)(int64_t tokens, int64_t kernel_size, int64_t channels, const float* weight,
+                    int64_t weight_ld, const Pair* value, int64_t value_row, int64_t value_ld,
+                    const int64_t* start, Bfloat16* out, int64_t out_ld);
+};
+
+// The kernels, or nullptr: see pairs.h.
+const PairRowKernels* pair_row_kernels();
+
 namespace baseline {
 template <typename T>
 const RowKernels<T>& kernels();
@@ -69,6 +92,9 @@ const RowKernels<T>& kernels();
 namespace avx512 {
 template <typename T>
 const RowKernels<T>& kernels();
+}
+namespace avx512_bf16 {
+const PairRowKernels& pair_row_kernels();
 }
 
 }  // namespace overlock
