@@ -42,7 +42,6 @@ class Operator:
         fake: Callable[..., Any],
         definition: Callable[..., Any],
     ) -> None:
-        self.name = name
         self._backends = backends
         self._describe = describe
         self._definition = definition
@@ -57,29 +56,39 @@ class Operator:
             functions = backends.select(describe(*args), backend).functions
             return run(functions, *args)
 
-        self._run = without_autocast(select_and_run)
-        define(name, schema, self._run, fake)
+        #: Calls the operator with all arguments, past the definition.
+        self.call = define(name, schema, without_autocast(select_and_run), fake)
 
     def __call__(self, *arguments: Any, backend: str | None) -> Any:
-        """Call the operator, or its backend directly if nothing has to intercept the call."""
-        if torch.compiler.is_compiling():
-            return getattr(torch.ops.overlock_mm, self.name)(*arguments, backend)
-        # Computed here, so that the gradient uses it too.
-        backend = self._backends.chosen(backend)
-        if bypasses_dispatcher(arguments):
-            return self._run(*arguments, backend)
-        if is_transformed(arguments):
-            self._backends.select(self._describe(*arguments, transformed=True), backend)
-            return self._definition(*arguments)
-        return getattr(torch.ops.overlock_mm, self.name)(*arguments, backend)
+        """Call the operator, or its definition where only that has a derivative."""
+        if not torch.compiler.is_compiling():
+            # Computed here, so that the gradient uses it too.
+            backend = self._backends.chosen(backend)
+            if is_transformed(arguments):
+                self._backends.select(self._describe(*arguments, transformed=True), backend)
+                return self._definition(*arguments)
+        return self.call(*arguments, backend)
 
 
-def define(name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    """Define ``torch.ops.overlock_mm.NAME`` for all devices, without a derivative."""
+def define(
+    name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Define ``torch.ops.overlock_mm.NAME`` for all devices, without a derivative.
+
+    Returns:
+        A function that calls it, or ``run`` directly if nothing has to intercept the call.
+    """
     qualified = f'overlock_mm::{name}'
     torch.library.define(qualified, schema, tags=torch.Tag.pt2_compliant_tag)
     torch.library.impl(qualified, 'CompositeExplicitAutograd', run)
     torch.library.register_fake(qualified, fake)
+
+    def call(*arguments: Any) -> Any:
+        if bypasses_dispatcher(arguments):
+            return run(*arguments)
+        return getattr(torch.ops.overlock_mm, name)(*arguments)
+
+    return call
 
 
 def gradients_of_definition(

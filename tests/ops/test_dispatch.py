@@ -202,6 +202,28 @@ def test_flops_are_counted(case):
     assert counter.get_total_flops() == 7
 
 
+def test_a_mode_sees_the_operators_of_the_gradient():
+    """Without one, backends are called directly, here too."""
+    x = torch.randn(1, 4, 5, 5, requires_grad=True)
+    weight = torch.randn(4, 1, 3, 3, requires_grad=True)
+    mixed = helpers.contmix_arguments(SMALL, torch.float64)
+    counter = FlopCounterMode(
+        display=False,
+        custom_mapping={
+            torch.ops.overlock_mm.contmix_backward: lambda *_, **__: 1,
+            torch.ops.overlock_mm.depthwise_conv2d: lambda *_, **__: 10,
+            torch.ops.overlock_mm.depthwise_conv2d_weight_grad: lambda *_, **__: 100,
+        },
+    )
+    out, mixture = ops.depthwise_conv2d(x, weight), ops.contmix(*mixed, 3)
+    with counter:
+        seen = torch.autograd.grad(out.sum() + mixture.sum(), (x, weight, *mixed))
+    assert counter.get_total_flops() == 111
+    out, mixture = ops.depthwise_conv2d(x, weight), ops.contmix(*mixed, 3)
+    unseen = torch.autograd.grad(out.sum() + mixture.sum(), (x, weight, *mixed))
+    assert all(map(torch.equal, seen, unseen))
+
+
 def test_a_function_mode_sees_and_may_replace_the_call(case):
     ours, _, x = case
     seen = []

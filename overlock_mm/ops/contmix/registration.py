@@ -107,14 +107,14 @@ NEIGHBORHOOD_AGGREGATE = Operator(
     _aggregate_fake,
     reference.neighborhood_aggregate,
 )
-define(
+CONTMIX_BACKWARD = define(
     'contmix_backward',
     f'(Tensor grad_out, {_CONTMIX}, Tensor out, Tensor logsumexp, {_SIZES}) '
     '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
     without_autocast(_contmix_backward),
     _contmix_backward_fake,
 )
-define(
+NEIGHBORHOOD_AGGREGATE_BACKWARD = define(
     'neighborhood_aggregate_backward',
     '(Tensor grad_out, Tensor weight, Tensor value, int kernel_size, int dilation, '
     'str? backend) -> (Tensor, Tensor)',
@@ -141,9 +141,7 @@ def _contmix_gradients(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Tens
         arguments = (*tensors, *ctx.sizes)
         gradients = gradients_of_definition(reference.contmix, arguments, needed, [grad_out])
         return *gradients, None
-    gradients = torch.ops.overlock_mm.contmix_backward(
-        grad_out, *tensors, out, logsumexp, *ctx.sizes, ctx.backend
-    )
+    gradients = CONTMIX_BACKWARD(grad_out, *tensors, out, logsumexp, *ctx.sizes, ctx.backend)
     return *gradients, None, None, None
 
 
@@ -158,9 +156,7 @@ def _aggregate_gradients(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...
         needed = [i for i, needs in enumerate(ctx.needs_input_grad) if needs]
         definition = reference.neighborhood_aggregate
         return *gradients_of_definition(definition, arguments, needed, [grad_out]), None
-    gradients = torch.ops.overlock_mm.neighborhood_aggregate_backward(
-        grad_out, *arguments, ctx.backend
-    )
+    gradients = NEIGHBORHOOD_AGGREGATE_BACKWARD(grad_out, *arguments, ctx.backend)
     return *gradients, None, None, None
 
 

@@ -93,11 +93,11 @@ def _gradients(
     gradients: list[Tensor | None] = [None] * 8
     if 0 in needed:
         reversed_weight = weight.flip((2, 3))
-        gradients[0] = torch.ops.overlock_mm.depthwise_conv2d(
+        gradients[0] = DEPTHWISE_CONV2D.call(
             grad_out, reversed_weight, None, None, None, False, False, dilation, backend
         )
     if 1 in needed:
-        gradients[1] = torch.ops.overlock_mm.depthwise_conv2d_weight_grad(
+        gradients[1] = DEPTHWISE_CONV2D_WEIGHT_GRAD(
             grad_out, x, weight.shape[-1], dilation, backend
         ).to(weight.dtype)
     if 2 in needed:
@@ -139,7 +139,7 @@ def _no_gradient(ctx: Any, *_: Any) -> None:
     )
 
 
-define(
+DEPTHWISE_CONV2D_WEIGHT_GRAD = define(
     'depthwise_conv2d_weight_grad',
     '(Tensor grad_out, Tensor x, int kernel_size, int dilation, str? backend) -> Tensor',
     without_autocast(_weight_grad),
