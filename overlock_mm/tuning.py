@@ -145,15 +145,20 @@ def problems_of(
 
 def measure(problem: Problem, device: torch.device, dtype: torch.dtype) -> dict[str, Result]:
     """Each backend's result for a problem, in the order of automatic choice."""
-    wanted = _run(problem, 'reference', device, torch.float64, dtype)
+    try:
+        wanted = _run(problem, 'reference', device, torch.float64, dtype)
+    except torch.OutOfMemoryError:
+        trouble = 'out of memory for the definition in float64; remedy: a smaller --batch-size'
+        return dict.fromkeys(problem.family, Result(trouble=trouble))
     results = {}
     for name in problem.family:
         try:
             results[name] = _measure(problem, name, wanted, device, dtype)
         except torch.OutOfMemoryError:
             results[name] = Result(trouble='out of memory')
-        except RuntimeError as error:  # a backend that fails must not end the comparison
-            results[name] = Result(trouble=' '.join(str(error).split())[:300])
+        except Exception as error:  # whatever a compiler raises must not end the comparison
+            message = f'{type(error).__name__}: {error}'
+            results[name] = Result(trouble=' '.join(message.split())[:300])
     return results
 
 

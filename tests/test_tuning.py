@@ -104,6 +104,36 @@ def test_a_wrong_backend_is_not_the_fastest(problem, change, trouble, monkeypatc
     assert tuning.best_of(results) == 'reference'
 
 
+@pytest.mark.parametrize(
+    ('error', 'trouble'),
+    [
+        (KeyError('an error of a compiler'), "KeyError: 'an error of a compiler'"),
+        (torch.OutOfMemoryError('all is full'), 'out of memory'),
+    ],
+)
+def test_a_backend_that_fails_does_not_end_the_comparison(problem, error, trouble, monkeypatch):
+    right = BACKENDS['cpu']
+
+    def failing(arguments):
+        raise error
+
+    functions = {**right.functions, 'contmix_forward': failing}
+    monkeypatch.setitem(BACKENDS._backends, 'cpu', Backend('cpu', right.why_not, functions))
+    results = tuning.measure(problem, CPU, torch.float32)
+    assert results['cpu'].trouble == trouble
+    assert tuning.best_of(results) == 'reference'
+
+
+def test_a_definition_that_does_not_fit_is_no_end(problem, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError('all is full')
+
+    monkeypatch.setattr(tuning, '_run', full)
+    results = tuning.measure(problem, CPU, torch.float32)
+    assert tuning.best_of(results) is None
+    assert 'remedy: a smaller --batch-size' in results['cpu'].trouble
+
+
 def test_what_was_measured_is_used(file, problem, tensors, caplog):
     caplog.set_level(logging.INFO, 'overlock_mm')
     topic = preferences.topic(problem.call(CPU, torch.float32))
@@ -140,7 +170,9 @@ def test_other_versions_are_measured_again(monkeypatch):
         preferences.device_and_versions.cache_clear()
 
 
-@pytest.mark.parametrize('content', ['{', '[]', '{"a": 3}'])
+@pytest.mark.parametrize(
+    'content', ['{', '[]', '{"a": 3}', '{"a": {"b": [1]}}', '{"a": {"b": [[0, "cpu"]]}}']
+)
 def test_a_broken_file_is_a_warning(content, file, caplog):
     file.parent.mkdir()
     file.write_text(content)

@@ -66,8 +66,12 @@ def stored() -> dict[str, Entries]:
     """Return the content of the file, which is read once."""
     path = cache_file()
     try:
-        content = json.loads(path.read_text())
-        return {device: dict(entries) for device, entries in content.items()}
+        return {
+            device: {
+                name: [_entry(*entry) for entry in entries] for name, entries in topics.items()
+            }
+            for device, topics in json.loads(path.read_text()).items()
+        }
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -78,6 +82,12 @@ def stored() -> dict[str, Entries]:
             error,
         )
         return {}
+
+
+def _entry(size: int, backend: str) -> tuple[int, str]:
+    if not isinstance(size, int) or size < 1 or not isinstance(backend, str):
+        raise ValueError(f'{[size, backend]} is not a size and a backend')
+    return size, backend
 
 
 def device_name(device: torch.device) -> str:

@@ -241,7 +241,8 @@ def use_backend(**backends: str | None) -> Iterator[None]:
 
     Like a backend that is named in the call, a chosen one never falls back. The choice holds for
     the current thread or asynchronous task. A gradient uses the backend of its forward call.
-    Compiled graphs (``torch.compile``) follow it when they run.
+    Compiled graphs (``torch.compile``) follow it when they run. On a GPU their gradients are
+    computed in a thread of autograd's, where it does not hold: name the backend in the call.
 
     Args:
         **backends: Family of operators (``contmix``, ``depthwise``, ``pointwise``) to the name of
