@@ -1,4 +1,6 @@
-"""``torch.compile`` makes one graph of the backbone for all sizes."""
+"""``torch.compile`` makes one graph of the backbone for all sizes; CUDA graphs replay it."""
+
+from copy import deepcopy
 
 import pytest
 import torch
@@ -79,8 +81,12 @@ def test_inductor():
         assert_same(compiled(image), model(image))
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA graphs need a GPU.')
+def on_a_gpu(test):
+    skip = pytest.mark.skipif(not torch.cuda.is_available(), reason='CUDA graphs need a GPU.')
+    return pytest.mark.gpu(skip(test))
+
+
+@on_a_gpu
 @pytest.mark.parametrize('form', ('training', 'fused'))
 def test_cuda_graphs(form):
     model = backbone(form).cuda()
@@ -90,3 +96,38 @@ def test_cuda_graphs(form):
         image = torch.randn(2, 3, 224, 224, device='cuda')
         with torch.no_grad():
             assert_same([x.clone() for x in compiled(image)], model(image))
+
+
+@on_a_gpu
+def test_a_captured_call_is_replayed_on_another_image():
+    model = backbone('fused').cuda()
+    image = torch.randn(2, 3, 224, 224, device='cuda')
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            model(image)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph):
+            captured = model(image)
+        image.normal_()
+        graph.replay()
+        assert_same(captured, model(image))
+
+
+@on_a_gpu
+def test_a_graphed_backbone_has_the_same_gradients():
+    model = OverLoCK(ARCH, context_residual=True, recompute='none')
+    model = randomize_parameters(model).cuda().train()
+    eager = deepcopy(model)
+    image = torch.randn(2, 3, 224, 224, device='cuda')
+    results = []
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        graphed = torch.cuda.make_graphed_callables(model, (image,), allow_unused_input=True)
+        image.normal_()
+        for network in (graphed, eager):
+            outputs = network(image)
+            loss = sum(x.square().mean() for x in outputs)
+            gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+            results.append([x.clone() for x in (*outputs, *gradients) if x is not None])
+    assert_same(*results)
