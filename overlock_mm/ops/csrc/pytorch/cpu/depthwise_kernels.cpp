@@ -3,11 +3,19 @@
 #include <ATen/Version.h>
 
 #include <string>
+#include <type_traits>
 
 namespace overlock {
 
 template <typename S>
 const DepthwiseKernels<S>& depthwise_kernels() {
+#if OVERLOCK_HAS_AVX512_BF16
+  if constexpr (std::is_same_v<S, Bfloat16>) {
+    if (has_pair_kernels()) {
+      return avx512_bf16::depthwise_kernels();
+    }
+  }
+#endif
 #if defined(__x86_64__)
   const std::string capability = at::get_cpu_capability();
   if (capability == "AVX512") {

@@ -94,7 +94,8 @@ template <typename S>
 const DepthwiseKernels<S>& depthwise_kernels();
 }
 namespace avx512_bf16 {
+const DepthwiseKernels<Bfloat16>& depthwise_kernels();
 const DepthwiseKernels<Bfloat16, Pair>& pair_kernels();
-}
+}  // namespace avx512_bf16
 
 }  // namespace overlock

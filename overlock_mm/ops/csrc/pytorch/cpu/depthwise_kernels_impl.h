@@ -25,7 +25,7 @@ inline V<float> gelu_of(V<float> x) {
   typedef uint32_t Bits __attribute__((vector_size(kVectorBytes)));
   const V<float> zero = {};
   const V<float> positive = x < zero ? zero : x;  // NaN stays
-  V<float> a = x < zero ? -x : x;
+  V<float> a = (V<float>)((Bits)x & 0x7fffffffu);
   a = a < zero + 5.5f ? a : zero + 5.5f;
   V<float> p = a * -2.7720491289e-6f + 3.8620746637e-5f;
   p = p * a + -1.8254759198e-4f;
@@ -85,10 +85,11 @@ void convolve_block(const DepthwiseRow<S, P>& row, int64_t channel, int64_t begi
     result[j] = bias;
   }
   const int64_t first = begin - K / 2;
+  const int64_t width = row.width, source_ld = row.source_ld;
   for (int64_t r = row.tap_begin; r < row.tap_end; r += Product::kRows) {
     // The last of an odd number of rows has no other to be multiplied with.
     const bool odd = Product::kRows == 2 && r + 1 == row.tap_end;
-    const P* source = row.sources[r] + first * row.source_ld + channel;
+    const P* source = row.sources[r] + first * source_ld + channel;
     const P* factor = row.weight + (r - odd) * K * row.weight_ld + channel;
     typename Product::type tap[K];
 #pragma GCC unroll 17
@@ -96,9 +97,9 @@ void convolve_block(const DepthwiseRow<S, P>& row, int64_t channel, int64_t begi
       tap[s] = Product::load(factor + s * row.weight_ld);
     }
 #pragma GCC unroll 24
-    for (int i = 0; i < M + K - 1; ++i) {
-      if (static_cast<uint64_t>(first + i) < static_cast<uint64_t>(row.width)) {
-        const typename Product::type loaded = Product::load(source + i * row.source_ld);
+    for (int i = 0; i < M + K - 1; ++i, source += source_ld) {
+      if (static_cast<uint64_t>(first + i) < static_cast<uint64_t>(width)) {
+        const typename Product::type loaded = Product::load(source);
         const typename Product::type x = odd ? Product::last_row(loaded) : loaded;
 #pragma GCC unroll 8
         for (int j = 0; j < M; ++j) {
@@ -109,32 +110,41 @@ void convolve_block(const DepthwiseRow<S, P>& row, int64_t channel, int64_t begi
       }
     }
   }
+  // One pass over the results for each step: they stay in registers.
   const int64_t columns = row.end - begin < M ? row.end - begin : M;
-  V<T> sum = {};
-  const int64_t at = (begin - row.begin) * row.out_ld + channel;
-  S* out = row.out + at;
-  const S* addend = row.addend == nullptr ? nullptr : row.addend + at;
+  const int64_t at = (begin - row.begin) * row.out_ld + channel, out_ld = row.out_ld;
+  if (row.addend != nullptr) {
+    const S* addend = row.addend + at;
 #pragma GCC unroll 8
-  for (int j = 0; j < M; ++j) {
-    if (j < columns) {
-      V<T> y = result[j];
-      if (addend != nullptr) {
-        y += load_first(addend + j * row.out_ld, lanes);
+    for (int j = 0; j < M; ++j) {
+      if (j < columns) {
+        result[j] += load_first(addend + j * out_ld, lanes);
       }
-      if (row.gelu) {
-        y = gelu_of(y);
-      }
-      if (row.stat == Stat::kSum) {
-        sum += y;
-      } else if (row.stat == Stat::kSumOfSquares) {
-        sum += y * y;
-      }
-      store_first(out + j * row.out_ld, y, lanes);
+    }
+  }
+  if (row.gelu) {
+#pragma GCC unroll 8
+    for (int j = 0; j < M; ++j) {
+      result[j] = gelu_of(result[j]);
     }
   }
   if (row.stat != Stat::kNone) {
+    V<T> sum = {};
+#pragma GCC unroll 8
+    for (int j = 0; j < M; ++j) {
+      if (j < columns) {
+        sum += row.stat == Stat::kSum ? result[j] : result[j] * result[j];
+      }
+    }
     T* sums = row.sums + channel;
     store_first(sums, begin == 0 ? sum : load_first(sums, lanes) + sum, lanes);
+  }
+  S* out = row.out + at;
+#pragma GCC unroll 8
+  for (int j = 0; j < M; ++j) {
+    if (j < columns) {
+      store_first(out + j * out_ld, result[j], lanes);
+    }
   }
 }
 

@@ -1,4 +1,6 @@
 #if defined(__x86_64__)
+// Before the attributes: these headers set their own.
+#include <immintrin.h>
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), \
                              apply_to = function)

@@ -1,5 +1,5 @@
-// Products of pairs of bfloat16 numbers. Accumulation, statistics and norms are those of the other
-// files.
+// What the instructions for bfloat16 speed up: products of pairs, and rounding. Accumulation,
+// statistics and norms are those of the other files.
 #include "pairs.h"
 
 #if OVERLOCK_HAS_AVX512_BF16
@@ -41,21 +41,14 @@ struct Products<Pair> {
   }
 };
 
-inline __mmask16 first_lanes(int64_t n) { return n < 16 ? (1u << n) - 1 : 0xffff; }
-
-// The first `n` lanes, the others 0.
-inline Words load_first_words(const Bfloat16* from, int64_t n) {
-  const auto narrow = (Narrow::type)_mm256_maskz_loadu_epi16(first_lanes(n), from);
-  return __builtin_convertvector(narrow, Words);
-}
-
 // Numbers of one column.
 inline void pack_column(int64_t channels, const Bfloat16* first, const Bfloat16* second,
                         Pair* packed) {
   for (int64_t c = 0; c < channels; c += Wide<float>::kLanes) {
-    const Words low = load_first_words(first + c, channels - c);
-    const Words high = load_first_words(second + c, channels - c);
-    Wide<uint32_t>::store(reinterpret_cast<uint32_t*>(packed + c), low | high << 16);
+    // As float32, a bfloat16 number has its bits in the upper half.
+    const Words low = (Words)load_first(first + c, channels - c) >> 16;
+    const Words high = (Words)load_first(second + c, channels - c);
+    Wide<uint32_t>::store(reinterpret_cast<uint32_t*>(packed + c), low | high);
   }
 }
 
@@ -122,8 +115,7 @@ void aggregate_tokens(int64_t kernel_size, int64_t channels, const float* weight
       }
     }
     for (int i = 0; i < M; ++i) {
-      _mm256_mask_storeu_epi16(out + i * out_ld + c, first_lanes(channels - c),
-                               (__m256i)_mm512_cvtneps_pbh((__m512)sum[i]));
+      store_first(out + i * out_ld + c, sum[i], channels - c);
     }
   }
 }
@@ -152,6 +144,13 @@ void aggregate_pairs(int64_t tokens, int64_t kernel_size, int64_t channels, cons
 const DepthwiseKernels<Bfloat16, Pair>& pair_kernels() {
   static constexpr DepthwiseKernels<Bfloat16, Pair> kernels = {
       Wide<float>::kLanes, convolve<Bfloat16, Pair>, convolve<float, Pair>, pack_rows,
+      layer_norm<Bfloat16>};
+  return kernels;
+}
+
+const DepthwiseKernels<Bfloat16>& depthwise_kernels() {
+  static constexpr DepthwiseKernels<Bfloat16> kernels = {
+      Wide<float>::kLanes, convolve<Bfloat16, float>, convolve<float, float>, pack<Bfloat16, float>,
       layer_norm<Bfloat16>};
   return kernels;
 }
