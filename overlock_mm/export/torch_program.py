@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def export_program(
             f'The exported program differs from the model by {difference:.2g} of the largest '
             f'value, allowed are {TOLERANCE:g}. {path} was not written.'
         )
-    with replacing(path) as partial, partial.open('wb') as file:
-        torch.export.save(program, file, extra_files=dict(metadata or {}))
+    buffer = io.BytesIO()  # on a full disk torch's own writer ends the process
+    torch.export.save(program, buffer, extra_files=dict(metadata or {}))
+    with replacing(path) as partial:
+        partial.write_bytes(buffer.getvalue())
     return difference

@@ -11,6 +11,9 @@ from mmengine.config import Config, ConfigDict
 
 from overlock_mm.configs import list_configs
 
+#: Of the files that mmengine reads as configs.
+_SUFFIXES = ('.py', '.yml', '.yaml', '.json')
+
 
 def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """Read a config file and merge ``--cfg-options`` into it.
@@ -25,11 +28,17 @@ def load_config(path: str | Path, options: dict[str, Any] | None = None) -> Conf
 
     Raises:
         FileNotFoundError: No such file; the message names configs with similar names.
-        ValueError: ``data_root`` is given but the config has none to replace.
+        ValueError: The file is of another kind, or ``data_root`` is given but the config has none
+            to replace.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(_no_config_message(path))
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(
+            f'{str(path)!r} is not a config file ({", ".join(_SUFFIXES)}). Where a tool takes a '
+            'config and a checkpoint, the config comes first.'
+        )
     cfg = Config.fromfile(path)
     options = dict(options or {})
     if 'data_root' in options:

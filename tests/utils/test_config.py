@@ -88,3 +88,9 @@ def test_tensorboard_that_is_not_installed_is_told_at_once(monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
     with pytest.raises(ModuleNotFoundError, match='pip install tensorboard'):
         run_config(DEMO, '--cfg-options', 'tensorboard=True')
+
+
+def test_a_checkpoint_is_no_config(tmp_path):
+    (tmp_path / 'weights.pth').write_bytes(b'')
+    with pytest.raises(ValueError, match=r"weights\.pth' is not a config file.*comes first"):
+        load_config(tmp_path / 'weights.pth')
