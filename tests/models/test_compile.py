@@ -103,7 +103,7 @@ def test_a_captured_call_is_replayed_on_another_image():
     model = backbone('fused').cuda()
     image = torch.randn(2, 3, 224, 224, device='cuda')
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             model(image)
@@ -122,7 +122,7 @@ def test_a_graphed_backbone_has_the_same_gradients():
     eager = deepcopy(model)
     image = torch.randn(2, 3, 224, 224, device='cuda')
     results = []
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         graphed = torch.cuda.make_graphed_callables(model, (image,), allow_unused_input=True)
         image.normal_()
         for network in (graphed, eager):
