@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import handle_torch_function, has_torch_function
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+
 P = ParamSpec('P')
 R = TypeVar('R')
 
@@ -49,23 +51,30 @@ def is_exporting() -> bool:
 
 
 def bypasses_dispatcher(arguments: Sequence[Any]) -> bool:
-    """Return whether a backend may be called directly.
+    """Return whether a backend may be called directly: nothing differentiates or intercepts it."""
+    return not is_intercepted(arguments) and not is_differentiated(arguments)
 
-    That is so where there is nothing to differentiate, and no tracer, mode, transform or tensor
-    of another class that must see the operator. A network calls the operators of this package a
-    hundred times per image, on maps that take some ten microseconds; the dispatcher's way through
-    Python takes more.
+
+def is_intercepted(arguments: Sequence[Any]) -> bool:
+    """Return whether a tracer, mode, transform or tensor of another class must see the operator.
+
+    A network calls the operators of this package a hundred times per image, on maps that take some
+    ten microseconds; the dispatcher's way through Python takes more.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
+        return True
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0:
-        return False
+        return True
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return False
-    tensors = [x for x in arguments if isinstance(x, Tensor)]
-    if any(type(x) not in (Tensor, torch.nn.Parameter) for x in tensors):
-        return False
-    return not torch.is_grad_enabled() or not any(x.requires_grad for x in tensors)
+        return True
+    return any(isinstance(x, Tensor) and type(x) not in _PLAIN for x in arguments)
+
+
+def is_differentiated(arguments: Sequence[Any]) -> bool:
+    """Return whether autograd records a call."""
+    return torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in arguments
+    )
 
 
 def is_transformed(arguments: Sequence[Any]) -> bool:

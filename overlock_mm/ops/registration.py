@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from overlock_mm.ops.dispatch import bypasses_dispatcher, has_tangent, is_transformed
+from overlock_mm.ops.dispatch import (
+    bypasses_dispatcher,
+    has_tangent,
+    is_differentiated,
+    is_intercepted,
+    is_transformed,
+)
 from overlock_mm.ops.precision import without_autocast
 from overlock_mm.ops.selection import Backends, Call
 
@@ -56,8 +62,26 @@ class Operator:
             functions = backends.select(describe(*args), backend).functions
             return run(functions, *args)
 
-        #: Calls the operator with all arguments, past the definition.
-        self.call = define(name, schema, without_autocast(select_and_run), fake)
+        self.name = name
+        self._run = without_autocast(select_and_run)
+        define(name, schema, self._run, fake)
+
+    def register_autograd(self, backward: Callable[..., Any], save: Callable[..., None]) -> None:
+        """Define the gradient.
+
+        Args:
+            backward: Gradients of all arguments, from the context and the gradients of the results.
+            save: Keeps in the context what ``backward`` needs: context, arguments, results.
+        """
+        torch.library.register_autograd(f'overlock_mm::{self.name}', backward, setup_context=save)
+
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            results = self._run(*arguments)
+            save(ctx, arguments, results)
+            return results
+
+        methods = {'forward': staticmethod(forward), 'backward': staticmethod(backward)}
+        self._function: Any = type(self.name, (torch.autograd.Function,), methods)
 
     def __call__(self, *arguments: Any, backend: str | None) -> Any:
         """Call the operator, or its definition where only that has a derivative."""
@@ -68,6 +92,14 @@ class Operator:
                 self._backends.select(self._describe(*arguments, transformed=True), backend)
                 return self._definition(*arguments)
         return self.call(*arguments, backend)
+
+    def call(self, *arguments: Any) -> Any:
+        """Call the operator with all arguments, directly if nothing has to intercept the call."""
+        if is_intercepted(arguments):
+            return getattr(torch.ops.overlock_mm, self.name)(*arguments)
+        if is_differentiated(arguments):
+            return self._function.apply(*arguments)
+        return self._run(*arguments)
 
 
 def define(

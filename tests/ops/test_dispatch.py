@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from overlock_mm import ContMixBlock, ops
 from overlock_mm.ops.contmix import reference as contmix_reference
 from overlock_mm.ops.depthwise import reference as depthwise_reference
-from overlock_mm.ops.dispatch import bypasses_dispatcher
+from overlock_mm.ops.dispatch import bypasses_dispatcher, is_intercepted
 from tests.ops import helpers
 from tests.ops.depthwise_helpers import DEFAULTS, OPTIONS, arguments
 from tests.ops.helpers import Shape
@@ -263,8 +263,27 @@ def test_tensors_of_another_class():
 
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_the_short_way_and_the_operator_agree(case, backend):
+    """Results and gradients, where nothing watches and where something does."""
     ours, _, x = case
     assert bypasses_dispatcher([x])
     tracked = x.clone().requires_grad_()
-    assert not bypasses_dispatcher([tracked])
-    assert torch.equal(ours(x, backend), ours(tracked, backend).detach())
+    assert not bypasses_dispatcher([tracked]) and not is_intercepted([tracked])
+    direct = ours(tracked, backend)
+    with FlopCounterMode(display=False):
+        watched = ours(tracked, backend)
+    assert 'Generated' not in direct.grad_fn.name() and 'Generated' in watched.grad_fn.name()
+    assert torch.equal(ours(x, backend), direct.detach())
+    assert torch.equal(direct, watched)
+    assert torch.equal(
+        *(torch.autograd.grad(out.square().sum(), tracked)[0] for out in (direct, watched))
+    )
+
+
+def test_a_tensor_that_has_changed_has_no_gradient(case):
+    ours, _, x = case
+    tracked = x.clone().requires_grad_()
+    changed = tracked * 1
+    out = ours(changed)
+    changed.add_(1)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        out.sum().backward()

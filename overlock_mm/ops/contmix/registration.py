@@ -169,10 +169,7 @@ def _no_gradient(ctx: Any, *_: Any) -> None:
     )
 
 
-for _name, _gradients, _save in (
-    ('contmix', _contmix_gradients, _save_contmix),
-    ('neighborhood_aggregate', _aggregate_gradients, _save_aggregate),
-    ('contmix_backward', _no_gradient, None),
-    ('neighborhood_aggregate_backward', _no_gradient, None),
-):
-    torch.library.register_autograd(f'overlock_mm::{_name}', _gradients, setup_context=_save)
+CONTMIX.register_autograd(_contmix_gradients, _save_contmix)
+NEIGHBORHOOD_AGGREGATE.register_autograd(_aggregate_gradients, _save_aggregate)
+for _name in ('contmix_backward', 'neighborhood_aggregate_backward'):
+    torch.library.register_autograd(f'overlock_mm::{_name}', _no_gradient)

@@ -71,7 +71,7 @@ def _operator(
 
     schema = f'({arguments}, str? backend) -> {results}'
     operator = Operator(name, schema, BACKENDS, partial(_describe, name), run, fake, defined)
-    torch.library.register_autograd(f'overlock_mm::{name}', backward, setup_context=save)
+    operator.register_autograd(backward, save)
     return operator
 
 
