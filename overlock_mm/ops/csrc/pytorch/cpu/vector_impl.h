@@ -2,8 +2,8 @@
 // that define OVERLOCK_ISA (a namespace), OVERLOCK_VECTOR_BYTES (bytes of a register) and, where
 // the instruction set has them, OVERLOCK_BFLOAT16_INSTRUCTIONS.
 //
-// Written with the vector types of GCC and Clang instead of intrinsics: one text for every
-// width.
+// Written with the vector types of GCC and Clang: one text for every width. Intrinsics are left to
+// what only some instruction sets have.
 #pragma once
 
 #include <cstdint>
