@@ -1,6 +1,8 @@
 """Backend 'cpu': fused C++ kernels of ``overlock_mm._C``.
 
-float32 and float64 are computed as they are, float16 and bfloat16 in float32.
+float32 and float64 are computed as they are, float16 and bfloat16 in float32. Where the processor
+has AVX512_BF16, the forward pass rounds the weights of a window to bfloat16, if the channels of a
+group are adjacent in memory.
 Deterministic: results do not depend on the number of threads.
 """
 

@@ -1,7 +1,8 @@
 """Backend 'cpu': C++ kernels of ``overlock_mm._C`` that make one pass over the map.
 
-float32 and float64 are computed as they are, float16 and bfloat16 in float32. The gradient of a
-weight is the library's. Deterministic: results do not depend on the number of threads.
+float32 and float64 are computed as they are, float16 and bfloat16 in float32. Where the processor
+has AVX512_BF16, numbers of bfloat16 below 2^-126 count as zero. The gradient of a weight is the
+library's. Deterministic: results do not depend on the number of threads.
 """
 
 from overlock_mm.ops.depthwise.backends import BACKENDS, Call

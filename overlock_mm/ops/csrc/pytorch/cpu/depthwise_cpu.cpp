@@ -293,11 +293,20 @@ at::Tensor map_like(const at::Tensor& x) {
   return at::empty_like(x, x.options(), at::MemoryFormat::ChannelsLast);
 }
 
+// A weight in the memory of [K, K, C], in which the fused form of the network keeps it.
+at::Tensor taps_of(const at::Tensor& weight) {
+  const int64_t channels = weight.size(0), kernel_size = weight.size(2);
+  const bool innermost = weight.stride(0) == 1 && weight.stride(3) == channels &&
+                         weight.stride(2) == kernel_size * channels;
+  return innermost ? weight : weight.permute({2, 3, 1, 0}).contiguous();
+}
+
 // Holds what the pointers of a Convolution point to.
 struct Arguments {
   Arguments(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& addend)
-      : x(pixels_of(x)),
-        weight(weight.permute({2, 3, 1, 0}).contiguous()),
+      : kernel_size(weight.size(2)),
+        x(pixels_of(x)),
+        weight(taps_of(weight)),
         addend(addend.has_value() ? OptionalTensor(pixels_of(*addend)) : addend),
         y(map_like(x)) {}
 
@@ -307,13 +316,14 @@ struct Arguments {
             x.size(3),
             x.size(1),
             x.size(2),
-            weight.size(0),
+            kernel_size,
             pointer_to<S>(x),
             pointer_to<S>(weight),
             addend.has_value() ? pointer_to<S>(*addend) : nullptr,
             pointer_into<S>(y)};
   }
 
+  int64_t kernel_size;
   at::Tensor x, weight;
   OptionalTensor addend;
   at::Tensor y;
