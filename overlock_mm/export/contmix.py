@@ -11,9 +11,11 @@ beyond the window are minus infinity. After the softmax the weights move to thei
 :func:`_shifted`.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,28 +27,53 @@ from overlock_mm.ops.contmix.arguments import ContMixArguments
 TILE = 4
 
 
-@dataclass(frozen=True)
-class Band:
-    """Tiles of one kind along an axis of the map; sizes may be traced.
+class Kind(NamedTuple):
+    """A kind of tile along an axis.
 
     Attributes:
-        count: Number of tiles, Nt.
+        k: K, size of the window.
         tile: Tokens of a tile, T.
-        slots: Values that a tile meets, S.
-        tokens: [Nt, T], places on the axis; those beyond the band are computed and not used.
-        values: [Nt, S], places on the axis.
-        distances: How far each token is from the first value of its window, [Nt, T], or [1, 1] if
-            that is the same for all.
-        shifts: Whether a window begins one slot after that of the token before.
+        at_end: Whether it is at an end of the axis, where all tokens have the same window.
     """
 
-    count: Any
+    k: int
     tile: int
-    slots: int
+    at_end: bool
+
+    @property
+    def slots(self) -> int:
+        """Values that a tile meets, S."""
+        return self.k if self.at_end else self.k + self.tile - 1
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a window begins one slot after that of the token before."""
+        return not self.at_end and self.tile > 1
+
+    @property
+    def bias_places(self) -> np.ndarray:
+        """Where the position bias of each token's first tap is, [2 or 1, T]."""
+        if not self.at_end:
+            return np.full((1, self.tile), self.k - 1 - self.k // 2)
+        first = np.arange(self.tile)
+        return self.k - 1 - np.stack([first, first + self.k - self.tile])
+
+
+@dataclass(frozen=True)
+class Band:
+    """All tiles of one kind along an axis of the map; the size may be traced.
+
+    Attributes:
+        kind: Of its tiles.
+        count: Number of tiles, N.
+        tokens: [N, T], places on the axis; those beyond the band are computed and not used.
+        values: [N, S], places on the axis.
+    """
+
+    kind: Kind
+    count: Any
     tokens: Tensor
     values: Tensor
-    distances: Tensor
-    shifts: bool
 
 
 @dataclass(frozen=True)
@@ -68,25 +95,16 @@ def _ends(size: Any, k: int) -> Band:
     """The tokens at both ends of an axis; see :func:`overlock_mm.ops.neighborhood_aggregate`."""
     token, tap = torch.arange(k // 2), torch.arange(k)
     tokens = torch.stack([token, token + (size - k // 2)])
-    distances = torch.stack([token, token + (k - k // 2)])
-    return Band(2, k // 2, k, tokens, torch.stack([tap, tap + (size - k)]), distances, False)
+    return Band(Kind(k, k // 2, True), 2, tokens, torch.stack([tap, tap + (size - k)]))
 
 
 def _middle(size: Any, k: int) -> Band:
     windows = size - k + 1
-    tile = min(TILE, windows) if isinstance(windows, int) else TILE
-    count = (windows + tile - 1) // tile
-    first = tile * torch.arange(count)[:, None]
-    slots = k + tile - 1
-    return Band(
-        count=count,
-        tile=tile,
-        slots=slots,
-        tokens=(first + torch.arange(tile) + k // 2).clamp(max=size - 1),
-        values=(first + torch.arange(slots)).clamp(max=size - 1),
-        distances=torch.full((1, 1), k // 2),
-        shifts=tile > 1,
-    )
+    kind = Kind(k, min(TILE, windows) if isinstance(windows, int) else TILE, False)
+    count = (windows + kind.tile - 1) // kind.tile
+    first = kind.tile * torch.arange(count)[:, None]
+    tokens = (first + torch.arange(kind.tile) + k // 2).clamp(max=size - 1)
+    return Band(kind, count, tokens, (first + torch.arange(kind.slots)).clamp(max=size - 1))
 
 
 def tiling(height: Any, width: Any, kernel_size: int) -> Tiling:
@@ -99,10 +117,11 @@ def tiling(height: Any, width: Any, kernel_size: int) -> Tiling:
     for columns in column_bands:
         regions = []
         for rows in row_bands:
-            counts = (columns.count, rows.count, rows.tile, columns.tile)
-            tokens = columns.count * rows.count * (rows.tile * columns.tile)
-            place = (start + torch.arange(tokens).reshape(counts)).permute(0, 3, 1, 2)
-            regions.append(place.reshape(columns.count * columns.tile, rows.count * rows.tile))
+            tiles = (rows.kind.tile, columns.kind.tile)
+            tokens = columns.count * rows.count * (tiles[0] * tiles[1])
+            place = start + torch.arange(tokens).reshape(columns.count, rows.count, *tiles)
+            place = place.permute(0, 3, 1, 2)
+            regions.append(place.reshape(columns.count * tiles[1], rows.count * tiles[0]))
             start = start + tokens
         places.append(torch.cat(regions, 1))
     order = torch.cat(places)
@@ -115,33 +134,40 @@ def tiling(height: Any, width: Any, kernel_size: int) -> Tiling:
 
 def contmix(arguments: ContMixArguments, tiles: Tiling) -> Tensor:
     """See :func:`overlock_mm.ops.contmix`; ``tiles`` are for its window and map size."""
-    query, key, value, proj_weight, proj_bias, rpb, k, scale = arguments
-    groups, query_channels = int(query.shape[1]), int(query.shape[2])
-    channels = int(value.shape[2])
+    query, key, value, proj_weight, proj_bias, rpb, _, scale = arguments
+    groups, channels = int(query.shape[1]), int(value.shape[2])
     height, width = tiles.size
 
     queries = _channels_to_end(query)
     values = _channels_to_end(value).reshape(-1, height, width, channels)
-    kernels = (key.flatten(0, 1) @ (proj_weight * scale).t()).reshape(-1, query_channels, k, k)
+    keys = key.flatten(0, 1)
+    # Slots without a tap take the last row.
+    projection = torch.cat([proj_weight * scale, torch.zeros(1, int(proj_weight.shape[1]))])
+    own_bias = torch.cat([proj_bias, torch.zeros(1)])
+    position_bias = torch.cat([rpb.flatten(1), torch.full((groups, 1), -torch.inf)], 1)
     row_bands, column_bands = tiles.bands
     outs = []
     for columns in column_bands:
         # Engines are quick to move whole blocks: first pixels, then the columns of a tile.
         of_columns = values.index_select(2, columns.values.flatten())
-        of_columns = of_columns.reshape(-1, height, columns.count, columns.slots * channels)
+        of_columns = of_columns.reshape(-1, height, columns.count, columns.kind.slots * channels)
         of_columns = of_columns.transpose(1, 2)
         for rows in row_bands:
-            tile, slots = rows.tile * columns.tile, rows.slots * columns.slots
+            taps, places = _slots(rows.kind, columns.kind)
+            # It follows from constants, so that runtimes compute it once.
+            bias = position_bias.index_select(1, places.flatten()).reshape(groups, *places.shape)
+            bias = (bias + own_bias.index_select(0, taps)).flatten(3)
+            kernel = keys @ projection.index_select(0, taps).t()
+
             pixels = rows.tokens[..., None] * width + columns.tokens[:, None, None]
-            kernel = _in_slots(kernels, rows, columns, 0.0)
-            length = int(kernel.shape[-1])
             logits = queries.index_select(1, pixels.flatten()) @ kernel
-            logits = logits.reshape(-1, groups, columns.count, rows.count, tile * length)
-            logits = logits + _bias(proj_bias, rpb, rows, columns)
-            weight = _shifted(logits.reshape(-1, tile, length).softmax(-1), rows, columns)
+            logits = logits.reshape(-1, groups, columns.count, rows.count, int(bias.shape[-1]))
+            weight = (logits + bias).reshape(-1, *places.shape[2:]).softmax(-1)
+            weight = _shifted(weight, rows.kind, columns.kind)
             met = of_columns.index_select(2, rows.values.flatten())
-            out = weight @ met.reshape(-1, slots, channels)
-            outs.append(out.reshape(-1, columns.count * rows.count * tile, channels))
+            out = weight @ met.reshape(-1, int(weight.shape[-1]), channels)
+            tokens = columns.count * rows.count * places.shape[2]
+            outs.append(out.reshape(-1, tokens, channels))
     out = torch.cat(outs, 1).index_select(1, tiles.order).transpose(1, 2)
     return out.reshape(-1, groups, channels, height, width)
 
@@ -151,34 +177,33 @@ def _channels_to_end(x: Tensor) -> Tensor:
     return x.flatten(0, 1).flatten(2).transpose(1, 2)
 
 
-def _in_slots(x: Tensor, rows: Band, columns: Band, fill: float) -> Tensor:
-    """[..., K, K] to one row of slots, as if the window began with the tile.
+# Made by numpy and once: so they are constants of a traced graph, and shared.
+@functools.cache
+def _slots(rows: Kind, columns: Kind) -> tuple[Tensor, Tensor]:
+    """What the slots of a tile are to a window that begins with the tile.
 
     Where columns shift, there is one slot more: see :func:`_shifted`.
+
+    Returns:
+        The tap of each slot, [slots], K * K for none; and the place of its position bias for each
+        token, [Nc, Nr, Tr * Tc, slots], the number of places for none. Nc and Nr are 2 or 1,
+        as all tiles of a middle are alike.
     """
-    k = int(x.shape[-1])
-    x = F.pad(x, (0, columns.slots - k, 0, rows.slots - k), value=fill).flatten(-2)
-    return F.pad(x, (0, 1), value=fill) if columns.shifts else x
+    k, places = rows.k, 2 * rows.k - 1
+    row, column = np.arange(rows.slots)[:, None], np.arange(columns.slots)
+    inside = ((row < k) & (column < k)).ravel()
+    taps = np.where(inside, (row * k + column).ravel(), k * k)
+    first = rows.bias_places[:, :, None] * places + columns.bias_places[:, None, None]
+    place = first[..., None] + (row * places + column).ravel()
+    place = np.where(inside, place, places * places)
+    place = place.reshape(*place.shape[:2], rows.tile * columns.tile, -1)
+    if columns.shifts:
+        taps = np.append(taps, k * k)
+        place = np.pad(place, [(0, 0)] * 3 + [(0, 1)], constant_values=places * places)
+    return torch.from_numpy(taps), torch.from_numpy(place)
 
 
-def _bias(proj_bias: Tensor, rpb: Tensor, rows: Band, columns: Band) -> Tensor:
-    """All that is added to the logits, [G, Nc or 1, Nr or 1, Tr * Tc * slots].
-
-    It is small, as it is the same for all tiles of a middle. It follows from constants, so that
-    runtimes compute it once.
-    """
-    groups, k = int(rpb.shape[0]), (int(rpb.shape[-1]) + 1) // 2
-    shape = [groups]
-    for axis, band in enumerate((rows, columns), start=1):
-        place = (k - 1 - band.distances)[..., None] + torch.arange(k)
-        rpb = rpb.index_select(axis, place.flatten())
-        shape += place.shape
-    bias = rpb.reshape(shape) + proj_bias.reshape(k, 1, 1, k)
-    bias = _in_slots(bias.permute(0, 4, 1, 2, 5, 3, 6), rows, columns, -torch.inf)
-    return bias.expand(-1, -1, -1, rows.tile, columns.tile, -1).flatten(3)
-
-
-def _shifted(weight: Tensor, rows: Band, columns: Band) -> Tensor:
+def _shifted(weight: Tensor, rows: Kind, columns: Kind) -> Tensor:
     """Move the weights of each token to the slots of its window, [N, Tr * Tc, slots].
 
     In a tile that shifts along both axes token (i, j) begins i rows and j columns of slots later.
