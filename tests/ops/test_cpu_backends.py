@@ -1,5 +1,9 @@
 """Backends of the CPU against the definition, outputs and all gradients."""
 
+import os
+import platform
+import resource
+
 import pytest
 import torch
 
@@ -197,3 +201,18 @@ def test_bfloat16_without_products_of_pairs():
 def test_cpu_backend_can_run_on_this_machine():
     call = Call('contmix', torch.device('cpu'), torch.float32, 13, query_channels=16, regions=49)
     assert available_backends(call)['cpu'] == []
+
+
+@needs_extension
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='The allocator is another one.')
+@pytest.mark.skipif(
+    any(name.startswith('MALLOC_') for name in os.environ), reason='The allocator has settings.'
+)
+def test_freed_memory_stays_in_the_process():
+    """Blocks that take the place of freed ones cause few page faults."""
+    size, rounds = 16 << 20, 16
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        torch.ones(size, dtype=torch.uint8)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < rounds / 2 * size / resource.getpagesize()

@@ -9,7 +9,12 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <cstdlib>
 #include <string>
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "../common/window.h"
 
@@ -26,6 +31,25 @@ at::Tensor border_rule(int64_t size, int64_t kernel_size, int64_t dilation) {
   }
   return table;
 }
+
+// glibc returns freed memory to the system: at once what is as large as the largest block so far,
+// the rest when 128 KiB or a little more lies at the end of the heap. Each pass of a network would
+// then wait for the same pages again. Here blocks up to 32 MiB, the most that glibc allows, stay in
+// the heap, and up to 128 MiB at its end. What the user sets prevails.
+bool keep_freed_memory() {
+#ifdef __GLIBC__
+  for (const char* name : {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}) {
+    if (std::getenv(name) != nullptr) {
+      return false;
+    }
+  }
+  return mallopt(M_MMAP_THRESHOLD, 32 << 20) == 1 && mallopt(M_TRIM_THRESHOLD, 128 << 20) == 1;
+#else
+  return false;
+#endif
+}
+
+const bool keeps_freed_memory = keep_freed_memory();
 
 // Raise it together with INTERFACE in overlock_mm/ops/extension.py when functions are added or
 // change, so that Python recognises an outdated compilation.

@@ -215,23 +215,113 @@ inline void aggregate_block(int64_t kernel_size, int64_t channels, const T* weig
   }
 }
 
+// The same for M tokens whose windows begin at one column (Step 0) or at successive ones (Step 1),
+// M <= kernel_size: they share what they load. `value` points to where the first begins.
+template <typename T, int Bytes, int Step, int M>
+void aggregate_shared(int64_t kernel_size, int64_t channels, const T* weight, int64_t weight_ld,
+                      const T* value, int64_t value_row, T* out) {
+  using V = Vector<T, Bytes>;
+  constexpr int kBefore = Step * (M - 1);  // columns before the first in all windows
+  for (int64_t c = 0; c < channels; c += V::kLanes) {
+    typename V::type sum[M] = {};
+    for (int64_t r = 0; r < kernel_size; ++r) {
+      const T* factor[M];
+      for (int i = 0; i < M; ++i) {
+        factor[i] = weight + i * weight_ld + r * kernel_size - i * Step;
+      }
+      const T* source = value + r * value_row + c;
+#pragma GCC unroll 8
+      for (int s = 0; s < kBefore; ++s) {
+        const typename V::type x = V::load(source + s * channels);
+        for (int i = 0; i <= s; ++i) {
+          sum[i] += factor[i][s] * x;
+        }
+      }
+      for (int64_t s = kBefore; s < kernel_size; ++s) {
+        const typename V::type x = V::load(source + s * channels);
+        for (int i = 0; i < M; ++i) {
+          sum[i] += factor[i][s] * x;
+        }
+      }
+#pragma GCC unroll 8
+      for (int s = 0; s < kBefore; ++s) {
+        const typename V::type x = V::load(source + (kernel_size + s) * channels);
+        for (int i = s + 1; i < M; ++i) {
+          sum[i] += factor[i][kernel_size + s] * x;
+        }
+      }
+    }
+    for (int i = 0; i < M; ++i) {
+      V::store(out + i * channels + c, sum[i]);
+    }
+  }
+}
+
+// Returns how many of the tokens have windows that begin `step` columns after each other, at
+// most 8.
+inline int64_t run_length(int64_t tokens, int64_t kernel_size, const int64_t* start, int64_t step) {
+  int64_t most = step == 1 && kernel_size < 8 ? kernel_size : 8;
+  most = tokens < most ? tokens : most;
+  int64_t n = 1;
+  while (n < most && start[n] - start[n - 1] == step) {
+    ++n;
+  }
+  return n;
+}
+
+template <typename T, int Bytes, int Step>
+inline void aggregate_run(int64_t tokens, int64_t kernel_size, int64_t channels, const T* weight,
+                          int64_t weight_ld, const T* value, int64_t value_row, T* out) {
+  const auto run = [&](const auto& shared) {
+    shared(kernel_size, channels, weight, weight_ld, value, value_row, out);
+  };
+  switch (tokens) {
+    case 4:
+      return run(aggregate_shared<T, Bytes, Step, 4>);
+    case 5:
+      return run(aggregate_shared<T, Bytes, Step, 5>);
+    case 6:
+      return run(aggregate_shared<T, Bytes, Step, 6>);
+    case 7:
+      return run(aggregate_shared<T, Bytes, Step, 7>);
+    default:
+      return run(aggregate_shared<T, Bytes, Step, 8>);
+  }
+}
+
 template <typename T, int Bytes>
 inline void aggregate_of_width(int64_t tokens, int64_t kernel_size, int64_t channels,
                                const T* weight, int64_t weight_ld, const T* value,
                                int64_t value_row, const int64_t* start, T* out) {
-  int64_t t = 0;
-  // Independent sums hide the latency of the multiply-add.
-  for (; t + 8 <= tokens; t += 8) {
-    aggregate_block<T, Bytes, 8>(kernel_size, channels, weight + t * weight_ld, weight_ld, value,
-                                 value_row, start + t, out + t * channels);
-  }
-  for (; t + 3 <= tokens; t += 3) {
-    aggregate_block<T, Bytes, 3>(kernel_size, channels, weight + t * weight_ld, weight_ld, value,
-                                 value_row, start + t, out + t * channels);
-  }
-  for (; t < tokens; ++t) {
-    aggregate_block<T, Bytes, 1>(kernel_size, channels, weight + t * weight_ld, weight_ld, value,
-                                 value_row, start + t, out + t * channels);
+  constexpr int64_t kFewest = 4;  // independent sums that hide the latency of a multiply-add
+  for (int64_t t = 0; t < tokens;) {
+    const T* factor = weight + t * weight_ld;
+    const T* source = value + start[t] * channels;
+    T* sums = out + t * channels;
+    const int64_t rest = tokens - t;
+    const int64_t same = run_length(rest, kernel_size, start + t, 0);
+    const int64_t successive = run_length(rest, kernel_size, start + t, 1);
+    if (same >= kFewest) {
+      aggregate_run<T, Bytes, 0>(same, kernel_size, channels, factor, weight_ld, source, value_row,
+                                 sums);
+      t += same;
+    } else if (successive >= kFewest) {
+      aggregate_run<T, Bytes, 1>(successive, kernel_size, channels, factor, weight_ld, source,
+                                 value_row, sums);
+      t += successive;
+    } else if (rest >= 8 && same == successive) {  // windows of a dilation
+      aggregate_block<T, Bytes, 8>(kernel_size, channels, factor, weight_ld, value, value_row,
+                                   start + t, sums);
+      t += 8;
+    } else if (rest >= 3) {
+      aggregate_block<T, Bytes, 3>(kernel_size, channels, factor, weight_ld, value, value_row,
+                                   start + t, sums);
+      t += 3;
+    } else {
+      aggregate_block<T, Bytes, 1>(kernel_size, channels, factor, weight_ld, value, value_row,
+                                   start + t, sums);
+      ++t;
+    }
   }
 }
 
