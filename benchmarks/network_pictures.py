@@ -56,9 +56,10 @@ def draw_accuracy(content: dict[str, Any], path: Path) -> str:
             axes.plot(
                 times, accuracies, style, color=_colour(family), label=f'{family}, {precision}'
             )
-            for time, accuracy, name in points:
+            # Its points in another precision are at the same height.
+            for time, accuracy, name in points if precision == precisions([result])[0] else ():
                 axes.annotate(name, (time, accuracy), (4, -10), textcoords='offset points')
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, handlelength=4)
         axes.set_xlabel('latency in ms in the fastest runtime, 224 x 224, batch 1 (measured)')
         axes.set_ylabel('ImageNet-1K top-1 in % (published)')
         axes.grid(alpha=0.3)
