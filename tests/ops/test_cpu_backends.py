@@ -206,7 +206,11 @@ def test_cpu_backend_can_run_on_this_machine():
 @needs_extension
 @pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='The allocator is another one.')
 @pytest.mark.skipif(
-    any(name.startswith('MALLOC_') for name in os.environ), reason='The allocator has settings.'
+    any(
+        name.startswith('MALLOC_') or name in ('GLIBC_TUNABLES', 'ASAN_OPTIONS')
+        for name in os.environ
+    ),
+    reason='The allocator has settings, or is that of a sanitizer.',
 )
 def test_freed_memory_stays_in_the_process():
     """Blocks that take the place of freed ones cause few page faults."""
