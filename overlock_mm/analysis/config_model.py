@@ -155,9 +155,10 @@ def _check_device(device: str) -> None:
     # Without CUDA compiled in it is an AssertionError.
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         known = ['cpu', *(f'cuda:{i}' for i in range(torch.cuda.device_count()))]
+        reason, *_ = str(error).split('\n')
         raise ValueError(
-            f'PyTorch cannot compute on device={device!r} here '
-            f'({str(error).splitlines()[0]}). It has {", ".join(map(repr, known))}.'
+            f'PyTorch cannot compute on device={device!r} here ({reason}). '
+            f'It has {", ".join(map(repr, known))}.'
         ) from error
 
 

@@ -50,9 +50,10 @@ class OnnxEngine:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         # Its own classes of errors have no common name in Python.
         except Exception as error:
+            reason, *_ = str(error).split('\n')  # it can be empty
             raise ModelFileError(
                 f'{path} cannot be loaded by ONNX Runtime: it is damaged, or needs a newer one '
-                f'({str(error).splitlines()[0]}).'
+                f'({reason}).'
             ) from error
         first = providers[0][0]
         if first not in self.session.get_providers():
