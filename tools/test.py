@@ -69,6 +69,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--device', help="where an exported file runs, such as cuda; default: the engine's CPU"
     )
+    parser.add_argument(
+        '--precision', help='of the computation of OpenVINO, such as bf16; default: f32'
+    )
     return parser.parse_args(argv)
 
 
@@ -81,11 +84,16 @@ def enable_exported(cfg: Config, args: argparse.Namespace, data_sets: DataSets) 
         file=args.checkpoint,
         device=args.device or 'cpu',
         engine=args.engine,
+        precision=args.precision,
         batch_size=cfg.test_dataloader.batch_size,
     )
     description = ExportedModel(**settings).description
     cfg.test_evaluator, left_out = fitting_metrics(description, cfg, args.checkpoint)
     data_sets.warn(left_out)
+    if not description.classes:
+        data_sets.warn(
+            [f'{args.checkpoint} names no classes. They are taken for those of the data.']
+        )
     check_classes_of_weights({'classes': description.classes}, data_sets, 'test', args.checkpoint)
     cfg.model = dict(type='ExportedModel', **settings)
     # It copies the model, and the averaged weights are those of the file.
@@ -146,8 +154,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with readable_errors():
         cfg = load_run_config(args)
         exported = Path(args.checkpoint).suffix in ('.onnx', '.xml')
-        if not exported and (args.engine or args.device):
-            raise ValueError('--engine and --device are for exported files (.onnx, .xml).')
+        if not exported and (args.engine or args.device or args.precision):
+            raise ValueError(
+                '--engine, --device and --precision are for exported files (.onnx, .xml).'
+            )
         checkpoint = None if exported else read_checkpoint(args.checkpoint)
         check_work_dir(cfg.work_dir)
         if args.tta and not exported:

@@ -5,6 +5,8 @@ pixel lie side by side: a 1 x 1 convolution is then one matrix product, and a La
 channels needs no copies. Weights are constants. Gradients flow only to the input.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,7 +71,10 @@ def constant(tensor: Tensor) -> nn.Parameter:
 
 
 class _Matrix(nn.Module):
-    """Weight [O, I] of a 1 x 1 convolution.
+    """Weight [O, I] of a 1 x 1 convolution, in the memory order in which oneDNN multiplies faster.
+
+    In float32 this is the order of [I, O]: products by rows of few pixels gain most, as packing
+    the weight is a good part of their time. In 16 bits it is the order of [O, I].
 
     Args:
         weight: [O, I, 1, 1].
@@ -78,6 +83,17 @@ class _Matrix(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = constant(weight.flatten(1))
+        self._order_memory()
+
+    def _order_memory(self) -> None:
+        weight = self.weight.data
+        transposed = weight.dtype == torch.float32
+        self.weight.data = weight.t().contiguous().t() if transposed else weight.contiguous()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> '_Matrix':
+        super()._apply(fn, recurse)
+        self._order_memory()
+        return self
 
     def extra_repr(self) -> str:
         return f'{self.weight.shape[1]}, {self.weight.shape[0]}'

@@ -158,6 +158,16 @@ def test_half_precision_is_within_its_rounding(how, dtype, size):
         assert relative_error(out.float(), reference) < 20 * torch.finfo(dtype).eps
 
 
+def test_matrices_lie_in_memory_as_products_want_them():
+    values = torch.randn(6, 4).bfloat16().float()
+    matrix = Pointwise(values[..., None, None], None)
+    assert matrix.weight.stride() == (1, 6)
+    for dtype, stride in ((torch.bfloat16, (4, 1)), (torch.float32, (1, 6))):
+        weight = matrix.to(dtype).weight
+        assert weight.stride() == stride
+        assert weight.float().equal(values)
+
+
 def test_the_check_passes_and_changes_nothing_before_it():
     network = randomize_parameters(OverLoCK(TINY, **TASKS['detection'])).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -1,5 +1,6 @@
 """Blocks in one call: the same as operator by operator, and only where nothing else is asked."""
 
+import resource
 from contextlib import nullcontext
 
 import pytest
@@ -8,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from overlock_mm import OverLoCK
 from overlock_mm.deploy import one_call
+from overlock_mm.deploy.folding import FusedBlock
+from overlock_mm.layers.basic_block import BasicBlock
 from overlock_mm.ops import extension, use_backend
 from tests.models.helpers import TINY, randomize_parameters
 
@@ -136,3 +139,26 @@ def test_an_exported_graph_holds_public_operators_only(strict):
     with torch.no_grad():
         program = torch.export.export(fused(), (torch.randn(1, 3, 64, 96),), strict=strict)
     assert not any('overlock_mm_C' in target for target in operators(program.graph_module))
+
+
+def page_faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def test_large_maps_take_memory_of_earlier_ones():
+    """Of those that are no longer in use, and of their size."""
+    norm_cfg = dict(type='BN')
+    block = FusedBlock(randomize_parameters(BasicBlock(8, 7, 4, 0.0, False, norm_cfg)).eval())
+    image = torch.randn(1, 8, 1100, 1100).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        first = block(image)
+        expected = first.clone()
+        block(image)
+        before = page_faults()
+        assert block(image).equal(expected)
+        assert page_faults() - before < image.nbytes / resource.getpagesize()
+        block(2 * image)
+        assert first.equal(expected)
+        before = page_faults()
+        block(image[:, :, :1090])
+        assert page_faults() - before > image.nbytes / resource.getpagesize()

@@ -8,7 +8,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from mmdet.apis import DetInferencer
+from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmpretrain import ImageClassificationInferencer
 from mmseg.apis import MMSegInferencer
 from PIL import Image
@@ -56,6 +56,9 @@ def test_detector(untrained, pictures, tmp_path):
         assert detection['score'] == pytest.approx(expected['scores'][i], abs=1e-4)
         assert detection['box'] == pytest.approx(expected['bboxes'][i], abs=0.1)
         assert detection['mask'] == expected['masks'][i]
+    model = init_detector(config, weights, device='cpu')
+    found = inference_detector(model, str(pictures / 'a.png'))
+    assert found.pred_instances.scores[:5].tolist() == pytest.approx(expected['scores'][:5])
     with Image.open(tmp_path / 'a.png') as drawn, Image.open(pictures / 'a.png') as picture:
         assert drawn.size == tuple(enlarging_factor(np.asarray(picture)) * s for s in picture.size)
 

@@ -88,6 +88,13 @@ def test_a_detector(detector, data, tmp_path):
     assert len(list((tmp_path / 'drawn').rglob('*.png'))) == 1
 
 
+def test_a_file_that_does_not_name_its_classes(detector, data, tmp_path, capsys):
+    only_boxes = 'test_evaluator.metric=bbox'
+    path = detector(classes=())
+    test_tool.main(arguments('detection', path, data / 'coco', tmp_path, only_boxes))
+    assert f'{path} names no classes.' in ' '.join(capsys.readouterr().out.split())
+
+
 def test_a_segmentor(data, tmp_path):
     truth = next((data / 'ade/annotations/validation').iterdir())
     labels = np.asarray(Image.open(truth)).astype(np.int64) - 1
@@ -127,6 +134,8 @@ def test_what_does_not_fit(detector, data, tmp_path, fails):
     only_boxes = ['test_evaluator.metric=bbox']
     other = message(classes=METAINFO['classes'][::-1], options=only_boxes)
     assert 'The classes of test are not those of' in other and 'truth.onnx' in other
+    precision = message('detection', '--precision', 'bf16', options=only_boxes)
+    assert "ONNX Runtime computes a file in its own precision, not in 'bf16'" in precision
     assert not (tmp_path / 'work/metrics.json').exists()
     (tmp_path / 'weights.pth').write_bytes(b'')
     command = arguments('detection', tmp_path / 'weights.pth', data / 'coco', tmp_path)

@@ -10,10 +10,8 @@ keeps what the same machine and the same versions have measured of the others.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
-import io
 import json
 import statistics
 import sys
@@ -23,10 +21,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
-from PIL import Image
 from rich.console import Console
 
 from benchmarks.measure import machine
@@ -35,6 +31,7 @@ from overlock_mm.checkpoint import read_checkpoint
 from overlock_mm.cli.arguments import load_tensors_only, readable_errors
 from overlock_mm.cli.preflight import find_checkpoint_to_resume
 from overlock_mm.utils.files import replacing, write_json
+from tools import test
 from tools.deployment import export_onnx
 from tools.dev.run_demo import TASKS
 
@@ -48,74 +45,38 @@ PICTURES = {
     'segmentation': ('data/ade/images/validation/*.png', 'data/ade/images/training/*.png'),
     'detection': ('data/coco/val2017/*.png', 'data/coco/train2017/*.png'),
 }
-#: Calls that are not counted.
+#: Columns of the page: the key of each metric, and what makes percent of it.
+METRICS = {
+    'classification': {'top-1': ('accuracy/top1', 1)},
+    'segmentation': {'mIoU': ('mIoU', 1)},
+    'detection': {'box AP': ('coco/bbox_mAP', 100), 'mask AP': ('coco/segm_mAP', 100)},
+}
+#: Pictures whose time is taken, after some whose time is not.
+TIMED = 40
 WARM_UP = 3
 
 console = Console(highlight=False)
 
 
-def accuracy(task: str, results: Sequence[Any], work_dir: Path) -> dict[str, float]:
-    """Metrics of results, in percent."""
-    if task == 'classification':
-        hits = [result.names[0] == Path(result.source).parent.name for result in results]
-        return {'top-1': 100 * sum(hits) / len(hits)}
-    if task == 'segmentation':
-        return {'mIoU': mean_iou(results)}
-    annotations = work_dir / 'data/coco/annotations/instances_val2017.json'
-    return {
-        name: average_precision(annotations, results, kind)
-        for name, kind in (('box AP', 'bbox'), ('mask AP', 'segm'))
-    }
+def accuracy(task: str, work_dir: Path, model: Path, *options: str) -> dict[str, float]:
+    """Metrics of a checkpoint or file by ``tools/test.py``, in percent."""
+    data_root = work_dir / TASKS[task].folder / TASKS[task].data_root
+    folder = work_dir / 'exports' / task
+    config = str(ROOT / TASKS[task].config)
+    arguments = [config, str(model), '--work-dir', str(folder), *options]
+    metrics = test.main([*arguments, '--cfg-options', f'data_root={data_root}/'])
+    percent = {name: metrics[key] * factor for name, (key, factor) in METRICS[task].items()}
+    return {name: round(value, 2) for name, value in percent.items()}
 
 
-def mean_iou(results: Sequence[Any]) -> float:
-    """Mean IoU over the classes, as mmseg computes it."""
-    count = len(results[0].classes)
-    confusion = np.zeros((count, count), np.int64)
-    for result in results:
-        source = Path(result.source)
-        folder = source.parents[2] / 'annotations' / source.parent.name
-        # The classes count from 1 in the files; 0 is no class.
-        truth = np.asarray(Image.open(folder / source.name)).astype(np.int64) - 1
-        known = truth >= 0
-        pairs = truth[known] * count + result.label_map[known]
-        confusion += np.bincount(pairs, minlength=count**2).reshape(count, count)
-    both = confusion.diagonal()
-    return float(100 * (both / (confusion.sum(0) + confusion.sum(1) - both)).mean())
-
-
-def average_precision(annotations: Path, results: Sequence[Any], kind: str) -> float:
-    """COCO's AP."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        ids = {image['file_name']: image['id'] for image in truth.dataset['images']}
-        categories = tuple(category['id'] for category in truth.dataset['categories'])
-        entries = [
-            entry
-            for result in results
-            for entry in result.to_coco(ids[Path(result.source).name], categories)
-        ]
-        evaluation = COCOeval_faster(truth, truth.loadRes(entries), kind)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return float(100 * evaluation.stats[0])
-
-
-def measured(predictor: Predictor, task: str, paths: list[Path], work_dir: Path) -> dict[str, Any]:
-    """Accuracy on all pictures, and the median of CPU milliseconds for one."""
-    for path in paths[:WARM_UP]:
-        predictor(path)
-    results, seconds = [], []
-    for path in paths:
+def milliseconds(predictor: Predictor, paths: list[Path]) -> float:
+    """Median CPU time of a picture."""
+    seconds = []
+    for path in paths[: WARM_UP + TIMED]:
         start = time.process_time()
-        results.append(predictor(path))
+        predictor(path)
         seconds.append(time.process_time() - start)
-    figures = {'milliseconds': round(1000 * statistics.median(seconds), 1)}
-    metrics = accuracy(task, results, work_dir)
-    return {**figures, 'metrics': {name: round(value, 2) for name, value in metrics.items()}}
+    return round(1000 * statistics.median(seconds[WARM_UP:]), 1)
 
 
 def measure_task(task: str, work_dir: Path) -> list[dict[str, Any]]:
@@ -132,7 +93,8 @@ def measure_task(task: str, work_dir: Path) -> list[dict[str, Any]]:
             runtime='PyTorch',
             precision='fp32',
             bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights),
-            **measured(Predictor(config, checkpoint), task, paths, work_dir),
+            milliseconds=milliseconds(Predictor(config, checkpoint), paths),
+            metrics=accuracy(task, work_dir, Path(checkpoint)),
         )
     ]
     for precision in PRECISIONS:
@@ -148,8 +110,14 @@ def measure_task(task: str, work_dir: Path) -> list[dict[str, Any]]:
         for engine, computed in runs:
             option = 'bf16' if computed == 'bf16' else None
             predictor = Predictor(out, threads=1, engine=engine, precision=option)
-            figures = measured(predictor, task, paths, work_dir)
-            row = dict(runtime=engine, precision=computed, bytes=out.stat().st_size, **figures)
+            flags = ['--engine', engine, *(['--precision', option] if option else [])]
+            row = dict(
+                runtime=engine,
+                precision=computed,
+                bytes=out.stat().st_size,
+                milliseconds=milliseconds(predictor, paths),
+                metrics=accuracy(task, work_dir, out, *flags),
+            )
             rows.append(row)
             console.print(row)
     return rows

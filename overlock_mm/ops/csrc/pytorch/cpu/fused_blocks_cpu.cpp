@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "block_operators.h"
+#include "channel_factors.h"
+#include "kept_memory.h"
 
 namespace overlock {
 namespace {
@@ -101,19 +103,12 @@ at::Tensor scaled_pointwise(at::Tensor x, const at::Tensor& weight, const at::Te
   return map_of(product(rows_of(x), weight, added, onednn), x);
 }
 
-// The factors of a squeeze-excite layer.
-at::Tensor channel_gate(const at::Tensor& mean, Operands& operands) {
+at::Tensor channel_gate_of(const at::Tensor& mean, Operands& operands) {
   const at::Tensor& squeeze = operands.next();
   const at::Tensor& squeeze_bias = operands.next();
   const at::Tensor& excite = operands.next();
   const at::Tensor& excite_bias = operands.next();
-  at::Tensor hidden = at::linear(mean.to(squeeze.scalar_type()), squeeze, squeeze_bias);
-  return at::linear(at::gelu(hidden), excite, excite_bias).sigmoid_();
-}
-
-// The factors of global response normalisation.
-at::Tensor channel_response(const at::Tensor& norm, const at::Tensor& gamma) {
-  return gamma * (norm / (norm.mean(1, true) + 1e-6)) + 1;
+  return channel_gate(mean, squeeze, squeeze_bias, excite, excite_bias);
 }
 
 struct SkipAndBranch {
@@ -150,13 +145,14 @@ at::Tensor mlp(const at::Tensor& skip, const at::Tensor& x, const OptionalTensor
 }
 
 at::Tensor fused_block(const at::Tensor& x, at::TensorList parameters, double eps, bool onednn) {
+  const KeepsMemory keeps_memory;
   Operands operands(parameters);
   const SkipAndBranch fork = skip_norm(x, operands, eps);
   const at::Tensor& weight = operands.next();
   const at::Tensor& bias = operands.next();
   const auto [y, mean] =
       depthwise_conv2d_stats(fork.branch, weight, bias, std::nullopt, std::nullopt, false, "mean");
-  const at::Tensor gate = channel_gate(mean, operands);
+  const at::Tensor gate = channel_gate_of(mean, operands);
   return mlp(fork.skip, y, gate, operands, onednn);
 }
 
@@ -230,6 +226,7 @@ at::Tensor fused_dynamic_block(const at::Tensor& x, const at::Tensor& context_ma
                                at::IntArrayRef split_sizes, int64_t groups,
                                at::IntArrayRef kernel_sizes, at::IntArrayRef upsampled_size,
                                bool onednn) {
+  const KeepsMemory keeps_memory;
   Operands operands(parameters);
   at::Tensor context = context_map;
   if (!context_scales.empty()) {
@@ -248,7 +245,7 @@ at::Tensor fused_dynamic_block(const at::Tensor& x, const at::Tensor& context_ma
   auto [y, mean] = depthwise_conv2d_stats(fused, weight, bias, std::nullopt, mix, false, "mean");
   at::Tensor gate = pointwise(fused, gate_weight, gate_bias, onednn);
   y.mul_(at::silu_(gate));
-  const at::Tensor factor = channel_gate(mean, operands);
+  const at::Tensor factor = channel_gate_of(mean, operands);
   const at::Tensor& out_weight = operands.next();
   const at::Tensor z = scaled_pointwise(y, out_weight, factor, fork.skip, onednn);
 
