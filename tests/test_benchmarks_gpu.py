@@ -354,6 +354,8 @@ INTERPRETED = """
 import sys
 from pathlib import Path
 from tests import test_benchmarks_gpu as dry
+from tests import triton_interpreter
+triton_interpreter.repair()
 run, implementations = dry.run, dry.implementations
 dry.cases.all_cases = lambda *_: dry.TINY_DEPTHWISE[:1]
 run.measure.identity = lambda device: dict(dry.MACHINE)

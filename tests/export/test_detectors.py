@@ -53,7 +53,7 @@ def two_stage(name):
             head.update(conv_out_channels=32, num_shared_convs=1)
     cfg.roi_head.mask_head.update(in_channels=32, conv_out_channels=32, num_classes=3, num_convs=1)
     cfg.test_cfg.rpn.update(nms_pre=100, max_per_img=50)
-    cfg.test_cfg.rcnn.update(score_thr=0.3, max_per_img=30)
+    cfg.test_cfg.rcnn.update(score_thr=0.15, max_per_img=30)
     return cfg
 
 
@@ -79,11 +79,12 @@ def same_images_in_any_order():
 
 
 def find_something(model):
-    """Give the classes weights that find something in noise."""
+    """Give the classes weights that find something in noise, whatever the random numbers."""
+    stds = {'fc_cls': 0.2, 'rpn_cls': 0.2, 'retina_cls': 0.05}
     for part, module in model.named_modules():
-        last = part.rpartition('.')[2]
-        if last in ('fc_cls', 'rpn_cls', 'retina_cls') or '.rtm_cls.' in f'.{part}':
-            torch.nn.init.normal_(module.weight, std=0.3 if last != 'retina_cls' else 0.05)
+        std = 0.3 if '.rtm_cls.' in f'.{part}' else stds.get(part.rpartition('.')[2])
+        if std is not None:
+            torch.nn.init.normal_(module.weight, std=std)
             torch.nn.init.zeros_(module.bias)
 
 
@@ -185,7 +186,7 @@ def test_file_for_images_of_any_size(engine, name, detector, detector_file):
             assert part.difference(outputs, part(image, sizes)) < 1e-4
         assert outputs[0].shape[1] <= 30  # of more boxes than that
         filled += int((outputs[3] == 30).sum())
-    assert name == 'cascade' or filled  # of more objects than the bound
+    assert filled  # of more objects than the bound
     # Nothing is left of boxes in a picture without a size.
     image = torch.randn(2, 3, 64, 96)
     outputs = run(image, torch.tensor([[0, 0], [64, 96]]))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from overlock_mm import ops
 from overlock_mm.ops.depthwise import triton_backend, triton_launch
+from tests import triton_interpreter
 from tests.ops.depthwise_helpers import (
     OPTIONS,
     Shape,
@@ -19,6 +20,8 @@ from tests.ops.depthwise_helpers import (
 )
 
 pytestmark = pytest.mark.usefixtures('nan_filled')
+
+triton_interpreter.repair()
 
 #: Every layout and dtype; several tiles, slices of channels and samples, and maps that fill none.
 CASES = [
