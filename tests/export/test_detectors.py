@@ -79,7 +79,7 @@ def same_images_in_any_order():
 
 
 def find_something(model):
-    """Give the classes weights that find something in noise, whatever the random numbers."""
+    """Give the classes weights that find something in noise, for all random numbers."""
     stds = {'fc_cls': 0.2, 'rpn_cls': 0.2, 'retina_cls': 0.05}
     for part, module in model.named_modules():
         std = 0.3 if '.rtm_cls.' in f'.{part}' else stds.get(part.rpartition('.')[2])
