@@ -1,6 +1,8 @@
 """Blocks in one call: the same as operator by operator, and only where nothing else is asked."""
 
 import resource
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -12,6 +14,7 @@ from overlock_mm.deploy import one_call
 from overlock_mm.deploy.folding import FusedBlock
 from overlock_mm.layers.basic_block import BasicBlock
 from overlock_mm.ops import extension, use_backend
+from tests.conftest import ROOT
 from tests.models.helpers import TINY, randomize_parameters
 
 pytestmark = pytest.mark.skipif(
@@ -159,6 +162,29 @@ def test_large_maps_take_memory_of_earlier_ones():
         assert page_faults() - before < image.nbytes / resource.getpagesize()
         block(2 * image)
         assert first.equal(expected)
-        before = page_faults()
-        block(image[:, :, :1090])
-        assert page_faults() - before > image.nbytes / resource.getpagesize()
+
+
+#: Memory in use after images of one size, and after images of further sizes, in bytes.
+OF_SEVERAL_SIZES = """
+import resource
+from pathlib import Path
+import torch
+from overlock_mm.deploy.folding import FusedBlock
+from overlock_mm.layers.basic_block import BasicBlock
+
+block = FusedBlock(BasicBlock(8, 7, 4, 0.0, False, dict(type='BN')).eval())
+with torch.inference_mode():
+    for height in (1100, 1080, 1060, 1040):
+        block(torch.randn(1, 8, height, 1100).contiguous(memory_format=torch.channels_last))
+        pages = int(Path('/proc/self/statm').read_text().split()[1])
+        print(pages * resource.getpagesize())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='Other systems have no /proc/self/statm.')
+def test_memory_of_other_sizes_is_freed():
+    command = [sys.executable, '-c', OF_SEVERAL_SIZES]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    first, *_, last = map(int, result.stdout.split())
+    assert last < first + 50e6
