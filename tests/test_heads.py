@@ -73,7 +73,9 @@ def test_two_steps_and_a_prediction(head, tmp_path):
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     without_gradient = set(trained)
     for name, parameter in trained.items():
-        parameter.register_hook(lambda _, name=name: without_gradient.discard(name))
+        parameter.register_post_accumulate_grad_hook(
+            lambda _, name=name: without_gradient.discard(name)
+        )
     for _ in range(2):
         losses = model.train_step(data, optim_wrapper)
         assert all(torch.isfinite(torch.as_tensor(value)).all() for value in losses.values())

@@ -1,5 +1,6 @@
 """Errors name truncated files of every format, for every decoder."""
 
+import cv2
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
@@ -40,6 +41,8 @@ def load(path, backend):
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 def test_a_truncated_file_is_named(picture, backend):
+    if backend == 'cv2' and not cv2.haveImageReader(str(picture)):
+        pytest.skip(f'This OpenCV cannot read {picture.suffix}.')
     whole = picture.read_bytes()
     assert load(picture, backend).shape == (48, 64, 3)
     for kept in (len(whole) - 100, len(whole) // 2, 20, 0):

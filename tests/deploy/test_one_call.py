@@ -133,7 +133,9 @@ def test_a_compiled_graph_holds_the_blocks(gradients):
         for out, reference in zip(outputs, network(image), strict=True):
             torch.testing.assert_close(out, reference, rtol=1e-4, atol=1e-4)
     held = {name for name in BLOCKS if any(name in target for target in targets)}
-    assert held == (set() if gradients else set(BLOCKS))
+    # torch 2.6 cannot tell whether a graph is exported, so none has them there.
+    expected = not gradients and hasattr(torch.compiler, 'is_exporting')
+    assert held == (set(BLOCKS) if expected else set())
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, 'is_exporting'), reason='torch 2.6 cannot tell')

@@ -46,7 +46,7 @@ def check_call(
             f'{MIN_KERNEL_SIZE} and {MAX_KERNEL_SIZE}, got {rows} x {columns}. '
             'Use torch.nn.functional.conv2d for other kernels.'
         )
-    if isinstance(dilation, bool) or not isinstance(dilation, int | torch.SymInt) or dilation < 1:
+    if isinstance(dilation, bool) or not isinstance(dilation, (int, torch.SymInt)) or dilation < 1:
         raise ValueError(f'dilation must be a positive integer, got {dilation!r}.')
     check_same_device('weight', weight, 'x', x)
     if bias is not None:
