@@ -57,6 +57,7 @@ def test_detector(untrained, pictures, tmp_path):
         assert detection['box'] == pytest.approx(expected['bboxes'][i], abs=0.1)
         assert detection['mask'] == expected['masks'][i]
     model = init_detector(config, weights, device='cpu')
+    assert model.dataset_meta['classes'] == METAINFO['classes']
     found = inference_detector(model, str(pictures / 'a.png'))
     assert found.pred_instances.scores[:5].tolist() == pytest.approx(expected['scores'][:5])
     with Image.open(tmp_path / 'a.png') as drawn, Image.open(pictures / 'a.png') as picture:
@@ -89,6 +90,7 @@ def test_classifier(untrained, pictures, tmp_path):
     content = demo.main([str(pictures / 'b.jpg'), config, weights, '--out-dir', str(tmp_path)])
     (best,) = content['pictures'].values()
     (expected,) = ImageClassificationInferencer(config, weights)(str(pictures / 'b.jpg'))
+    assert sum(expected['pred_scores']) == pytest.approx(1, abs=1e-4)
     assert best[0]['class'] == expected['pred_class']
     assert best[0]['score'] == pytest.approx(expected['pred_score'], abs=1e-4)
     assert {entry['class'] for entry in best} == set(METAINFO['classes'])

@@ -17,6 +17,7 @@
 #endif
 
 #include "../common/window.h"
+#include "cpu/kept_memory.h"
 
 namespace overlock {
 
@@ -43,7 +44,8 @@ bool keep_freed_memory() {
       return false;
     }
   }
-  return mallopt(M_MMAP_THRESHOLD, 32 << 20) == 1 && mallopt(M_TRIM_THRESHOLD, 128 << 20) == 1;
+  return mallopt(M_MMAP_THRESHOLD, kLargestInHeap) == 1 &&
+         mallopt(M_TRIM_THRESHOLD, 128 << 20) == 1;
 #else
   return false;
 #endif

@@ -3,6 +3,8 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
 
+#include <cstddef>
+#include <iterator>
 #include <mutex>
 #include <vector>
 
@@ -56,7 +58,7 @@ class Allocator final : public c10::Allocator {
   explicit Allocator(c10::Allocator* other) : other_(other) {}
 
   c10::DataPtr allocate(size_t size) override {
-    if (!keeps || size <= kLargestInHeap) {
+    if (!keeps || size <= size_t{kLargestInHeap}) {
       return other_->allocate(size);
     }
     Block* block = block_of(size);

@@ -5,12 +5,10 @@
 // (see keep_freed_memory in extension.cpp); larger ones are kept here.
 #pragma once
 
-#include <cstddef>
-
 namespace overlock {
 
 // The most that glibc can be asked to keep.
-constexpr size_t kLargestInHeap = 32 << 20;
+constexpr int kLargestInHeap = 32 << 20;
 
 // While one lives, tensors of more than kLargestInHeap bytes that its thread makes take memory of
 // earlier ones of exactly their size. Where there is none, what was kept is freed: no more stays
