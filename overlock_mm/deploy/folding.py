@@ -156,16 +156,19 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, D, H, W] to the same shape."""
-        if x.is_cpu:  # to collect them takes as long as some launches on a GPU
-            operands = (
-                *(*self.skip_norm.operands(), *self.large_conv.operands()),
-                *(*self.se.operands(), *self.mlp.operands()),
-            )
-            if one_call.serves(self, x, *operands):
-                return one_call.fused_block(x, operands, self.skip_norm.eps)
+        operands = one_call.operands_of(self, x)
+        if operands is not None:
+            return one_call.fused_block(x, operands, self.skip_norm.eps)
         skip, x = self.skip_norm(x)
         x, mean = self.large_conv.with_mean(x)
         return self.mlp(skip, x, self.se(mean))
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ block."""
+        return (
+            *(*self.skip_norm.operands(), *self.large_conv.operands()),
+            *(*self.se.operands(), *self.mlp.operands()),
+        )
 
 
 class FusedFusion(nn.Module):
@@ -224,18 +227,10 @@ class FusedDynamicBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, prior: Tensor) -> Tensor:
         """See :meth:`DynamicBlock.forward`."""
-        if x.is_cpu:
-            scales = (
-                () if self.is_first else (self.context_weight, self.prior_weight, self.context_bias)
-            )
-            operands = (
-                *(*self.skip_norm1.operands(), *self.fusion.operands(), *self.gate.operands()),
-                *(*self.local_conv.operands(), *operands_of_contmix(self.contmix)),
-                *(*self.se.operands(), self.out_proj.weight),
-                *(*self.skip_norm2.operands(), *self.mlp.operands()),
-            )
-            if one_call.serves(self, x, context, prior, *scales, *operands):
-                return one_call.fused_dynamic_block(self, x, context, prior, scales, operands)
+        if self.contmix.backend is None:
+            operands = one_call.operands_of(self, x, context, prior)
+            if operands is not None:
+                return one_call.fused_dynamic_block(self, x, context, prior, operands)
         if not self.is_first:
             prior = torch.addcmul(self.context_bias, prior, self.prior_weight)
             context = torch.addcmul(prior, context, self.context_weight)
@@ -249,6 +244,24 @@ class FusedDynamicBlock(nn.Module):
 
         skip, z = self.skip_norm2(z)
         return self.mlp(skip, z)
+
+    @property
+    def scale_count(self) -> int:
+        """How many of the operands scale context and prior."""
+        return 0 if self.is_first else 3
+
+    def operands(self) -> tuple[Tensor, ...]:
+        """All parameters, in the order of the C++ block."""
+        scales = (
+            () if self.is_first else (self.context_weight, self.prior_weight, self.context_bias)
+        )
+        return (
+            *scales,
+            *(*self.skip_norm1.operands(), *self.fusion.operands(), *self.gate.operands()),
+            *(*self.local_conv.operands(), *operands_of_contmix(self.contmix)),
+            *(*self.se.operands(), self.out_proj.weight),
+            *(*self.skip_norm2.operands(), *self.mlp.operands()),
+        )
 
 
 _FUSED: dict[type[nn.Module], Callable[[Any], nn.Module]] = {

@@ -4,14 +4,17 @@ import resource
 import subprocess
 import sys
 from contextlib import nullcontext
+from copy import deepcopy
 
 import pytest
 import torch
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from overlock_mm import OverLoCK
 from overlock_mm.deploy import one_call
 from overlock_mm.deploy.folding import FusedBlock
+from overlock_mm.deploy.layers import constant
 from overlock_mm.layers.basic_block import BasicBlock
 from overlock_mm.ops import extension, use_backend
 from tests.conftest import ROOT
@@ -59,7 +62,7 @@ def test_the_same_as_operator_by_operator(size, dtype, calls, monkeypatch):
         outputs = network(image)
         assert set(calls) == set(BLOCKS)
         number = len(calls)
-        monkeypatch.setattr(one_call, 'serves', lambda *_: False)
+        monkeypatch.setattr(one_call, 'operands_of', lambda *_: None)
         expected = network(image)
     assert len(calls) == number
     for out, reference in zip(outputs, expected, strict=True):
@@ -111,6 +114,48 @@ def test_a_hook_on_a_part_is_called(calls):
         network(torch.randn(1, 3, 64, 64))
     assert seen == ['mlp']
     assert len(calls) == 2 * number - 1
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def replace_parameter(block):
+    block.mlp.reduce.weight = constant(-block.mlp.reduce.weight)
+
+
+def replace_part(block):
+    block.mlp.dwconv = deepcopy(block.mlp.dwconv)
+    block.mlp.dwconv.weight.data.mul_(2)
+
+
+def compute_parameter(block):
+    parametrize.register_parametrization(block.mlp.reduce, 'weight', Doubled())
+
+
+@pytest.mark.parametrize(
+    ('change', 'in_one_call'),
+    [(replace_parameter, True), (replace_part, True), (compute_parameter, False)],
+)
+def test_what_is_replaced_is_seen(change, in_one_call, calls, monkeypatch):
+    block = next(m for m in fused().modules() if isinstance(m, FusedBlock))
+    x = torch.randn(1, len(block.skip_norm.bias), 20, 20)
+    with torch.no_grad():
+        before = block(x)
+        change(block)
+        out = block(x)
+        assert len(calls) == 1 + in_one_call
+        monkeypatch.setattr(one_call, 'operands_of', lambda *_: None)
+        torch.testing.assert_close(out, block(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(out, before, rtol=1e-2)
+
+
+def test_a_backend_that_the_network_asks_for(calls):
+    network = fused(contmix_backend='reference')
+    with torch.no_grad():
+        network(torch.randn(1, 3, 64, 64))
+    assert set(calls) == {'fused_block'}
 
 
 def operators(graph_module):
@@ -172,6 +217,7 @@ import resource
 from pathlib import Path
 import torch
 from overlock_mm.deploy.folding import FusedBlock
+from overlock_mm.deploy.layers import constant
 from overlock_mm.layers.basic_block import BasicBlock
 
 block = FusedBlock(BasicBlock(8, 7, 4, 0.0, False, dict(type='BN')).eval())

@@ -11,6 +11,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <tuple>
@@ -51,12 +52,40 @@ struct Sizes {
 
 Bfloat16* bits_of(c10::BFloat16* numbers) { return reinterpret_cast<Bfloat16*>(numbers); }
 
-// The folded matrix of each plane: [B, G, Cq, K*K], contiguous.
-template <typename T>
-at::Tensor fold(const at::Tensor& key, const at::Tensor& proj_weight, double scale) {
-  return at::matmul(key.to(kScalarType<T>), proj_weight.to(kScalarType<T>).t())
-      .mul_(scale)
-      .contiguous();
+// The folded matrix of each plane: [B, G, Cq, taps_ld], contiguous, zero in padded taps.
+template <typename S, typename T = at::opmath_type<S>>
+at::Tensor fold(const Sizes<T>& sizes, const at::Tensor& key, const at::Tensor& proj_weight,
+                double scale) {
+  const int64_t channels = sizes.query_channels, regions = key.size(3);
+  // [S][taps_ld]
+  Scratch<T> projection(regions * sizes.taps_ld);
+  const at::Tensor computed = proj_weight.to(kScalarType<T>).contiguous();
+  const T* weight = computed.const_data_ptr<T>();
+  for (int64_t tap = 0; tap < sizes.taps; ++tap) {
+    for (int64_t s = 0; s < regions; ++s) {
+      projection.data()[s * sizes.taps_ld + tap] =
+          static_cast<T>(scale) * weight[tap * regions + s];
+    }
+  }
+  const at::Tensor folded = at::zeros({key.size(0), sizes.groups, channels, sizes.taps_ld},
+                                      key.options().dtype(kScalarType<T>));
+  const int64_t grain = std::max<int64_t>(1, 262144 / (channels * regions * sizes.taps_ld));
+  at::parallel_for(0, sizes.planes, grain, [&](int64_t begin, int64_t end) {
+    std::vector<T> keys(channels * regions);
+    for (int64_t index = begin; index < end; ++index) {
+      const S* from = key.const_data_ptr<S>() + index / sizes.groups * key.stride(0) +
+                      index % sizes.groups * key.stride(1);
+      for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t s = 0; s < regions; ++s) {
+          keys[c * regions + s] = static_cast<T>(from[c * key.stride(2) + s * key.stride(3)]);
+        }
+      }
+      row_kernels<T>().gemm_add(
+          channels, sizes.taps_ld, regions, keys.data(), regions, 1, projection.data(),
+          sizes.taps_ld, folded.data_ptr<T>() + index * channels * sizes.taps_ld, sizes.taps_ld);
+    }
+  });
+  return folded;
 }
 
 // Row of the bias table at which the window of token `i` begins; the same holds for columns.
@@ -73,7 +102,6 @@ class LogitRows {
         folded_(folded),
         proj_bias_(proj_bias),
         rpb_(rpb),
-        matrix_(sizes.query_channels * sizes.taps_ld),
         bias_(sizes.kernel_size * sizes.taps_ld),
         queries_(sizes.width * sizes.query_ld),
         tokens_(natural_order(sizes.width)),
@@ -86,10 +114,7 @@ class LogitRows {
   void set_plane(int64_t index) {
     rpb_plane_ = rpb_ + index % sizes_.groups * sizes_.side * sizes_.side;
     bias_row_ = -1;
-    const T* folded = folded_ + index * sizes_.query_channels * sizes_.taps;
-    for (int64_t c = 0; c < sizes_.query_channels; ++c) {
-      std::copy_n(folded + c * sizes_.taps, sizes_.taps, matrix_.data() + c * sizes_.taps_ld);
-    }
+    matrix_ = folded_ + index * sizes_.query_channels * sizes_.taps_ld;
   }
 
   template <typename S>
@@ -109,12 +134,12 @@ class LogitRows {
                   out + (x - begin) * sizes_.taps_ld);
     }
     kernels.gemm_add(end - begin, sizes_.taps_ld, sizes_.query_channels,
-                     queries_.data() + begin * sizes_.query_ld, sizes_.query_ld, 1, matrix_.data(),
+                     queries_.data() + begin * sizes_.query_ld, sizes_.query_ld, 1, matrix_,
                      sizes_.taps_ld, out, sizes_.taps_ld);
   }
 
   const T* queries() { return queries_.data(); }
-  const T* matrix() { return matrix_.data(); }
+  const T* matrix() const { return matrix_; }
   const std::vector<int64_t>& tokens() const { return tokens_; }
   // Column of the bias table at which each token's window begins.
   const std::vector<int64_t>& column_class() const { return class_; }
@@ -143,8 +168,9 @@ class LogitRows {
   const T* proj_bias_;
   const T* rpb_;
   const T* rpb_plane_ = nullptr;
+  const T* matrix_ = nullptr;
   int64_t bias_row_ = -1;
-  Scratch<T> matrix_, bias_, queries_;
+  Scratch<T> bias_, queries_;
   std::vector<int64_t> tokens_, class_;
 };
 
@@ -158,7 +184,7 @@ void forward_with(const at::Tensor& query, const at::Tensor& key, const at::Tens
   using T = at::opmath_type<S>;
   constexpr bool kPairs = std::is_same_v<P, Pair>;
   const Sizes<T> sizes(query, value, kernel_size);
-  const at::Tensor folded = fold<T>(key, proj_weight, scale);
+  const at::Tensor folded = fold<S>(sizes, key, proj_weight, scale);
   const at::Tensor bias = proj_bias.to(kScalarType<T>).contiguous();
   const at::Tensor table = rpb.to(kScalarType<T>).contiguous();
   const int64_t width = sizes.width, channels = sizes.channels;
@@ -265,7 +291,7 @@ std::vector<at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& q
                                  int64_t kernel_size, double scale) {
   using T = at::opmath_type<S>;
   const Sizes<T> sizes(query, value, kernel_size);
-  const at::Tensor folded = fold<T>(key, proj_weight, scale);
+  const at::Tensor folded = fold<S>(sizes, key, proj_weight, scale);
   const at::Tensor bias = proj_bias.to(kScalarType<T>).contiguous();
   const at::Tensor table = rpb.to(kScalarType<T>).contiguous();
   const at::Tensor lse = logsumexp.contiguous();

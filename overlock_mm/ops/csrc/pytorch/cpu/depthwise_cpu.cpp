@@ -14,6 +14,7 @@
 
 #include "block_operators.h"
 #include "depthwise_kernels.h"
+#include "parameters.h"
 #include "planes.h"
 
 namespace overlock {
@@ -80,11 +81,6 @@ int64_t panel_size(const Convolution<S>& call) {
   // LayerNorm needs all of a column.
   return call.normed != nullptr || call.kernel_size == 3 ? call.channels : kPanelOfLarge;
 }
-
-float wide(float value) { return value; }
-double wide(double value) { return value; }
-float wide(Half value) { return c10::Half(value.bits, c10::Half::from_bits()); }
-float wide(Bfloat16 value) { return c10::BFloat16(value.bits, c10::BFloat16::from_bits()); }
 
 // Rows of the map or of a kernel in a packed one.
 template <typename P>
@@ -243,49 +239,6 @@ void combine_rows(const Convolution<S>& call, T* stats) {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// The plain type of a dtype, and of what it is computed in.
-template <typename T>
-struct Plain {
-  using type = T;
-};
-template <>
-struct Plain<c10::Half> {
-  using type = Half;
-};
-template <>
-struct Plain<c10::BFloat16> {
-  using type = Bfloat16;
-};
-
-template <typename S>
-const S* pointer_to(const at::Tensor& tensor) {
-  return static_cast<const S*>(tensor.const_data_ptr());
-}
-
-template <typename S>
-S* pointer_into(const at::Tensor& tensor) {
-  return static_cast<S*>(tensor.mutable_data_ptr());
-}
-
-// A parameter per channel in the type of arithmetic.
-template <typename S>
-class Parameter {
- public:
-  using T = typename Computed<S>::type;
-  explicit Parameter(const OptionalTensor& tensor) {
-    if (tensor.has_value()) {
-      const S* from = pointer_to<S>(*tensor);
-      for (int64_t c = 0; c < tensor->size(0); ++c) {
-        values_.push_back(wide(from[c * tensor->stride(0)]));
-      }
-    }
-  }
-  const T* data() const { return values_.empty() ? nullptr : values_.data(); }
-
- private:
-  std::vector<T> values_;
-};
-
 // [B, H, W, C], contiguous.
 at::Tensor pixels_of(const at::Tensor& map) { return map.permute({0, 2, 3, 1}).contiguous(); }
 
@@ -328,10 +281,6 @@ struct Arguments {
   OptionalTensor addend;
   at::Tensor y;
 };
-
-at::ScalarType computed_type(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
 
 }  // namespace
 

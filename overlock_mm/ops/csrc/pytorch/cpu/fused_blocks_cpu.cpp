@@ -10,11 +10,13 @@
 
 #include <array>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "block_operators.h"
 #include "channel_factors.h"
 #include "kept_memory.h"
+#include "map_passes.h"
 
 namespace overlock {
 namespace {
@@ -86,21 +88,27 @@ at::Tensor pointwise(const at::Tensor& x, const at::Tensor& weight, const Option
   return map_of(product(rows_of(x), weight, bias, onednn), x);
 }
 
+// Whether a factor per channel of x goes into the matrix: where that is smaller than the map, and
+// where no results of several samples would have to be put together afterwards.
+bool scales_matrix(const at::Tensor& x, const at::Tensor& weight) {
+  return x.size(0) == 1 && x.size(2) * x.size(3) >= 2 * weight.size(0);
+}
+
 // A 1 x 1 convolution of x * factor, plus `skip` if there is one. x and skip may be overwritten.
-// The factor goes into the matrix where that is smaller than the map, and where no results of
-// several samples would have to be put together afterwards.
-at::Tensor scaled_pointwise(at::Tensor x, const at::Tensor& weight, const at::Tensor& factor,
-                            const OptionalTensor& skip, bool onednn) {
-  const at::Tensor scale = factor.to(x.scalar_type());
+//   factor: [B, C] in the type of arithmetic, or none.
+at::Tensor scaled_pointwise(const at::Tensor& x, const at::Tensor& weight,
+                            const OptionalTensor& factor, const OptionalTensor& skip, bool onednn) {
   OptionalTensor added;
   if (skip.has_value()) {
     added = rows_of(*skip);
   }
-  if (x.size(0) == 1 && x.size(2) * x.size(3) >= 2 * weight.size(0)) {
-    return map_of(product(rows_of(x), weight * scale, added, onednn), x);
+  at::Tensor matrix = weight;
+  if (factor.has_value() && scales_matrix(x, weight)) {
+    matrix = weight * factor->to(x.scalar_type());
+  } else if (factor.has_value()) {
+    scale_map(x, *factor);
   }
-  x.mul_(scale.unsqueeze(-1).unsqueeze(-1));
-  return map_of(product(rows_of(x), weight, added, onednn), x);
+  return map_of(product(rows_of(x), matrix, added, onednn), x);
 }
 
 at::Tensor channel_gate_of(const at::Tensor& mean, Operands& operands) {
@@ -136,9 +144,7 @@ at::Tensor mlp(const at::Tensor& skip, const at::Tensor& x, const OptionalTensor
   const at::Tensor& input_bias = operands.next();
   const at::Tensor& gamma = operands.next();
   const at::Tensor& reduce = operands.next();
-  const at::Tensor expanded = factor.has_value()
-                                  ? scaled_pointwise(x, expand, *factor, std::nullopt, onednn)
-                                  : pointwise(x, expand, std::nullopt, onednn);
+  const at::Tensor expanded = scaled_pointwise(x, expand, factor, std::nullopt, onednn);
   const auto [hidden, norm] =
       depthwise_conv2d_stats(expanded, weight, bias, input_bias, std::nullopt, true, "norm");
   return scaled_pointwise(hidden, reduce, channel_response(norm, gamma), skip, onednn);
@@ -163,14 +169,11 @@ at::Tensor fusion(const at::Tensor& x, Operands& operands, bool onednn) {
   const at::Tensor& proj_bias = operands.next();
   const at::Tensor& gamma = operands.next();
   const at::Tensor& beta = operands.next();
-  at::Tensor y =
+  const at::Tensor y =
       pointwise(depthwise_conv2d(x, weight, bias, std::nullopt, std::nullopt, false, true), proj,
                 proj_bias, onednn);
-  // at::norm is slow on channels_last maps. Squares overflow in float16.
-  const auto type = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  const at::Tensor norm = y.to(type).square().sum({2, 3}).sqrt_();
-  const at::Tensor factor = channel_response(norm, gamma).to(y.scalar_type());
-  return y.mul_(factor.unsqueeze(-1).unsqueeze(-1)).add_(beta);
+  scale_map(y, channel_response(norm_of_map(y), gamma), beta);
+  return y;
 }
 
 // Maps smaller than the window are resized.
@@ -220,20 +223,16 @@ at::Tensor mixed(const at::Tensor& query_map, const at::Tensor& key_map,
   return pointwise(out, out_weight, out_bias, onednn);
 }
 
-at::Tensor fused_dynamic_block(const at::Tensor& x, const at::Tensor& context_map,
-                               const at::Tensor& prior_map, at::TensorList context_scales,
+at::Tensor fused_dynamic_block(const at::Tensor& x, const at::Tensor& context,
+                               const at::Tensor& prior, at::TensorList context_scales,
                                at::TensorList parameters, at::ArrayRef<double> eps,
                                at::IntArrayRef split_sizes, int64_t groups,
                                at::IntArrayRef kernel_sizes, at::IntArrayRef upsampled_size,
                                bool onednn) {
   const KeepsMemory keeps_memory;
   Operands operands(parameters);
-  at::Tensor context = context_map;
-  if (!context_scales.empty()) {
-    const at::Tensor prior = at::addcmul(context_scales[2], prior_map, context_scales[1]);
-    context = at::addcmul(prior, context, context_scales[0]);
-  }
-  const SkipAndBranch fork = skip_norm(at::cat({x, context}, 1), operands, eps[0]);
+  const SkipAndBranch fork =
+      skip_norm(join_maps(x, context, prior, context_scales), operands, eps[0]);
   const at::Tensor fused = fusion(fork.branch, operands, onednn);
   const at::Tensor& gate_weight = operands.next();
   const at::Tensor& gate_bias = operands.next();
@@ -242,11 +241,16 @@ at::Tensor fused_dynamic_block(const at::Tensor& x, const at::Tensor& context_ma
   const std::vector<at::Tensor> parts = fork.branch.split_with_sizes(split_sizes, 1);
   const at::Tensor mix =
       mixed(parts[0], parts[1], fused, groups, kernel_sizes, upsampled_size, operands, onednn);
-  auto [y, mean] = depthwise_conv2d_stats(fused, weight, bias, std::nullopt, mix, false, "mean");
-  at::Tensor gate = pointwise(fused, gate_weight, gate_bias, onednn);
-  y.mul_(at::silu_(gate));
-  const at::Tensor factor = channel_gate_of(mean, operands);
+  const auto [y, mean] =
+      depthwise_conv2d_stats(fused, weight, bias, std::nullopt, mix, false, "mean");
+  const at::Tensor gate = pointwise(fused, gate_weight, gate_bias, onednn);
+  OptionalTensor factor = channel_gate_of(mean, operands);
   const at::Tensor& out_weight = operands.next();
+  if (scales_matrix(y, out_weight)) {
+    gate_map(y, gate);
+  } else {
+    gate_map(y, gate, std::exchange(factor, std::nullopt));
+  }
   const at::Tensor z = scaled_pointwise(y, out_weight, factor, fork.skip, onednn);
 
   const SkipAndBranch second = skip_norm(z, operands, eps[1]);

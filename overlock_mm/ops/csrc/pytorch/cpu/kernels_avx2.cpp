@@ -7,6 +7,7 @@
 #define OVERLOCK_ISA avx2
 #define OVERLOCK_VECTOR_BYTES 32
 #include "depthwise_tables_impl.h"
+#include "map_kernels_impl.h"
 #include "row_kernels_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

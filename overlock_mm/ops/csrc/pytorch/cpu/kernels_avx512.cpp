@@ -10,6 +10,7 @@
 #define OVERLOCK_ISA avx512
 #define OVERLOCK_VECTOR_BYTES 64
 #include "depthwise_tables_impl.h"
+#include "map_kernels_impl.h"
 #include "row_kernels_impl.h"
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -2,4 +2,5 @@
 #define OVERLOCK_ISA baseline
 #define OVERLOCK_VECTOR_BYTES 16
 #include "depthwise_tables_impl.h"
+#include "map_kernels_impl.h"
 #include "row_kernels_impl.h"
