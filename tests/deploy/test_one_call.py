@@ -19,6 +19,7 @@ from overlock_mm.layers.basic_block import BasicBlock
 from overlock_mm.ops import extension, use_backend
 from tests.conftest import ROOT
 from tests.models.helpers import TINY, randomize_parameters
+from tests.ops.helpers import needs_avx512, run_with_kernels
 
 pytestmark = pytest.mark.skipif(
     extension.why_not_loaded() is not None,
@@ -54,6 +55,40 @@ def fused(dtype=torch.float32, **options):
     return network.to(dtype)
 
 
+#: Run in a process of its own, as the instruction set is chosen once.
+RUN_BLOCKS = """
+import torch
+from overlock_mm.deploy import one_call
+from tests.deploy.test_one_call import assert_close, fused
+
+print(torch.backends.cpu.get_cpu_capability())
+operands_of = one_call.operands_of
+for dtype in one_call.DTYPES[1:]:
+    network, image = fused(dtype), torch.randn(1, 3, 96, 224, dtype=dtype)
+    with torch.inference_mode():
+        outputs = network(image)
+        one_call.operands_of = lambda *_: None
+        assert_close(outputs, network(image))
+        one_call.operands_of = operands_of
+"""
+
+
+def assert_close(outputs, expected):
+    for out, reference in zip(outputs, expected, strict=True):
+        assert out.stride() == reference.stride()
+        # A factor may go into the map instead of the matrix.
+        bound = 32 * torch.finfo(out.dtype).eps * reference.abs().max()
+        assert (out - reference).abs().max() <= bound
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'capability', ['default', 'avx2', pytest.param('avx512', marks=needs_avx512)]
+)
+def test_kernels_of_other_instruction_sets(capability):
+    run_with_kernels(RUN_BLOCKS, capability)
+
+
 @pytest.mark.parametrize('dtype', one_call.DTYPES[1:])
 @pytest.mark.parametrize('size', SIZES, ids=str)
 def test_the_same_as_operator_by_operator(size, dtype, calls, monkeypatch):
@@ -65,11 +100,7 @@ def test_the_same_as_operator_by_operator(size, dtype, calls, monkeypatch):
         monkeypatch.setattr(one_call, 'operands_of', lambda *_: None)
         expected = network(image)
     assert len(calls) == number
-    for out, reference in zip(outputs, expected, strict=True):
-        assert out.stride() == reference.stride()
-        # A factor may go into the map instead of the matrix.
-        bound = 32 * torch.finfo(dtype).eps * reference.abs().max()
-        assert (out - reference).abs().max() <= bound
+    assert_close(outputs, expected)
 
 
 class Watch(TorchDispatchMode):
