@@ -1,9 +1,8 @@
 #include "depthwise_kernels.h"
 
-#include <ATen/Version.h>
-
-#include <string>
 #include <type_traits>
+
+#include "instruction_set.h"
 
 namespace overlock {
 
@@ -16,16 +15,7 @@ const DepthwiseKernels<S>& depthwise_kernels() {
     }
   }
 #endif
-#if defined(__x86_64__)
-  const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") {
-    return avx512::depthwise_kernels<S>();
-  }
-  if (capability == "AVX2") {
-    return avx2::depthwise_kernels<S>();
-  }
-#endif
-  return baseline::depthwise_kernels<S>();
+  return OVERLOCK_FOR_INSTRUCTION_SET(depthwise_kernels<S>());
 }
 
 const DepthwiseKernels<Bfloat16, Pair>* pair_kernels() {

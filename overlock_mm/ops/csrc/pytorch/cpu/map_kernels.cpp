@@ -1,23 +1,12 @@
 #include "map_kernels.h"
 
-#include <ATen/Version.h>
-
-#include <string>
+#include "instruction_set.h"
 
 namespace overlock {
 
 template <typename S>
 const MapKernels<S>& map_kernels() {
-#if defined(__x86_64__)
-  const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") {
-    return avx512::map_kernels<S>();
-  }
-  if (capability == "AVX2") {
-    return avx2::map_kernels<S>();
-  }
-#endif
-  return baseline::map_kernels<S>();
+  return OVERLOCK_FOR_INSTRUCTION_SET(map_kernels<S>());
 }
 
 template const MapKernels<float>& map_kernels<float>();

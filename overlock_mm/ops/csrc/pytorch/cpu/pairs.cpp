@@ -1,14 +1,14 @@
 #include "pairs.h"
 
-#include <ATen/Version.h>
-
 #include <cstdlib>
+
+#include "instruction_set.h"
 
 namespace overlock {
 
 bool has_pair_kernels() {
 #if OVERLOCK_HAS_AVX512_BF16
-  static const bool present = at::get_cpu_capability() == "AVX512" &&
+  static const bool present = instruction_set() == InstructionSet::kAvx512 &&
                               std::getenv("ATEN_CPU_CAPABILITY") == nullptr &&
                               __builtin_cpu_supports("avx512bf16");
   return present;

@@ -1,23 +1,12 @@
 #include "row_kernels.h"
 
-#include <ATen/Version.h>
-
-#include <string>
+#include "instruction_set.h"
 
 namespace overlock {
 
 template <typename T>
 const RowKernels<T>& row_kernels() {
-#if defined(__x86_64__)
-  const std::string capability = at::get_cpu_capability();
-  if (capability == "AVX512") {
-    return avx512::kernels<T>();
-  }
-  if (capability == "AVX2") {
-    return avx2::kernels<T>();
-  }
-#endif
-  return baseline::kernels<T>();
+  return OVERLOCK_FOR_INSTRUCTION_SET(kernels<T>());
 }
 
 const PairRowKernels* pair_row_kernels() {
