@@ -22,8 +22,8 @@ inline InstructionSet instruction_set() {
 
 }  // namespace overlock
 
-// Calls a function of the namespace of that instruction set. Other processors than x86 have the
-// baseline alone.
+// Calls a function of the namespace of that instruction set. Processors that are not x86 have only
+// the baseline.
 #if defined(__x86_64__)
 #define OVERLOCK_FOR_INSTRUCTION_SET(call)                                 \
   (::overlock::instruction_set() == InstructionSet::kAvx512 ? avx512::call \

@@ -17,25 +17,26 @@ namespace {
 // Elements of a map below which a second thread does not pay.
 constexpr int64_t kGrain = 16384;
 
+bool has_pixels(const at::Tensor& map) {
+  const int64_t ld = map.stride(3);
+  return map.stride(1) == 1 && map.stride(2) == map.size(3) * ld &&
+         map.stride(0) == map.size(2) * map.size(3) * ld;
+}
+
 // A map whose pixels lie at one distance, each with its channels side by side.
-class Pixels {
- public:
-  explicit Pixels(const at::Tensor& map)
-      : map_(has_pixels(map) ? map : map.contiguous(at::MemoryFormat::ChannelsLast)),
-        batch(map.size(0)),
-        channels(map.size(1)),
-        height(map.size(2)),
-        width(map.size(3)),
-        ld(map_.stride(3)) {}
+struct Pixels {
+  explicit Pixels(const at::Tensor& x)
+      : map(has_pixels(x) ? x : x.contiguous(at::MemoryFormat::ChannelsLast)),
+        batch(x.size(0)),
+        channels(x.size(1)),
+        height(x.size(2)),
+        width(x.size(3)),
+        ld(map.stride(3)) {}
 
   // Row `index` of all samples' rows.
   template <typename S>
   const S* row(int64_t index) const {
-    return pointer_to<S>(map_) + index * width * ld;
-  }
-  template <typename S>
-  S* row_to_write(int64_t index) const {
-    return pointer_into<S>(map_) + index * width * ld;
+    return pointer_to<S>(map) + index * width * ld;
   }
 
   // function(begin, end) of ranges of rows, on all threads.
@@ -45,24 +46,19 @@ class Pixels {
     at::parallel_for(0, batch * height, grain, function);
   }
 
-  static bool has_pixels(const at::Tensor& map) {
-    const int64_t ld = map.stride(3);
-    return map.stride(1) == 1 && map.stride(2) == map.size(3) * ld &&
-           map.stride(0) == map.size(2) * map.size(3) * ld;
-  }
-
- private:
-  at::Tensor map_;
-
- public:
+  at::Tensor map;
   int64_t batch, channels, height, width, ld;
 };
 
-// A map that is written in place.
-class OwnPixels : public Pixels {
- public:
-  explicit OwnPixels(const at::Tensor& map) : Pixels(map) {
-    TORCH_INTERNAL_ASSERT(has_pixels(map) && ld == channels);
+// All channels of a map.
+struct WholePixels : Pixels {
+  explicit WholePixels(const at::Tensor& x) : Pixels(x) {
+    TORCH_INTERNAL_ASSERT(has_pixels(x) && ld == channels);
+  }
+
+  template <typename S>
+  S* row_to_write(int64_t index) const {
+    return pointer_into<S>(map) + index * width * ld;
   }
 };
 
@@ -70,7 +66,7 @@ class OwnPixels : public Pixels {
 
 void scale_map(const at::Tensor& map, const at::Tensor& factor,
                const std::optional<at::Tensor>& shift) {
-  const OwnPixels pixels(map);
+  const WholePixels pixels(map);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, map.scalar_type(), "scale_map", [&] {
     using S = Plain<scalar_t>::type;
     using T = Computed<S>::type;
@@ -88,7 +84,7 @@ void scale_map(const at::Tensor& map, const at::Tensor& factor,
 
 void gate_map(const at::Tensor& map, const at::Tensor& gate,
               const std::optional<at::Tensor>& factor) {
-  const OwnPixels pixels(map), gates(gate);
+  const WholePixels pixels(map), gates(gate);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, map.scalar_type(), "gate_map", [&] {
     using S = Plain<scalar_t>::type;
     using T = Computed<S>::type;
@@ -105,7 +101,7 @@ void gate_map(const at::Tensor& map, const at::Tensor& gate,
 }
 
 at::Tensor norm_of_map(const at::Tensor& map) {
-  const OwnPixels pixels(map);
+  const WholePixels pixels(map);
   const int64_t channels = pixels.channels;
   const auto options = map.options().dtype(computed_type(map));
   at::Tensor norms = at::zeros({pixels.batch, channels}, options);
@@ -142,7 +138,7 @@ at::Tensor join_maps(const at::Tensor& x, const at::Tensor& context, const at::T
   const int64_t channels = first.channels + second.channels;
   at::Tensor joined = at::empty({first.batch, channels, first.height, first.width}, x.options(),
                                 at::MemoryFormat::ChannelsLast);
-  const OwnPixels out(joined);
+  const WholePixels out(joined);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "join_maps", [&] {
     using S = Plain<scalar_t>::type;
     const auto scale = [&](size_t i) {
